@@ -1,0 +1,109 @@
+"""scorelight: score-based generative models, every one a YAML file.
+
+Data at t = 0, noise at t = 1; x0 is data and ε ~ N(0, I):
+
+    x_t = α(t) x0 + σ(t) ε                                (1)  ForwardProcess: data into noise
+    dx  = f x dt + g dw,  f = α'/α,  g² = 2σ(σ' − fσ)     (2)    the same as an SDE
+    dx  = [f x − g² ∇log p_t(x)] dt + g dw̄                (3)  Sampler: noise into data, by the reverse SDE
+    dx  = [α' x0 + σ' ε] dt                               (4)    or by the probability flow
+    y   = a(t) x0 + b(t) ε                                (5)  Parameterization: what the network outputs
+    L   = E[w λ ‖ŷ − y‖²], minimised by the true score    (7)  Objective
+
+A `Denoiser` joins process, network and parameterization: ``pred = denoiser(x_t, t)`` has
+``pred.x0 .epsilon .score .velocity``. `ScoreModule` trains it under Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from scorelight.analytic import AnalyticDenoiser, GaussianMixture
+from scorelight.denoiser import Denoiser, NetworkDenoiser, Prediction
+from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.networks import MLP, ScoreNetwork, UNet
+from scorelight.objectives import (
+    DenoisingScoreMatching,
+    EpsilonPrediction,
+    Loss,
+    Objective,
+    SigmaSquaredWeighting,
+    UniformWeighting,
+    Weighting,
+)
+from scorelight.parameterizations import EDM, X0, Epsilon, Parameterization, Score, Velocity, VPrediction
+from scorelight.processes import VESDE, VPSDE, ForwardProcess, NoiseLevel, SubVPSDE
+from scorelight.samplers import DDIM, AncestralSampler, Euler, EulerMaruyama, Heun, Sampler
+from scorelight.times import LogSNRGrid, TimeGrid, TimeSampler, UniformGrid, UniformTime
+
+if TYPE_CHECKING:
+    from scorelight.callbacks import SampleGridCallback, SampleWriter
+    from scorelight.data import DigitsDataModule, SeedDataModule, ToyDataModule
+    from scorelight.module import ScoreModule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DDIM",
+    "EDM",
+    "MLP",
+    "VESDE",
+    "VPSDE",
+    "X0",
+    "AnalyticDenoiser",
+    "AncestralSampler",
+    "ConfigurationError",
+    "Denoiser",
+    "DenoisingScoreMatching",
+    "DigitsDataModule",
+    "Epsilon",
+    "EpsilonPrediction",
+    "Euler",
+    "EulerMaruyama",
+    "ForwardProcess",
+    "GaussianMixture",
+    "Heun",
+    "LogSNRGrid",
+    "Loss",
+    "NetworkDenoiser",
+    "NoiseLevel",
+    "Objective",
+    "Parameterization",
+    "Prediction",
+    "SampleGridCallback",
+    "SampleWriter",
+    "Sampler",
+    "Score",
+    "ScoreModule",
+    "ScoreNetwork",
+    "SeedDataModule",
+    "SigmaSquaredWeighting",
+    "SubVPSDE",
+    "TimeGrid",
+    "TimeSampler",
+    "ToyDataModule",
+    "TrainingDivergedError",
+    "UNet",
+    "UniformGrid",
+    "UniformTime",
+    "UniformWeighting",
+    "VPrediction",
+    "Velocity",
+    "Weighting",
+]
+
+_LIGHTNING_EDGE = {
+    "SampleGridCallback": "scorelight.callbacks",
+    "SampleWriter": "scorelight.callbacks",
+    "DigitsDataModule": "scorelight.data",
+    "SeedDataModule": "scorelight.data",
+    "ToyDataModule": "scorelight.data",
+    "ScoreModule": "scorelight.module",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Lightning only when it is asked for: that import takes seconds."""
+    if name in _LIGHTNING_EDGE:
+        return getattr(importlib.import_module(_LIGHTNING_EDGE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,38 @@
+"""What travels from the data to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Batch", "Seeds", "as_batch"]
+
+
+class Batch(NamedTuple):
+    """Clean examples and what is known of them."""
+
+    x0: Tensor
+    """Shape (B, ...), images in [−1, 1]."""
+    cond: dict[str, Tensor]
+    """Conditions, each of shape (B, ...), such as ``label``."""
+    index: Tensor | None = None
+    """Position of each example in its data set: seeds the fixed noise of validation."""
+
+
+class Seeds(NamedTuple):
+    """Which samples to draw: sample i is a function of (seed, i) alone."""
+
+    index: Tensor
+    seed: int
+    cond: dict[str, Tensor]
+
+
+def as_batch(batch: Any) -> Batch:
+    """Accept what ordinary data loaders give: a tensor, (x0, label), (x0, conditions) or a `Batch`."""
+    if isinstance(batch, Tensor):
+        return Batch(batch, {})
+    x0, *rest = batch
+    cond = rest[0] if rest else {}
+    return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])

@@ -1,0 +1,70 @@
+"""What a run shows and keeps: one progress bar, the last checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+__all__ = ["LastCheckpoint", "RunProgressBar"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt``: every n optimizer steps, at the end, on Ctrl-C and on SIGTERM.
+
+    Args:
+        every_n_steps: Optimizer steps between two checkpoints.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        self.every_n_steps = every_n_steps
+        self.last_model_path = ""
+        self._saved_at = -1
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save every n steps."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save on Ctrl-C and SIGTERM. After an error the last good checkpoint stays as it is."""
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step == self._saved_at or trainer.fast_dev_run or not trainer.log_dir:
+            return
+        self._saved_at = trainer.global_step
+        self.last_model_path = str(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(self.last_model_path)
+
+
+class RunProgressBar(TQDMProgressBar):
+    """One bar for the whole run instead of one for each pass over the data."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Count optimizer steps up to max_steps, from where a resumed run starts."""
+        bar = self.train_progress_bar
+        bar.total = trainer.max_steps if trainer.max_steps > 0 else None
+        bar.set_description("training")
+        if bar.n < trainer.global_step:
+            bar.n = bar.initial = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Show the step, the loss and the time that is left."""
+        bar = self.train_progress_bar
+        if self._should_update(trainer.global_step, bar.total or 0) and not bar.disable:
+            bar.n = trainer.global_step
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Losses only; Lightning adds a version number."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {k: v for k, v in metrics.items() if k != "v_num"}

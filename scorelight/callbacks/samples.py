@@ -1,0 +1,136 @@
+"""Samples during training and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchvision.io import write_png
+
+from scorelight.batch import Seeds, as_batch
+from scorelight.module import ScoreModule
+from scorelight.pictures import grid, to_uint8
+
+__all__ = ["SampleGridCallback", "SampleWriter"]
+
+
+class SampleGridCallback(Callback):
+    """Draws samples of the averaged weights now and then: PNGs in the run folder, pictures in TensorBoard.
+
+    The same seeds are drawn each time, so one sees the same samples become better. The folder
+    ``samples`` also gets ``data.png``, validation examples to compare with.
+
+    Args:
+        every_n_steps: Optimizer steps between two pictures; one more is made at the end.
+        num_samples: Samples in a picture; vectors get 64 times as many points.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, every_n_steps: int = 500, num_samples: int = 64, seed: int = 0) -> None:
+        self.every_n_steps = every_n_steps
+        self.num_samples = num_samples
+        self.seed = seed
+        self._drawn_at = -1
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep a picture of the data."""
+        if batch_idx == 0 and not trainer.sanity_checking:
+            x0 = as_batch(batch).x0
+            self._write(trainer, "data", x0[: self._number(x0)])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Draw every n steps."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw once more at the end."""
+        self._draw(trainer, pl_module)
+
+    def _number(self, x0: Tensor) -> int:
+        return self.num_samples * (64 if x0.ndim == 2 else 1)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        step = trainer.global_step
+        if step == self._drawn_at or not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        self._drawn_at = step
+        number = self.num_samples * (64 if len(pl_module.denoiser.network.shape) == 1 else 1)
+        *_, x = pl_module.sample(self.seed, range(number))
+        picture = self._write(trainer, f"step={step:07d}", x)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", picture, step)
+
+    def _write(self, trainer: Trainer, name: str, x: Tensor) -> Tensor:
+        picture = grid(x)
+        if trainer.is_global_zero and trainer.log_dir and not trainer.fast_dev_run:
+            folder = Path(trainer.log_dir) / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_png(picture, str(folder / f"{name}.png"))
+        return picture
+
+
+class SampleWriter(BasePredictionWriter):
+    """Writes what `trainer.predict` draws over a `SeedDataModule`: ``samples.npz`` and ``samples.png``.
+
+    The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
+    if there are any; and ``seed``. Row i is sample i, whatever process drew it.
+
+    Args:
+        folder: Where to write.
+        num_shown: Samples in the picture at most.
+    """
+
+    def __init__(self, folder: str | Path, num_shown: int = 256) -> None:
+        super().__init__("batch")
+        self.folder = Path(folder)
+        self.num_shown = num_shown
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Seeds,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Put the batch aside: a batch that is done survives an interruption."""
+        parts = self.folder / "parts"
+        parts.mkdir(parents=True, exist_ok=True)
+        part = {"index": batch.index, "x": prediction, **batch.cond, "seed": torch.tensor(batch.seed)}
+        name = f"{trainer.global_rank}-{batch_idx}.npz"
+        np.savez(parts / name, **{k: v.cpu().numpy() for k, v in part.items()})
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the parts of all processes together, in the order of the samples."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self._merge()
+        trainer.strategy.barrier()
+
+    def _merge(self) -> None:
+        files = sorted((self.folder / "parts").glob("*.npz"))
+        parts = [dict(np.load(file)) for file in files]
+        order = np.concatenate([part["index"] for part in parts]).argsort()
+        x = torch.from_numpy(np.concatenate([part["x"] for part in parts])[order])
+        found = {"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"samples": x.numpy()}
+        if "label" in parts[0]:
+            found["labels"] = np.concatenate([part["label"] for part in parts])[order]
+        np.savez(self.folder / "samples.npz", seed=parts[0]["seed"], **found)
+        write_png(grid(x if x.ndim == 2 else x[: self.num_shown]), str(self.folder / "samples.png"))
+        for file in files:
+            file.unlink()
+        (self.folder / "parts").rmdir()

@@ -1,0 +1,48 @@
+"""Finding a run's checkpoint and reading what model it holds."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorelight.errors import ConfigurationError
+
+__all__ = ["find_checkpoint", "read_hparams"]
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """A checkpoint file as it is; for a run folder its last checkpoint.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    for folder in (path / "checkpoints", path):
+        for name in ("last.ckpt", "best.ckpt"):
+            if (folder / name).is_file():
+                return folder / name
+    runs = sorted(path.glob("version_*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
+    if runs:
+        return runs[-1]
+    what = "has no checkpoint in it" if path.is_dir() else "does not exist"
+    raise ConfigurationError(f"{path} {what}: give a .ckpt file or a run folder with checkpoints/last.ckpt")
+
+
+def read_hparams(path: Path) -> dict[str, Any]:
+    """The model's configuration inside a checkpoint; nothing but plain data is unpickled.
+
+    Raises:
+        ConfigurationError: If the file is no checkpoint of scorelight.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        hparams = dict(checkpoint["hyper_parameters"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not a checkpoint of scorelight, or is damaged: {error}") from error
+    hparams.pop("_instantiator", None)
+    return hparams

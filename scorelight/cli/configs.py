@@ -1,0 +1,60 @@
+"""The shipped configurations: in the repository's ``configs``, or inside the installed package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scorelight.errors import ConfigurationError, nearest
+
+__all__ = ["config_dir", "list_configs", "resolve_configs"]
+
+
+def config_dir() -> Path:
+    """Folder of the shipped configurations."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def names() -> dict[str, Path]:
+    """Name, such as ``digits/vp_epsilon``, of every shipped configuration, and its file."""
+    root = config_dir()
+    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.yaml"))}
+
+
+def list_configs() -> str:
+    """A line for each configuration: its name and its first comment."""
+    shipped = names()
+    width = max(map(len, shipped), default=0)
+    lines = [f"{name:<{width}}  {p.read_text().partition(chr(10))[0].lstrip('# ')}" for name, p in shipped.items()]
+    return "\n".join(lines)
+
+
+def find_config(name: str) -> str:
+    """A file by its path, else a shipped one by its name.
+
+    Raises:
+        ConfigurationError: If there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    shipped = names()
+    short = name.removesuffix(".yaml").removeprefix("configs/")
+    if short in shipped:
+        return str(shipped[short])
+    raise ConfigurationError(f"--config {name}: no such file, and no shipped configuration; {nearest(short, shipped)}")
+
+
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """The arguments with every ``--config NAME`` (or ``-c``, or ``--config=NAME``) turned into a path."""
+    resolved: list[str] = []
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if i and args[i - 1] in ("--config", "-c"):
+            resolved.append(find_config(arg))
+        elif flag in ("--config", "-c") and equals:
+            resolved.append(f"{flag}={find_config(value)}")
+        else:
+            resolved.append(arg)
+    return resolved

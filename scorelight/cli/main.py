@@ -1,0 +1,81 @@
+"""Dispatch to the commands, and turn a user's mistake into one message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+from scorelight import __version__
+from scorelight.cli.configs import list_configs, resolve_configs
+from scorelight.errors import ConfigurationError, TrainingDivergedError, nearest
+
+__all__ = ["main"]
+
+_HELP = """\
+usage: scorelight COMMAND [--help | OPTIONS]
+
+commands:
+  fit        train a model:            scorelight fit --config digits/vp_epsilon
+  validate   validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
+  sample     draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
+  configs    list the shipped configurations
+
+Every option can be set in the configuration or as a flag: --model.process VESDE --model.process.sigma_max 5.
+Flags win over configurations, configurations over the checkpoint.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 is success, 1 a run that failed, 2 a mistake in the command, the configuration or a file.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        return _dispatch(args)
+    except (ConfigurationError, ArgumentError) as error:
+        return _fail(str(error), 2)
+    except TrainingDivergedError as error:
+        return _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"scorelight: error: {message}", file=sys.stderr)
+    return code
+
+
+def _dispatch(args: list[str]) -> int:
+    command, *rest = args or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(_HELP, end="")
+    elif command == "--version":
+        print(f"scorelight {__version__}")
+    elif command == "configs":
+        print(list_configs())
+    elif command in ("fit", "validate"):
+        _prepare()
+        from scorelight.cli.train import run
+
+        run([command, *resolve_configs(rest)])
+    elif command == "sample":
+        _prepare()
+        from scorelight.cli.sample import run_sample
+
+        run_sample(rest)
+    else:
+        raise ConfigurationError(
+            f"unknown command {command!r}; {nearest(command, ('fit', 'validate', 'sample', 'configs'))}"
+        )
+    return 0
+
+
+def _prepare() -> None:
+    """Let components be named from modules in the working folder; load those of installed plug-ins."""
+    from importlib.metadata import entry_points
+
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for plugin in entry_points(group="scorelight.plugins"):
+        plugin.load()

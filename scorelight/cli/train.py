@@ -1,0 +1,114 @@
+"""``scorelight fit`` and ``scorelight validate``: LightningCLI with our defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import scorelight.data  # noqa: F401  (its classes can be named by their short names)
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from scorelight.callbacks import LastCheckpoint, RunProgressBar, SampleGridCallback
+from scorelight.cli.checkpoints import find_checkpoint, read_hparams
+from scorelight.module import ScoreModule
+
+__all__ = ["RunCLI", "run"]
+
+
+class RunCLI(LightningCLI):
+    """The flags of a run: trainer, model, data, checkpoint and samples."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Train, or measure the validation loss."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The shape is written once, by the data; the run's own callbacks have keys of their own."""
+        parser.link_arguments("data.shape", "model.network.init_args.shape", apply_on="instantiate")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(SampleGridCallback, "samples")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse with the checkpoint's model as the default: flags > YAML > checkpoint > code."""
+        assert isinstance(args, list)
+        args = self._with_checkpoint(args)
+        super().parse_arguments(parser, args)
+
+    def _with_checkpoint(self, args: list[str]) -> list[str]:
+        """Find the checkpoint that --ckpt_path means and take the defaults from it."""
+        for i, arg in enumerate(args):
+            flag, equals, value = arg.partition("=")
+            if flag == "--ckpt_path":
+                path = find_checkpoint(value if equals else args[i + 1] if i + 1 < len(args) else "")
+                hparams = read_hparams(path)
+                seed = hparams.pop("seed", 0)
+                defaults = {"seed_everything": seed, **{f"model.{k}": v for k, v in hparams.items()}}
+                self._subcommand_parsers[args[0]].set_defaults(defaults)
+                return [*args[:i], f"--ckpt_path={path}", *args[i + (1 if equals else 2) :]]
+        return args
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint win over flags and YAML here, silently."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to a run folder below default_root_dir; a resumed run goes on in its own."""
+        config = self._get(self.config_init, "trainer")
+        if config["logger"] in (None, True):
+            kwargs["logger"] = TensorBoardLogger(
+                config["default_root_dir"], name="", version=self._version(Path(config["default_root_dir"]))
+            )
+        return super().instantiate_trainer(**kwargs)
+
+    def _version(self, root: Path) -> str | None:
+        ckpt_path = self._get(self.config, "ckpt_path")
+        run = Path(ckpt_path).resolve().parents[1] if ckpt_path else None
+        return run.name if run and run.parent == root.resolve() and self.subcommand == "fit" else None
+
+    def after_fit(self) -> None:
+        """Say where everything is and what to do next."""
+        folder = self.trainer.log_dir
+        if self.trainer.is_global_zero and folder and not self.trainer.fast_dev_run:
+            print(_SUMMARY.format(run=folder, root=self.trainer.default_root_dir, more=2 * self.trainer.max_steps))
+
+
+_SUMMARY = """
+Run folder  {run}
+  samples/            pictures of samples, the last one at the last step; data.png to compare with
+  checkpoints/        last.ckpt and best.ckpt (best val/loss), each with raw (denoiser.*) and averaged (ema.*) weights
+  config.yaml         everything that was set
+Draw more   scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more
+Train on    scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}
+Look at it  tensorboard --logdir {root}"""
+
+
+def run(args: list[str]) -> None:
+    """Parse and run."""
+    best = ModelCheckpoint(
+        monitor="val/loss", filename="best", enable_version_counter=False, save_on_train_epoch_end=False
+    )
+    RunCLI(
+        ScoreModule,
+        LightningDataModule,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={
+            "default_root_dir": "runs",
+            "max_epochs": -1,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "log_every_n_steps": 10,
+            "callbacks": [RunProgressBar(), best],
+        },
+        seed_everything_default=0,
+        parser_kwargs={"exit_on_error": False},
+        auto_configure_optimizers=False,
+        args=args,
+    )

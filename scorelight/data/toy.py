@@ -1,0 +1,97 @@
+"""Two-dimensional densities with a known answer."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorelight.analytic import GaussianMixture
+from scorelight.data.base import ArrayDataModule, Arrays
+from scorelight.errors import ConfigurationError
+from scorelight.seeding import mix
+
+__all__ = ["Density", "ToyDataModule", "mixture"]
+
+Density = Literal["eight_gaussians", "two_gaussians", "swiss_roll", "checkerboard", "two_moons"]
+
+
+def mixture(density: Density) -> GaussianMixture | None:
+    """The density in closed form, for those that are Gaussian mixtures.
+
+    ``eight_gaussians``: centres on the unit circle, standard deviation 0.1. ``two_gaussians``: equal
+    weights, centres (−1.5, 1.5) and (1, 1), standard deviation 0.3.
+    """
+    if density == "eight_gaussians":
+        angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+        means, std = torch.stack([angle.cos(), angle.sin()], dim=1), 0.1
+    elif density == "two_gaussians":
+        means, std = torch.tensor([[-1.5, 1.5], [1.0, 1.0]]), 0.3
+    else:
+        return None
+    return GaussianMixture(torch.ones(len(means)), means, torch.full((len(means),), std**2))
+
+
+def sample(density: Density, num: int, seed: int) -> Tensor:
+    """`num` points, shape (num, 2), float32, a function of the seed."""
+    known = mixture(density)
+    if known is not None:
+        return known.sample(num, torch.Generator().manual_seed(mix(seed))).float()
+    if density == "checkerboard":
+        return torch.from_numpy(_checkerboard(num, seed)).float()
+    from sklearn.datasets import make_moons, make_swiss_roll
+
+    state = mix(seed) & 0xFFFFFFFF
+    if density == "swiss_roll":
+        points = make_swiss_roll(num, noise=0.5, random_state=state)[0][:, [0, 2]] / 10
+    else:
+        points = (make_moons(num, noise=0.1, random_state=state)[0] - [0.5, 0.25]) * 1.5
+    return torch.from_numpy(points).float()
+
+
+def _checkerboard(num: int, seed: int) -> np.ndarray:
+    """Uniform on the eight dark squares of a 4×4 board on [−2, 2]², density 1/8 there."""
+    rng = np.random.default_rng(mix(seed))
+    row = rng.integers(0, 4, num)
+    column = 2 * rng.integers(0, 2, num) + row % 2
+    return np.stack([column, row], axis=1) + rng.random((num, 2)) - 2
+
+
+class ToyDataModule(ArrayDataModule):
+    """Points in the plane. `density` is the exact `GaussianMixture` where there is one, else None.
+
+    Args:
+        name: Which density.
+        num_train: Training points.
+        num_val: Validation points.
+        batch_size: Training examples per step and process.
+        val_batch_size: Validation examples per step and process.
+        seed: Seed of the points and the shuffling; from the command line that of `seed_everything`.
+    """
+
+    shape = (2,)
+
+    def __init__(
+        self,
+        name: Density = "two_gaussians",
+        num_train: int = 50_000,
+        num_val: int = 5_000,
+        batch_size: int = 256,
+        val_batch_size: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_batch_size, seed)
+        if name not in get_args(Density):
+            raise ConfigurationError(f"data.name={name!r}: allowed are {', '.join(get_args(Density))}")
+        self.name = name
+        self.num_train = num_train
+        self.num_val = num_val
+        self.density = mixture(name)
+
+    def arrays(self) -> tuple[Arrays, Arrays]:
+        """Draw both sets at once; they share no point."""
+        points = sample(self.name, self.num_train + self.num_val, self.seed)
+        return Arrays(points[: self.num_train], {}), Arrays(points[self.num_train :], {})

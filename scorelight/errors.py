@@ -1,0 +1,25 @@
+"""Errors that a user can mend. The command line prints their message and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ConfigurationError", "TrainingDivergedError", "nearest"]
+
+
+class ConfigurationError(ValueError):
+    """A setting, an argument or a file is wrong; the message names it, what was given and the remedy."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss became NaN or infinite; the message names step, times and the last good checkpoint."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of an error message: the closest allowed name, if one is close, and all of them."""
+    names = sorted(allowed)
+    close = {n.lower(): n for n in reversed(names)}
+    match = difflib.get_close_matches(name.lower(), close, n=1)
+    hint = f"did you mean {close[match[0]]!r}? " if match else ""
+    return f"{hint}allowed: {', '.join(names)}" if names else hint or "nothing is allowed here"

@@ -1,0 +1,171 @@
+"""Training and sampling under Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+from torchmetrics import MeanMetric
+
+from scorelight.batch import Batch, Seeds, as_batch
+from scorelight.component import spec
+from scorelight.denoiser import NetworkDenoiser
+from scorelight.ema import ExponentialMovingAverage
+from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.networks.base import ScoreNetwork
+from scorelight.objectives.base import Loss, Objective
+from scorelight.parameterizations import Parameterization
+from scorelight.processes.base import ForwardProcess
+from scorelight.samplers.base import Sampler
+from scorelight.seeding import generators, mix, randn_like
+
+__all__ = ["ScoreModule"]
+
+
+class ScoreModule(LightningModule):
+    """A score-based generative model in training: network × process × parameterization × objective.
+
+    The checkpoint holds ``denoiser.*`` (the trained weights), ``ema.denoiser.*`` (their average, which
+    validation and sampling use) and, under ``hyper_parameters``, all that is needed to build both again.
+
+    Args:
+        network: The network.
+        process: How data turns into noise.
+        parameterization: What the network outputs.
+        objective: What is minimised.
+        sampler: How samples are drawn.
+        optimizer: Optimizer of the parameters.
+        lr_scheduler: Learning-rate schedule, stepped after every optimizer step.
+        ema_decay: Decay of the average of the weights, 0 <= ema_decay < 1.
+        seed: Seed of the noise in training and validation; from the command line that of `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        network: ScoreNetwork,
+        process: ForwardProcess,
+        parameterization: Parameterization,
+        objective: Objective,
+        sampler: Sampler,
+        optimizer: OptimizerCallable = Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        parts = dict(
+            network=network,
+            process=process,
+            parameterization=parameterization,
+            objective=objective,
+            sampler=sampler,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            ema_decay=ema_decay,
+            seed=seed,
+        )
+        hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
+        self.save_hyperparameters(hparams, logger=False)
+        self.denoiser = NetworkDenoiser(network, process, parameterization)
+        self.ema = ExponentialMovingAverage(self.denoiser, ema_decay)
+        self.objective = objective
+        self.sampler = sampler
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.seed = seed
+        self.val_loss = MeanMetric()
+
+    # Training
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make the randomness of the step a function of (seed, step, micro-batch, rank)."""
+        torch.manual_seed(mix(self.seed, self.global_step, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean loss of the batch."""
+        x0, cond, _ = as_batch(batch)
+        loss: Loss = self.objective(self.denoiser, x0, **cond)
+        mean = loss.value.mean()
+        self._stop_if_diverged(loss)
+        self._log_training(loss, mean)
+        return mean
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then update the average: here, since later hooks come after the checkpoint is written."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer of all trainable parameters (a learned process and objective included)."""
+        try:
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+            if self.lr_scheduler is None:
+                return optimizer
+            scheduler = self.lr_scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"model.optimizer or model.lr_scheduler: {error}") from error
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore[typeddict-item]
+
+    def _stop_if_diverged(self, loss: Loss) -> None:
+        """Raise on all ranks alike, before the optimizer could spoil the weights."""
+        finite = bool(torch.isfinite(loss.value).all())
+        if self._trainer is None or self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            return
+        bad = ~torch.isfinite(loss.value.detach())
+        t = loss.t[bad] if bad.any() else loss.t
+        manager = self.trainer.checkpoint_callbacks
+        saved = [str(p) for c in manager if (p := getattr(c, "last_model_path", "") or getattr(c, "best_model_path", ""))]
+        raise TrainingDivergedError(
+            f"the loss is {loss.value[bad][:1].sum().item()} at step {self.global_step}, for {int(bad.sum())} of {len(bad)} "
+            f"examples, at t from {t.min().item():.4g} to {t.max().item():.4g}. The weights of this step were not "
+            f"changed. Last good checkpoint: {saved[0] if saved else 'none yet'}. "
+            "Try a lower learning rate, --trainer.gradient_clip_val 1, or a larger model.process.t_min"
+        )
+
+    def _log_training(self, loss: Loss, mean: Tensor) -> None:
+        """Loss and learning rate; the loss in each quarter of [t_min, t_max] every log_every_n_steps."""
+        self.log("train/loss", mean.detach(), prog_bar=True)
+        if self.global_step % self.trainer.log_every_n_steps:
+            return
+        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        process = self.denoiser.process
+        quarter = (4 * (loss.t - process.t_min) / (process.t_max - process.t_min)).long().clamp(0, 3)
+        for q in range(4):
+            if (quarter == q).any():
+                self.log(f"train/loss_t_quartile_{q + 1}", loss.value.detach()[quarter == q].mean())
+
+    # Validation and sampling, on the averaged weights
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
+        x0, cond, index = as_batch(batch)
+        if index is None:  # a loader that does not tell: as good as it gets
+            index = torch.arange(len(x0)) + batch_idx * len(x0)
+        loss: Loss = self.objective(self.ema.denoiser, x0, generator=generators(self.seed, index.tolist()), **cond)
+        self.val_loss.update(loss.value)
+        self.log("val/loss", self.val_loss, prog_bar=True)
+
+    def predict_step(self, batch: Seeds, batch_idx: int) -> Tensor:
+        """The samples that the seeds stand for."""
+        x = torch.empty(0)
+        for x in self.sample(batch.seed, batch.index.tolist(), batch.cond):
+            pass
+        return x
+
+    @torch.no_grad()
+    def sample(
+        self, seed: int, indices: Sequence[int], cond: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the sampler's states, the last being the samples, shape (len(indices), *shape).
+
+        Sample i is a function of (seed, i): the same for any batch size and any number of processes.
+        """
+        noise_of = generators(seed, indices)
+        noise = randn_like(torch.empty(len(indices), *self.denoiser.network.shape), noise_of).to(self.device)  # type: ignore[misc]
+        yield from self.sampler.states(self.ema.denoiser, noise, generator=noise_of, **(cond or {}))

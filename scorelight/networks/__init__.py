@@ -1,0 +1,7 @@
+"""Networks: a noisy example and its noise level in, an output like the example out."""
+
+from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.mlp import MLP
+from scorelight.networks.unet import UNet
+
+__all__ = ["MLP", "ScoreNetwork", "UNet"]

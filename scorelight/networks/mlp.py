@@ -1,0 +1,60 @@
+"""A residual network for vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from scorelight.networks.base import LevelEmbedding, ScoreNetwork
+
+__all__ = ["MLP"]
+
+
+class MLP(ScoreNetwork):
+    """Residual layers x + W₂ silu(W₁ silu(x) + noise level + class); for data of any shape, flattened.
+
+    Args:
+        shape: Shape of one example.
+        width: Hidden units.
+        depth: Residual layers.
+        num_classes: Number of classes to condition on, if any.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], width: int = 128, depth: int = 3, num_classes: int | None = None
+    ) -> None:
+        super().__init__(shape)
+        size = math.prod(shape)
+        self.embed = LevelEmbedding(width)
+        self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        self.first = nn.Linear(size, width)
+        self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
+        self.last = nn.Linear(width, size)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
+        """Output like x."""
+        condition = self.embed(noise_label)
+        if self.classes is not None and label is not None:
+            condition = condition + self.classes(label)
+        hidden = self.first(x.flatten(1))
+        for layer in self.layers:
+            hidden = layer(hidden, condition)
+        output: Tensor = self.last(nn.functional.silu(hidden)).reshape(x.shape)
+        return output
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.condition = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = self.inner(nn.functional.silu(x)) + self.condition(condition)
+        residual: Tensor = self.outer(nn.functional.silu(hidden))
+        return x + residual

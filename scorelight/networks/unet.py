@@ -1,0 +1,195 @@
+"""The DDPM++ U-Net (Ho et al., 2020, app. B; Song et al., 2021, app. H)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+
+from scorelight.errors import ConfigurationError
+from scorelight.networks.base import LevelEmbedding, ScoreNetwork
+
+__all__ = ["UNet"]
+
+
+class UNet(ScoreNetwork):
+    """Residual blocks with the noise level, self-attention, and skips between equal resolutions.
+
+    Level l works at (H, W)/2ˡ with ``base_channels * multipliers[l]`` channels. Residual sums are
+    scaled by 1/√2 and the last convolution of each block starts at zero.
+
+    Args:
+        shape: (C, H, W); H and W must be divisible by 2^(levels − 1), they need not be equal.
+        base_channels: Channels of the first level.
+        multipliers: Channel multiplier of each level, hence also their number.
+        num_blocks: Residual blocks per level on the way down (one more on the way up).
+        attention_levels: Indices of the levels with self-attention, 0 being full resolution.
+        num_heads: Attention heads.
+        dropout: Dropout rate inside the residual blocks, 0 to 1.
+        num_classes: Number of classes to condition on, if any.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        base_channels: int = 64,
+        multipliers: Sequence[int] = (1, 2),
+        num_blocks: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        num_heads: int = 1,
+        dropout: float = 0.0,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(shape)
+        _check(shape, base_channels, multipliers, attention_levels, num_heads)
+        size = 4 * base_channels
+        widths = [base_channels * m for m in multipliers]
+        self.embed = LevelEmbedding(size)
+        self.classes = nn.Embedding(num_classes, size) if num_classes else None
+        self.first = nn.Conv2d(shape[0], base_channels, 3, padding=1)
+
+        def block(level: int, inputs: int, resample: float = 1.0) -> _Block:
+            heads = num_heads if level in attention_levels and resample == 1 else 0
+            return _Block(inputs, widths[level], size, dropout, heads, resample)
+
+        self.down = nn.ModuleList()
+        skips, channels = [base_channels], base_channels
+        for level, width in enumerate(widths):
+            if level:
+                self.down.append(block(level, channels, 0.5))
+                channels = width
+                skips.append(width)
+            for _ in range(num_blocks):
+                self.down.append(block(level, channels))
+                channels = width
+                skips.append(width)
+        deepest = len(widths) - 1
+        self.middle = nn.ModuleList(
+            [
+                _Block(channels, channels, size, dropout, num_heads, 1.0),
+                _Block(channels, channels, size, dropout, 0, 1.0),
+            ]
+        )
+        self.up = nn.ModuleList()
+        for level in range(deepest, -1, -1):
+            if level < deepest:
+                self.up.append(block(level, channels, 2.0))
+                channels = widths[level]
+            for _ in range(num_blocks + 1):
+                self.up.append(block(level, channels + skips.pop()))
+                channels = widths[level]
+        self.last_norm = _norm(channels)
+        self.last = _zero(nn.Conv2d(channels, shape[0], 3, padding=1))
+
+    def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
+        """Output like x."""
+        condition = self.embed(noise_label)
+        if self.classes is not None and label is not None:
+            condition = condition + self.classes(label)
+        condition = silu(condition)
+        hidden = self.first(x)
+        skips = [hidden]
+        for block in self.down:
+            hidden = block(hidden, condition)
+            skips.append(hidden)
+        for block in self.middle:
+            hidden = block(hidden, condition)
+        for block in self.up:
+            if block.resample == 1:
+                hidden = torch.cat([hidden, skips.pop()], dim=1)
+            hidden = block(hidden, condition)
+        output: Tensor = self.last(silu(self.last_norm(hidden)))
+        return output
+
+
+class _Block(nn.Module):
+    """BigGAN residual block: optional resampling, the noise level as scale and shift, optional attention."""
+
+    def __init__(
+        self, inputs: int, width: int, size: int, dropout: float, num_heads: int, resample: float
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm1 = _norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, width, 3, padding=1)
+        self.condition = nn.Linear(size, 2 * width)
+        self.norm2 = _norm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(width, width, 3, padding=1))
+        self.shortcut = nn.Identity() if inputs == width else nn.Conv2d(inputs, width, 1)
+        self.attention = _Attention(width, num_heads) if num_heads else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = silu(self.norm1(x))
+        if self.resample != 1:
+            hidden, x = _resize(hidden, self.resample), _resize(x, self.resample)
+        hidden = self.conv1(hidden)
+        scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
+        hidden = silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale))
+        hidden = (self.shortcut(x) + self.conv2(self.dropout(hidden))) * math.sqrt(0.5)
+        output: Tensor = self.attention(hidden)
+        return output
+
+
+class _Attention(nn.Module):
+    """Self-attention over the pixels, residual, through `scaled_dot_product_attention`."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.num_heads, -1))
+        query, key, value = qkv.transpose(-1, -2).unbind(1)
+        mixed = scaled_dot_product_attention(query, key, value).transpose(-1, -2)
+        output: Tensor = (x + self.out(mixed.reshape(x.shape))) * math.sqrt(0.5)
+        return output
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def _zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """Start at zero, so that every block starts as its shortcut."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _resize(x: Tensor, factor: float) -> Tensor:
+    """Average pooling down, nearest neighbour up."""
+    return nn.functional.avg_pool2d(x, 2) if factor < 1 else interpolate(x, scale_factor=factor)
+
+
+def _check(
+    shape: Sequence[int],
+    base_channels: int,
+    multipliers: Sequence[int],
+    attention_levels: Sequence[int],
+    num_heads: int,
+) -> None:
+    if len(shape) != 3:
+        raise ConfigurationError(f"UNet: shape {tuple(shape)} is not (channels, height, width); use MLP for vectors")
+    levels = len(multipliers)
+    factor = 2 ** (levels - 1)
+    if levels == 0 or shape[1] % factor or shape[2] % factor:
+        fits = math.gcd(shape[1], shape[2])
+        most = (fits & -fits).bit_length()
+        raise ConfigurationError(
+            f"UNet: images of {shape[1]}x{shape[2]} cannot be halved {levels - 1} times, as multipliers="
+            f"{list(multipliers)} asks: height and width must be divisible by {factor}. "
+            f"Give 1 to {most} multipliers, or resize or pad the images"
+        )
+    if bad := [level for level in attention_levels if not 0 <= level < levels]:
+        raise ConfigurationError(f"UNet: attention_levels={bad}: levels are 0 to {levels - 1}")
+    if bad := [base_channels * m for m in multipliers if base_channels * m % num_heads]:
+        raise ConfigurationError(f"UNet: {bad[0]} channels cannot be split into num_heads={num_heads}")

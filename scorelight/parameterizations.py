@@ -1,0 +1,106 @@
+"""What the network outputs.
+
+An output is y = a x0 + b ε with two numbers (a, b) per noise level. Together with
+x_t = α x0 + σ ε this is a 2×2 system with determinant Δ = αb − σa, hence
+
+    x0 = (b x_t − σ y)/Δ        ε = (α y − a x_t)/Δ                         (5)
+
+An error δ in y means, at the same x_t, an error (δ/Δ_y) Δ_j in any other output j: a residual is
+moved from one space to another by a factor (6), and all squared losses differ by known weights only.
+
+| class          | a         | b          | source                                     |
+| -------------- | --------- | ---------- | ------------------------------------------ |
+| `Epsilon`      | 0         | 1          | Ho et al. (2020), eq. 12                   |
+| `Score`        | 0         | −1/σ       | Song & Ermon (2019), eq. 2; Song et al.    |
+| `X0`           | 1         | 0          | Ho et al. (2020), sec. 3.2                 |
+| `VPrediction`  | −σ        | α          | Salimans & Ho (2022), sec. 4               |
+| `Velocity`     | α'        | σ'         | Lipman et al. (2023), eq. 14               |
+| `EDM`          | σ/(s n)   | −αs/n      | Karras et al. (2022), eq. 7, table 1       |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from scorelight.component import Component
+from scorelight.errors import ConfigurationError
+from scorelight.processes.base import NoiseLevel, Scalar
+
+__all__ = ["EDM", "Epsilon", "Parameterization", "Score", "VPrediction", "Velocity", "X0"]
+
+
+class Parameterization(Component, ABC):
+    """The pair (a, b) with output y = a x0 + b ε."""
+
+    sigma_data: float = 1.0
+    """Standard deviation of the data that the network's input is scaled by: c_in = (α²s² + σ²)^−½."""
+
+    @abstractmethod
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(a, b) at the level."""
+
+    def determinant(self, level: NoiseLevel) -> Scalar:
+        """Δ = αb − σa; a parameterization is usable where it is not 0."""
+        a, b = self.coefficients(level)
+        return level.alpha * b - level.sigma * a
+
+
+class Epsilon(Parameterization):
+    """The noise: y = ε."""
+
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(0, 1)."""
+        return 0.0, 1.0
+
+
+class Score(Parameterization):
+    """The score of the perturbed data: y = ∇log p_t(x_t) = −E[ε | x_t]/σ."""
+
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(0, −1/σ)."""
+        return 0.0, -1 / level.sigma
+
+
+class X0(Parameterization):
+    """The clean data: y = x0."""
+
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(1, 0)."""
+        return 1.0, 0.0
+
+
+class VPrediction(Parameterization):
+    """y = α ε − σ x0."""
+
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(−σ, α)."""
+        return -level.sigma, level.alpha
+
+
+class Velocity(Parameterization):
+    """The velocity of the probability flow: y = α' x0 + σ' ε."""
+
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(α', σ')."""
+        return level.dalpha, level.dsigma
+
+
+class EDM(Parameterization):
+    """Karras et al.'s F, of unit variance for data of standard deviation s, for any α and σ.
+
+    x0 = c_skip x_t + c_out y with c_skip = αs²/n², c_out = σs/n, n² = σ² + α²s²; and c_in = 1/n.
+
+    Args:
+        sigma_data: Standard deviation s of the data.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise ConfigurationError(f"sigma_data={sigma_data}: must be positive")
+        self.sigma_data = sigma_data
+
+    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+        """(σ/(s n), −αs/n)."""
+        s = self.sigma_data
+        n = (level.sigma**2 + (level.alpha * s) ** 2) ** 0.5
+        return level.sigma / (s * n), -level.alpha * s / n

@@ -1,0 +1,44 @@
+"""Samples as something a person can look at."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+__all__ = ["grid", "to_uint8"]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[−1, 1] to 0..255: cut to the range, then rounded to the nearest."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def grid(x: Tensor, num_columns: int | None = None) -> Tensor:
+    """One uint8 picture, shape (3 or 1, H, W), of examples of shape (N, ...).
+
+    Images are tiled; small ones are enlarged pixel by pixel. Vectors become the histogram of their
+    first two coordinates, dark where there are many.
+    """
+    if x.ndim == 2:
+        return _histogram(x)
+    images = x if x.ndim == 4 else x.flatten(1, -2)[:, None]
+    images = images if images.shape[1] in (1, 3) else images[:, :1]
+    enlarge = max(math.ceil(32 / images.shape[-1]), 1)
+    images = to_uint8(images).repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
+    columns = num_columns or math.ceil(math.sqrt(len(images)))
+    return make_grid(images, nrow=columns, padding=2, pad_value=128).cpu()
+
+
+def _histogram(x: Tensor, bins: int = 128) -> Tensor:
+    points = x[:, :2].detach().cpu().double()
+    if points.shape[1] == 1:
+        points = torch.cat([points, torch.zeros_like(points)], dim=1)
+    finite = points[points.isfinite().all(1)]
+    reach = max(1.1 * finite.abs().quantile(0.99).item(), 1e-3) if len(finite) else 1.0
+    counts, _ = torch.histogramdd(finite, bins, range=[-reach, reach, -reach, reach])
+    shade = (counts / counts.max().clamp(min=1)).sqrt().T.flip(0)
+    picture = (255 * (1 - shade)).round().to(torch.uint8)
+    return picture.repeat_interleave(3, 0).repeat_interleave(3, 1)[None]

@@ -1,0 +1,140 @@
+"""How data turns into noise.
+
+Data at t = 0, noise at t = t_max; x0 is data and ε ~ N(0, I):
+
+    x_t = α(t) x0 + σ(t) ε                                                  (1)
+    dx  = f(t) x dt + g(t) dw,   f = α'/α,   g² = 2σ(σ' − fσ)               (2)
+
+A process writes α(t) and σ(t); this module derives the rest. (2) follows from matching the mean
+and variance of (1): m' = f m and (σ²)' = 2fσ² + g² (Särkkä & Solin, 2019, eq. 5.50–5.51).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scorelight.component import Component
+from scorelight.errors import ConfigurationError
+
+__all__ = ["ForwardProcess", "NoiseLevel", "Scalar"]
+
+Scalar = Any
+"""A Python float (one level for a whole batch) or a Tensor that broadcasts against the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """The process at one time: α, σ and their derivatives, as floats or as tensors shaped to the data.
+
+    Floats come from `ForwardProcess.levels` (sampling: computed once, free to use), tensors from
+    `ForwardProcess.level` (training: another t for each example). The algebra is the same.
+    """
+
+    t: Scalar
+    alpha: Scalar
+    sigma: Scalar
+    dalpha: Scalar
+    dsigma: Scalar
+
+    @property
+    def f(self) -> Scalar:
+        """Drift coefficient f = α'/α of equation (2)."""
+        return self.dalpha / self.alpha
+
+    @property
+    def g2(self) -> Scalar:
+        """Squared diffusion coefficient g² = 2σ(σ' − fσ) of equation (2)."""
+        return 2 * self.sigma * (self.dsigma - self.f * self.sigma)
+
+    @property
+    def snr(self) -> Scalar:
+        """Signal-to-noise ratio α²/σ²."""
+        return (self.alpha / self.sigma) ** 2
+
+    @property
+    def log_snr(self) -> Scalar:
+        """log(α²/σ²), decreasing in t."""
+        ratio = self.alpha / self.sigma
+        return 2 * (ratio.log() if isinstance(ratio, Tensor) else math.log(ratio))
+
+
+class ForwardProcess(Component, nn.Module, ABC):
+    """A Gaussian noising process, equation (1). Write `alpha` and `sigma`; everything else follows.
+
+    Args:
+        t_min: Smallest time used for training, sampling and likelihood alike; σ(t_min) must be positive.
+        t_max: Time of the prior, at most 1.
+    """
+
+    def __init__(self, t_min: float = 1e-3, t_max: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= t_min < t_max <= 1:
+            raise ConfigurationError(f"t_min={t_min}, t_max={t_max}: 0 <= t_min < t_max <= 1 is needed")
+        self.t_min = t_min
+        self.t_max = t_max
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Scale α(t) of the data, elementwise in t (float64, any shape)."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation σ(t) of the noise, elementwise in t (float64, any shape)."""
+
+    def evaluate(self, t: Tensor) -> NoiseLevel:
+        """The level at each time of t, in float64 and of t's shape."""
+        t = t.to(torch.float64)
+        ones = torch.ones_like(t)
+        alpha, dalpha = torch.func.jvp(self.alpha, (t,), (ones,))
+        sigma, dsigma = torch.func.jvp(self.sigma, (t,), (ones,))
+        return NoiseLevel(t, alpha, sigma, dalpha, dsigma)
+
+    def level(self, t: Tensor, like: Tensor) -> NoiseLevel:
+        """The level of each example, broadcastable against the data. The only place that broadcasts t.
+
+        Args:
+            t: Times, shape (B,) or ().
+            like: Data of shape (B, ...); gives the rank, the type and the device.
+        """
+        exact = self.evaluate(t.to(like.device))
+        shape = (-1,) + (1,) * (like.ndim - 1)
+
+        def shaped(value: Tensor) -> Tensor:
+            return value.to(like.dtype).expand(len(like)).reshape(shape)
+
+        return NoiseLevel(*map(shaped, (exact.t, exact.alpha, exact.sigma, exact.dalpha, exact.dsigma)))
+
+    def levels(self, times: Tensor) -> list[NoiseLevel]:
+        """One level of Python floats (double precision) per time of the grid, shape (N,)."""
+        with torch.no_grad():
+            exact = self.evaluate(times.detach().cpu())
+            columns = (exact.t, exact.alpha, exact.sigma, exact.dalpha, exact.dsigma)
+            return [NoiseLevel(*row) for row in torch.stack(columns, dim=1).tolist()]
+
+    def perturb(self, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+        """x_t of equation (1): x0, ε of shape (B, ...), t of shape (B,)."""
+        level = self.level(t, like=x0)
+        return level.alpha * x0 + level.sigma * epsilon
+
+    def prior_log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; 0, σ(t_max)² I) in nats, shape (B,): the density that sampling starts from."""
+        sigma = self.sigma(torch.tensor(self.t_max, dtype=torch.float64))
+        normal = torch.distributions.Normal(torch.zeros_like(sigma), sigma)
+        return normal.log_prob(x.double().cpu()).flatten(1).sum(1).to(x.device)
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The time in [t_min, t_max] at which log(α²/σ²) has the given value, by bisection in float64."""
+        target = log_snr.to(torch.float64)
+        low = torch.full_like(target, self.t_min)
+        high = torch.full_like(target, self.t_max)
+        for _ in range(80):
+            middle = (low + high) / 2
+            later = 2 * (self.alpha(middle).log() - self.sigma(middle).log()) > target
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        return (low + high) / 2

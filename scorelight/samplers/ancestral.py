@@ -1,0 +1,95 @@
+"""Samplers built on the exact transitions of equation (1), for any process and any two of its levels t > s.
+
+    q(x_t | x_s) = N((α_t/α_s) x_s, σ²_{t|s}),   σ²_{t|s} = σ_t² − (α_t/α_s)² σ_s²              (8)
+    q(x_s | x_t, x0) = N(α_s x0 + sqrt(σ_s² − c²) ε, c²),   c² = σ²_{t|s} σ_s²/σ_t²             (9)
+
+(8) and (9) are eq. 2 and 6–7 of Ho et al. (2020) without the restriction α² + σ² = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor
+
+from scorelight.errors import ConfigurationError
+from scorelight.processes.base import NoiseLevel
+from scorelight.samplers.base import Levels, Noise, Predict, Sampler
+from scorelight.times import LogSNRGrid, TimeGrid
+
+__all__ = ["DDIM", "AncestralSampler"]
+
+
+def _transition_variance(t: NoiseLevel, s: NoiseLevel) -> float:
+    """σ²_{t|s} of equation (8); rounding below 0 is cut."""
+    return max(float(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2), 0.0)
+
+
+class AncestralSampler(Sampler):
+    """x_s ~ N(mean of q(x_s | x_t, x̂0), variance): Ho et al. (2020), algorithm 2; SMLD's for VE.
+
+    Args:
+        num_steps: Steps in all, one network evaluation each.
+        grid: Where the times lie (default `UniformGrid`).
+        denoise: Whether the last step is the posterior mean at t_min.
+        variance: ``small`` is that of (9), exact for a single data point; ``large`` is σ²_{t|s}, exact
+            for Gaussian data of unit variance under VP (Ho et al., 2020, sec. 3.2).
+    """
+
+    order = 1
+
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        grid: TimeGrid | None = None,
+        denoise: bool = True,
+        variance: Literal["small", "large"] = "small",
+    ) -> None:
+        super().__init__(num_steps, grid, denoise)
+        self.variance = variance
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """One evaluation a step."""
+        for t, s in pairwise(levels):
+            large = _transition_variance(t, s)
+            small = large * (s.sigma / t.sigma) ** 2
+            pred = predict(x, t)
+            mean = s.alpha * pred.x0 + (s.sigma**2 - small) ** 0.5 * pred.epsilon
+            std = (small if self.variance == "small" else large) ** 0.5
+            x = mean + std * noise(x)
+            yield x
+
+
+class DDIM(Sampler):
+    """x_s = α_s x̂0 + sqrt(σ_s² − c²) ε̂ + c z with η times the c of (9): Song, Meng & Ermon (2021), eq. 12.
+
+    η = 0 is the exponential-Euler step of the probability flow, η = 1 is `AncestralSampler`.
+
+    Args:
+        num_steps: Steps in all, one network evaluation each.
+        grid: Where the times lie (default `LogSNRGrid`).
+        denoise: Whether the last step is the posterior mean at t_min.
+        eta: Amount of noise η, from 0 (deterministic) to 1.
+    """
+
+    order = 1
+
+    def __init__(
+        self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True, eta: float = 0.0
+    ) -> None:
+        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        if not 0 <= eta <= 1:
+            raise ConfigurationError(f"eta={eta}: 0 <= eta <= 1 is needed")
+        self.eta = eta
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """One evaluation a step."""
+        for t, s in pairwise(levels):
+            c = self.eta * _transition_variance(t, s) ** 0.5 * (s.sigma / t.sigma)
+            pred = predict(x, t)
+            x = s.alpha * pred.x0 + (s.sigma**2 - c**2) ** 0.5 * pred.epsilon
+            if self.eta:
+                x = x + c * noise(x)
+            yield x

@@ -1,0 +1,91 @@
+"""How noise turns into data.
+
+A sampler walks a `TimeGrid` from t_max to t_min. Its `trajectory` is the paper's loop and nothing
+else; this base scales the unit noise to the prior, and takes the last step to clean data.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from scorelight.component import Component
+from scorelight.denoiser import Denoiser, Prediction
+from scorelight.errors import ConfigurationError
+from scorelight.processes.base import NoiseLevel
+from scorelight.seeding import Generators, randn_like
+from scorelight.times import TimeGrid, UniformGrid
+
+__all__ = ["Levels", "Noise", "Predict", "Sampler"]
+
+Predict = Callable[[Tensor, NoiseLevel], Prediction]
+"""The denoiser with its conditions filled in: one network evaluation a call."""
+Levels = Sequence[NoiseLevel]
+"""The levels of the grid, in Python floats."""
+Noise = Callable[[Tensor], Tensor]
+"""Fresh standard normal noise like its argument."""
+
+
+class Sampler(Component, ABC):
+    """Turns unit noise into data.
+
+    Args:
+        num_steps: Steps in all. With `denoise`, the last of them is the posterior mean at t_min.
+        grid: Where the times lie (default `UniformGrid`).
+        denoise: Whether to end with E[x0 | x] at t_min, which removes the noise σ(t_min) that is left.
+    """
+
+    order: int | None = None
+    """Order of accuracy in the step, in the strong (deterministic) or weak (stochastic) sense."""
+
+    def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
+        if num_steps < 1 + denoise:
+            raise ConfigurationError(
+                f"num_steps={num_steps}: at least {1 + denoise} with denoise={str(denoise).lower()}"
+            )
+        self.num_steps = num_steps
+        self.grid = grid or UniformGrid()
+        self.denoise = denoise
+
+    @abstractmethod
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """Yield the state at levels[1], levels[2], ..., given the state x at levels[0]."""
+
+    def states(
+        self, denoiser: Denoiser, noise: Tensor, *, generator: Generators = None, **cond: Any
+    ) -> Iterator[Tensor]:
+        """Yield `num_steps` states from unit noise of shape (B, ...); the last is the sample.
+
+        Args:
+            denoiser: Predicts x0, ε, score and velocity; it carries the process.
+            noise: Standard normal, shape (B, ...).
+            generator: Where a stochastic sampler's noise comes from; one per example makes example i
+                independent of the batch that it is drawn in.
+            **cond: Conditions for the network, e.g. ``label`` of shape (B,).
+        """
+        process = denoiser.process
+        levels = process.levels(self.grid(process, self.num_steps + 1 - self.denoise))
+
+        def predict(x: Tensor, level: NoiseLevel) -> Prediction:
+            return denoiser.predict(x, level, **cond)
+
+        def fresh(like: Tensor) -> Tensor:
+            return randn_like(like, generator)
+
+        x = levels[0].sigma * noise
+        for x in self.trajectory(predict, x, levels, fresh):
+            yield x
+        if self.denoise:
+            yield predict(x, levels[-1]).x0
+
+    def __call__(
+        self, denoiser: Denoiser, noise: Tensor, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """Samples of noise's shape. The caller decides about gradients and about train or eval mode."""
+        x = noise
+        for x in self.states(denoiser, noise, generator=generator, **cond):
+            pass
+        return x

@@ -1,0 +1,57 @@
+"""Classical solvers of the probability flow dx/dt = α' x0 + σ' ε (Song et al., 2021, eq. 13), steps in t."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor
+
+from scorelight.samplers.base import Levels, Noise, Predict, Sampler
+from scorelight.times import LogSNRGrid, TimeGrid
+
+__all__ = ["Euler", "Heun"]
+
+
+class Euler(Sampler):
+    """Euler's method: x_s = x_t + (s − t) dx/dt.
+
+    Args:
+        num_steps: Steps in all, one network evaluation each.
+        grid: Where the times lie (default `LogSNRGrid`).
+        denoise: Whether the last step is the posterior mean at t_min.
+    """
+
+    order = 1
+
+    def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
+        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """One evaluation a step."""
+        for t, s in pairwise(levels):
+            x = x + (s.t - t.t) * predict(x, t).velocity
+            yield x
+
+
+class Heun(Sampler):
+    """Heun's method (explicit trapezoidal rule), as in Karras et al. (2022), algorithm 1, in t.
+
+    Args:
+        num_steps: Steps in all, two network evaluations each, one for the last with `denoise`.
+        grid: Where the times lie (default `LogSNRGrid`).
+        denoise: Whether the last step is the posterior mean at t_min.
+    """
+
+    order = 2
+
+    def __init__(self, num_steps: int = 25, grid: TimeGrid | None = None, denoise: bool = True) -> None:
+        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """Two evaluations a step."""
+        for t, s in pairwise(levels):
+            h = s.t - t.t
+            d = predict(x, t).velocity
+            x = x + (h / 2) * (d + predict(x + h * d, s).velocity)
+            yield x
