@@ -63,7 +63,7 @@ class GaussianMixture(nn.Module):
         return centred, variance, self.weights.log() + log_normal
 
     def log_prob(self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0) -> Tensor:
-        """log density in nats, shape (B,), of α x0 + σ ε; of the data itself by default."""
+        """Log density in nats, shape (B,), of α x0 + σ ε; of the data itself by default."""
         return self._components(x, alpha, sigma)[2].logsumexp(1)
 
     def score(self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0) -> Tensor:

@@ -14,17 +14,17 @@ class Batch(NamedTuple):
     """Clean examples and what is known of them."""
 
     x0: Tensor
-    """Shape (B, ...), images in [−1, 1]."""
+    """Shape (B, ...), images in [-1, 1]."""
     cond: dict[str, Tensor]
     """Conditions, each of shape (B, ...), such as ``label``."""
-    index: Tensor | None = None
+    indices: Tensor | None = None
     """Position of each example in its data set: seeds the fixed noise of validation."""
 
 
 class Seeds(NamedTuple):
     """Which samples to draw: sample i is a function of (seed, i) alone."""
 
-    index: Tensor
+    indices: Tensor
     seed: int
     cond: dict[str, Tensor]
 

@@ -6,7 +6,7 @@ import copy
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.errors import ConfigurationError
@@ -39,7 +39,8 @@ class ExponentialMovingAverage(nn.Module):
         """Move towards the denoiser's present weights; call once after each optimizer step."""
         rate = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        averaged, current = list(self.denoiser.parameters()), list(denoiser.parameters())
+        averaged: list[Tensor] = list(self.denoiser.parameters())
+        current: list[Tensor] = list(denoiser.parameters())
         torch._foreach_lerp_(averaged, current, rate)
         for mine, theirs in zip(self.denoiser.buffers(), denoiser.buffers(), strict=True):
             mine.copy_(theirs)

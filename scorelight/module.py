@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 from torchmetrics import MeanMetric
 
-from scorelight.batch import Batch, Seeds, as_batch
+from scorelight.batch import Seeds, as_batch
 from scorelight.component import spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.ema import ExponentialMovingAverage
@@ -76,6 +77,8 @@ class ScoreModule(LightningModule):
         self.ema = ExponentialMovingAverage(self.denoiser, ema_decay)
         self.objective = objective
         self.sampler = sampler
+        self.shape = network.shape
+        self.num_classes = network.num_classes
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.seed = seed
@@ -110,28 +113,20 @@ class ScoreModule(LightningModule):
             scheduler = self.lr_scheduler(optimizer)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"model.optimizer or model.lr_scheduler: {error}") from error
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore[typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _stop_if_diverged(self, loss: Loss) -> None:
         """Raise on all ranks alike, before the optimizer could spoil the weights."""
-        finite = bool(torch.isfinite(loss.value).all())
-        if self._trainer is None or self.trainer.strategy.reduce_boolean_decision(finite, all=True):
-            return
         bad = ~torch.isfinite(loss.value.detach())
-        t = loss.t[bad] if bad.any() else loss.t
-        manager = self.trainer.checkpoint_callbacks
-        saved = [str(p) for c in manager if (p := getattr(c, "last_model_path", "") or getattr(c, "best_model_path", ""))]
-        raise TrainingDivergedError(
-            f"the loss is {loss.value[bad][:1].sum().item()} at step {self.global_step}, for {int(bad.sum())} of {len(bad)} "
-            f"examples, at t from {t.min().item():.4g} to {t.max().item():.4g}. The weights of this step were not "
-            f"changed. Last good checkpoint: {saved[0] if saved else 'none yet'}. "
-            "Try a lower learning rate, --trainer.gradient_clip_val 1, or a larger model.process.t_min"
-        )
+        if not self.trainer.strategy.reduce_boolean_decision(not bad.any(), all=True):
+            saved = [getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks]
+            last = next(filter(None, saved), "none yet")
+            raise TrainingDivergedError(_divergence(loss, bad, self.global_step, last))
 
     def _log_training(self, loss: Loss, mean: Tensor) -> None:
         """Loss and learning rate; the loss in each quarter of [t_min, t_max] every log_every_n_steps."""
         self.log("train/loss", mean.detach(), prog_bar=True)
-        if self.global_step % self.trainer.log_every_n_steps:
+        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         process = self.denoiser.process
@@ -144,19 +139,18 @@ class ScoreModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
-        x0, cond, index = as_batch(batch)
-        if index is None:  # a loader that does not tell: as good as it gets
-            index = torch.arange(len(x0)) + batch_idx * len(x0)
-        loss: Loss = self.objective(self.ema.denoiser, x0, generator=generators(self.seed, index.tolist()), **cond)
+        x0, cond, indices = as_batch(batch)
+        if indices is None:  # a loader that does not tell: as good as it gets
+            indices = torch.arange(len(x0)) + batch_idx * len(x0)
+        loss: Loss = self.objective(
+            self.ema.denoiser, x0, generator=generators(self.seed, indices.tolist()), **cond
+        )
         self.val_loss.update(loss.value)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def predict_step(self, batch: Seeds, batch_idx: int) -> Tensor:
         """The samples that the seeds stand for."""
-        x = torch.empty(0)
-        for x in self.sample(batch.seed, batch.index.tolist(), batch.cond):
-            pass
-        return x
+        return deque(self.sample(batch.seed, batch.indices.tolist(), batch.cond), maxlen=1).pop()
 
     @torch.no_grad()
     def sample(
@@ -167,5 +161,18 @@ class ScoreModule(LightningModule):
         Sample i is a function of (seed, i): the same for any batch size and any number of processes.
         """
         noise_of = generators(seed, indices)
-        noise = randn_like(torch.empty(len(indices), *self.denoiser.network.shape), noise_of).to(self.device)  # type: ignore[misc]
+        noise = randn_like(torch.empty(len(indices), *self.shape), noise_of).to(self.device)
         yield from self.sampler.states(self.ema.denoiser, noise, generator=noise_of, **(cond or {}))
+
+
+def _divergence(loss: Loss, bad: Tensor, step: int, checkpoint: str) -> str:
+    """What is known about a loss that is not finite."""
+    t, value = (
+        (loss.t[bad], loss.value[bad][0].item()) if bad.any() else (loss.t, "not finite on another rank")
+    )
+    return (
+        f"the loss is {value} at step {step}, for {int(bad.sum())} of {len(bad)} examples with t from "
+        f"{t.min().item():.4g} to {t.max().item():.4g}; this step was not taken. "
+        f"Last good checkpoint: {checkpoint}. "
+        "Try a lower learning rate, --trainer.gradient_clip_val 1 or a larger model.process.t_min"
+    )

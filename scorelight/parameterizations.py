@@ -26,7 +26,7 @@ from scorelight.component import Component
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel, Scalar
 
-__all__ = ["EDM", "Epsilon", "Parameterization", "Score", "VPrediction", "Velocity", "X0"]
+__all__ = ["EDM", "X0", "Epsilon", "Parameterization", "Score", "VPrediction", "Velocity"]
 
 
 class Parameterization(Component, ABC):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-__all__ = ["grid", "to_uint8"]
+__all__ = ["grid", "save", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -26,10 +28,15 @@ def grid(x: Tensor, num_columns: int | None = None) -> Tensor:
         return _histogram(x)
     images = x if x.ndim == 4 else x.flatten(1, -2)[:, None]
     images = images if images.shape[1] in (1, 3) else images[:, :1]
-    enlarge = max(math.ceil(32 / images.shape[-1]), 1)
+    enlarge = max(math.ceil(48 / images.shape[-1]), 1)
     images = to_uint8(images).repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
     columns = num_columns or math.ceil(math.sqrt(len(images)))
     return make_grid(images, nrow=columns, padding=2, pad_value=128).cpu()
+
+
+def save(picture: Tensor, path: Path) -> None:
+    """Write a uint8 picture, shape (3 or 1, H, W), as PNG."""
+    to_pil_image(picture).save(path)
 
 
 def _histogram(x: Tensor, bins: int = 128) -> Tensor:

@@ -47,17 +47,14 @@ def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
 def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
     """`num` uniform numbers in [0, 1), float64."""
     if isinstance(generator, Sequence):
-        return torch.cat([_draw(torch.rand, (1,), g, torch.float64) for g in generator]).to(device)
-    return _draw(torch.rand, (num,), generator, torch.float64, device).to(device)
+        return torch.cat([rand(1, g, g.device) for g in generator]).to(device)
+    where = generator.device if generator else device
+    return torch.rand(num, generator=generator, dtype=torch.float64, device=where).to(device)
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise of x's shape, type and device."""
     if isinstance(generator, Sequence):
-        return torch.stack([_draw(torch.randn, x.shape[1:], g, x.dtype) for g in generator]).to(x.device)
-    return _draw(torch.randn, x.shape, generator, x.dtype, x.device).to(x.device)
-
-
-def _draw(fn, shape, generator, dtype, device=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Draw where the generator lives, or on `device` if there is none."""
-    return fn(shape, generator=generator, dtype=dtype, device=generator.device if generator else device)
+        return torch.stack([randn_like(example, g) for example, g in zip(x, generator, strict=True)])
+    where = generator.device if generator else x.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=where).to(x.device)

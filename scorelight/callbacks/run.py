@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 __all__ = ["LastCheckpoint", "RunProgressBar"]
@@ -39,15 +40,27 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_at or trainer.fast_dev_run or not trainer.log_dir:
+        if trainer.global_step == self._saved_at or not trainer.log_dir:
             return
         self._saved_at = trainer.global_step
         self.last_model_path = str(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
-        trainer.save_checkpoint(self.last_model_path)
+        trainer.save_checkpoint(self.last_model_path, weights_only=False)
 
 
 class RunProgressBar(TQDMProgressBar):
     """One bar for the whole run instead of one for each pass over the data."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Twice a second is enough, for a log file above all."""
+        bar = super().init_train_tqdm()
+        bar.mininterval = 0.5
+        return bar
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Nothing during training: the run's own bar shows the validation loss."""
+        bar = super().init_validation_tqdm()
+        bar.disable = bar.disable or self.trainer.training or self.trainer.state.fn == "fit"
+        return bar
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Count optimizer steps up to max_steps, from where a resumed run starts."""
@@ -60,9 +73,8 @@ class RunProgressBar(TQDMProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Show the step, the loss and the time that is left."""
         bar = self.train_progress_bar
-        if self._should_update(trainer.global_step, bar.total or 0) and not bar.disable:
-            bar.n = trainer.global_step
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
+        bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        bar.update(trainer.global_step - bar.n)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Losses only; Lightning adds a version number."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torchvision.io import write_png
 
 from scorelight.batch import Seeds, as_batch
 from scorelight.module import ScoreModule
-from scorelight.pictures import grid, to_uint8
+from scorelight.pictures import grid, save, to_uint8
 
 __all__ = ["SampleGridCallback", "SampleWriter"]
 
@@ -40,7 +41,12 @@ class SampleGridCallback(Callback):
         self._drawn_at = -1
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep a picture of the data."""
         if batch_idx == 0 and not trainer.sanity_checking:
@@ -62,22 +68,29 @@ class SampleGridCallback(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         step = trainer.global_step
-        if step == self._drawn_at or not trainer.is_global_zero or trainer.fast_dev_run:
+        if step == self._drawn_at or not trainer.is_global_zero or not trainer.log_dir:
             return
         self._drawn_at = step
-        number = self.num_samples * (64 if len(pl_module.denoiser.network.shape) == 1 else 1)
-        *_, x = pl_module.sample(self.seed, range(number))
+        number = self.num_samples * (64 if len(pl_module.shape) == 1 else 1)
+        x = deque(pl_module.sample(self.seed, range(number), self._labels(pl_module, number)), maxlen=1).pop()
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", picture, step)
 
+    @staticmethod
+    def _labels(module: ScoreModule, number: int) -> dict[str, Tensor]:
+        """All classes in turn, for a class-conditional model."""
+        if not module.num_classes:
+            return {}
+        return {"label": torch.arange(number, device=module.device) % module.num_classes}
+
     def _write(self, trainer: Trainer, name: str, x: Tensor) -> Tensor:
         picture = grid(x)
-        if trainer.is_global_zero and trainer.log_dir and not trainer.fast_dev_run:
+        if trainer.is_global_zero and trainer.log_dir:
             folder = Path(trainer.log_dir) / "samples"
             folder.mkdir(parents=True, exist_ok=True)
-            write_png(picture, str(folder / f"{name}.png"))
+            save(picture, folder / f"{name}.png")
         return picture
 
 
@@ -110,9 +123,15 @@ class SampleWriter(BasePredictionWriter):
         """Put the batch aside: a batch that is done survives an interruption."""
         parts = self.folder / "parts"
         parts.mkdir(parents=True, exist_ok=True)
-        part = {"index": batch.index, "x": prediction, **batch.cond, "seed": torch.tensor(batch.seed)}
+        part = {"index": batch.indices, "x": prediction, **batch.cond, "seed": torch.tensor(batch.seed)}
         name = f"{trainer.global_rank}-{batch_idx}.npz"
-        np.savez(parts / name, **{k: v.cpu().numpy() for k, v in part.items()})
+        np.savez(parts / name, **{k: v.cpu().numpy() for k, v in part.items()})  # type: ignore[arg-type]
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what an interrupted run has left."""
+        if trainer.is_global_zero:
+            shutil.rmtree(self.folder / "parts", ignore_errors=True)
+        trainer.strategy.barrier()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the parts of all processes together, in the order of the samples."""
@@ -129,8 +148,6 @@ class SampleWriter(BasePredictionWriter):
         found = {"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"samples": x.numpy()}
         if "label" in parts[0]:
             found["labels"] = np.concatenate([part["label"] for part in parts])[order]
-        np.savez(self.folder / "samples.npz", seed=parts[0]["seed"], **found)
-        write_png(grid(x if x.ndim == 2 else x[: self.num_shown]), str(self.folder / "samples.png"))
-        for file in files:
-            file.unlink()
-        (self.folder / "parts").rmdir()
+        np.savez(self.folder / "samples.npz", seed=parts[0]["seed"], **found)  # type: ignore[arg-type]
+        save(grid(x if x.ndim == 2 else x[: self.num_shown]), self.folder / "samples.png")
+        shutil.rmtree(self.folder / "parts")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["find_checkpoint", "read_hparams"]
+if TYPE_CHECKING:
+    from scorelight.module import ScoreModule
+
+__all__ = ["find_checkpoint", "load_module", "read_hparams"]
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -33,6 +36,20 @@ def find_checkpoint(path: str | Path) -> Path:
     raise ConfigurationError(f"{path} {what}: give a .ckpt file or a run folder with checkpoints/last.ckpt")
 
 
+def load_module(path: Path) -> ScoreModule:
+    """The model of a checkpoint, on the CPU.
+
+    Raises:
+        ConfigurationError: If the weights do not fit the model that the checkpoint describes.
+    """
+    from scorelight.module import ScoreModule
+
+    try:
+        return ScoreModule.load_from_checkpoint(path, map_location="cpu")
+    except RuntimeError as error:
+        raise ConfigurationError(f"{path}: the weights do not fit: {str(error)[:300]}") from error
+
+
 def read_hparams(path: Path) -> dict[str, Any]:
     """The model's configuration inside a checkpoint; nothing but plain data is unpickled.
 
@@ -43,6 +60,6 @@ def read_hparams(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         hparams = dict(checkpoint["hyper_parameters"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not a checkpoint of scorelight, or is damaged: {error}") from error
+        raise ConfigurationError(f"{path} is not a checkpoint of scorelight, or is damaged") from error
     hparams.pop("_instantiator", None)
     return hparams

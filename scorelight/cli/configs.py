@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from scorelight.errors import ConfigurationError, nearest
 
 __all__ = ["config_dir", "list_configs", "resolve_configs"]
@@ -27,7 +29,9 @@ def list_configs() -> str:
     """A line for each configuration: its name and its first comment."""
     shipped = names()
     width = max(map(len, shipped), default=0)
-    lines = [f"{name:<{width}}  {p.read_text().partition(chr(10))[0].lstrip('# ')}" for name, p in shipped.items()]
+    lines = [
+        f"{name:<{width}}  {p.read_text().partition(chr(10))[0].lstrip('# ')}" for name, p in shipped.items()
+    ]
     return "\n".join(lines)
 
 
@@ -38,12 +42,26 @@ def find_config(name: str) -> str:
         ConfigurationError: If there is neither.
     """
     if Path(name).is_file():
-        return name
+        return _checked(name)
     shipped = names()
     short = name.removesuffix(".yaml").removeprefix("configs/")
     if short in shipped:
         return str(shipped[short])
-    raise ConfigurationError(f"--config {name}: no such file, and no shipped configuration; {nearest(short, shipped)}")
+    raise ConfigurationError(
+        f"--config {name}: no such file, and no shipped configuration; {nearest(short, shipped)}"
+    )
+
+
+def _checked(path: str) -> str:
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config {path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"--config {path}: expected keys such as model: and data:, got {content!r:.60}"
+        )
+    return path
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:

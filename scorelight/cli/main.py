@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import ArgumentError
@@ -37,6 +38,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except (ConfigurationError, ArgumentError) as error:
         return _fail(str(error), 2)
+    except Exception as error:
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
+            return _fail(str(error), 2)
+        raise
     except TrainingDivergedError as error:
         return _fail(str(error), 1)
 
@@ -71,9 +76,28 @@ def _dispatch(args: list[str]) -> int:
     return 0
 
 
+_NOISE = (
+    r".*`torch.jit.script` is deprecated",
+    r".*LeafSpec.* is deprecated",
+    r".*in eval mode at the start of training",  # the average of the weights, on purpose
+    r".*Couldn't infer the batch indices",
+    r".*exists and is not empty",  # the checkpoints of a run that goes on
+)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Neither advertising nor lists of absent hardware."""
+    return not any(s in record.getMessage() for s in ("Tip:", "TPU available", "GPU available: False"))
+
+
 def _prepare() -> None:
     """Let components be named from modules in the working folder; load those of installed plug-ins."""
+    import warnings
     from importlib.metadata import entry_points
+
+    for noise in _NOISE:
+        warnings.filterwarnings("ignore", message=noise)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

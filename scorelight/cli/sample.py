@@ -2,3 +2,122 @@
 
 from __future__ import annotations
 
+import inspect
+from argparse import ArgumentError
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import auto_cli
+from lightning.pytorch import Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from scorelight.callbacks import SampleWriter
+from scorelight.cli.checkpoints import find_checkpoint, load_module, read_hparams
+from scorelight.cli.errors import explain
+from scorelight.data import SeedDataModule
+from scorelight.errors import ConfigurationError
+from scorelight.module import ScoreModule
+from scorelight.samplers.base import Sampler
+
+__all__ = ["run_sample", "sample"]
+
+
+def run_sample(args: list[str]) -> None:
+    """Parse with the checkpoint's own sampler as the default, so that a single flag can change it."""
+    given = bool(args) and not args[0].startswith("-")
+    if not given and not {"-h", "--help"} & set(args):
+        raise ConfigurationError(
+            "scorelight sample RUN_OR_CHECKPOINT ...: name the run folder or checkpoint first"
+        )
+    defaults = {"sampler": read_hparams(find_checkpoint(args[0]))["sampler"]} if given else None
+    try:
+        auto_cli(
+            sample,
+            args=args,
+            set_defaults=defaults,
+            prog="scorelight sample",
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+    except ArgumentError as error:
+        roots = dict.fromkeys(inspect.signature(sample).parameters, sample)
+        raise ConfigurationError(explain(str(error), roots, [f"--{name}" for name in roots])) from error
+
+
+def sample(
+    checkpoint: str,
+    num_samples: int = 64,
+    seed: int = 0,
+    out: str = "samples",
+    sampler: Sampler | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    labels: list[int] | None = None,
+    batch_size: int = 64,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> None:
+    """Draw samples from a trained model and write samples.png and samples.npz.
+
+    Sample i is a function of (seed, i): batch size and number of devices do not change it.
+
+    Args:
+        checkpoint: Run folder, or a .ckpt file.
+        num_samples: Number of samples.
+        seed: Seed of the samples.
+        out: Folder to write to.
+        sampler: How to sample (default: as in the checkpoint).
+        weights: Averaged or raw weights.
+        labels: Classes to draw, taken in turn (default: all of them, for a class-conditional model).
+        batch_size: Samples drawn at once by each device.
+        accelerator: Lightning's accelerator: auto, cpu, gpu, ...
+        devices: Number of devices.
+    """
+    path = find_checkpoint(checkpoint)
+    module = load_module(path)
+    if weights == "raw":
+        module.ema.denoiser = module.denoiser.eval()
+    data = SeedDataModule(num_samples, seed, batch_size, _labels(module, labels))
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[SampleWriter(out)],
+    )
+    chosen = sampler or module.sampler
+    batches = -(-num_samples // (batch_size * trainer.world_size))
+    with tqdm(total=batches * chosen.num_steps, desc="sampling", disable=not trainer.is_global_zero) as bar:
+        module.sampler = _WithProgress(chosen, bar)
+        trainer.predict(module, data, return_predictions=False)
+    if trainer.is_global_zero:
+        how = f"{type(chosen).__name__}, {chosen.num_steps} steps"
+        print(f"{num_samples} samples of {path} ({weights} weights) by {how}, seed {seed}:")
+        print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
+
+
+def _labels(module: ScoreModule, labels: list[int] | None) -> list[int] | None:
+    number = module.num_classes or 0
+    if bad := [label for label in labels or () if not 0 <= label < number]:
+        allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
+        raise ConfigurationError(f"--labels {bad}: {allowed}")
+    return labels or list(range(number)) or None
+
+
+class _WithProgress(Sampler):
+    """A sampler that moves a progress bar at every step."""
+
+    def __init__(self, sampler: Sampler, bar: Any) -> None:
+        self.sampler = sampler
+        self.bar = bar
+
+    def trajectory(self, *args: Any) -> Iterator[Tensor]:
+        return self.sampler.trajectory(*args)
+
+    def states(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
+        for x in self.sampler.states(*args, **kwargs):
+            self.bar.update()
+            yield x

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-import scorelight.data  # noqa: F401  (its classes can be named by their short names)
-from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+import scorelight.data  # noqa: F401  (its classes can be named by their short names)
 from scorelight.callbacks import LastCheckpoint, RunProgressBar, SampleGridCallback
 from scorelight.cli.checkpoints import find_checkpoint, read_hparams
+from scorelight.cli.errors import explain
+from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
 
 __all__ = ["RunCLI", "run"]
@@ -39,8 +41,12 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse with the checkpoint's model as the default: flags > YAML > checkpoint > code."""
         assert isinstance(args, list)
-        args = self._with_checkpoint(args)
-        super().parse_arguments(parser, args)
+        subparser = self._subcommand_parsers[args[0]]
+        try:
+            self.config = parser.parse_args(self._with_checkpoint(args))
+        except ArgumentError as error:
+            roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _data}
+            raise ConfigurationError(explain(str(error), roots, subparser._option_string_actions)) from error
 
     def _with_checkpoint(self, args: list[str]) -> list[str]:
         """Find the checkpoint that --ckpt_path means and take the defaults from it."""
@@ -75,14 +81,22 @@ class RunCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where everything is and what to do next."""
         folder = self.trainer.log_dir
-        if self.trainer.is_global_zero and folder and not self.trainer.fast_dev_run:
-            print(_SUMMARY.format(run=folder, root=self.trainer.default_root_dir, more=2 * self.trainer.max_steps))
+        if self.trainer.is_global_zero and folder:
+            print(
+                _SUMMARY.format(
+                    run=folder, root=self.trainer.default_root_dir, more=2 * self.trainer.max_steps
+                )
+            )
+
+
+def _data(data: LightningDataModule) -> None:
+    """Tells what `data` can be."""
 
 
 _SUMMARY = """
 Run folder  {run}
   samples/            pictures of samples, the last one at the last step; data.png to compare with
-  checkpoints/        last.ckpt and best.ckpt (best val/loss), each with raw (denoiser.*) and averaged (ema.*) weights
+  checkpoints/        last.ckpt, best.ckpt (by val/loss): raw weights (denoiser.*) and their average (ema.*)
   config.yaml         everything that was set
 Draw more   scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more
 Train on    scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}
@@ -108,7 +122,7 @@ def run(args: list[str]) -> None:
             "callbacks": [RunProgressBar(), best],
         },
         seed_everything_default=0,
-        parser_kwargs={"exit_on_error": False},
+        parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         auto_configure_optimizers=False,
         args=args,
     )

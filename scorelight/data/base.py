@@ -9,7 +9,7 @@ does not put a padding DistributedSampler into it.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -101,7 +101,7 @@ class EvalLoader:
     def __init__(self, arrays: Arrays, batch_size: int, rank: int, world_size: int) -> None:
         self.arrays = arrays
         share = torch.arange(rank, len(arrays.x), world_size)
-        self.batches = share.split(batch_size) if len(share) else ()
+        self.batches = torch.split(share, batch_size) if len(share) else ()
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -112,7 +112,7 @@ class EvalLoader:
         return map(self.arrays.batch, self.batches)
 
 
-class ArrayDataModule(Component, LightningDataModule):
+class ArrayDataModule(Component, LightningDataModule, ABC):
     """A data set that fits in memory. A subclass says its `shape` and makes its `arrays`.
 
     Args:

@@ -38,9 +38,7 @@ class SeedDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> SeedLoader:
         """This process's share of the indices."""
-        rank, world_size = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return SeedLoader(self, torch.arange(rank, self.num_samples, world_size))
 
 
@@ -49,7 +47,7 @@ class SeedLoader:
 
     def __init__(self, data: SeedDataModule, indices: torch.Tensor) -> None:
         self.data = data
-        self.batches = indices.split(data.batch_size) if len(indices) else ()
+        self.batches = torch.split(indices, data.batch_size) if len(indices) else ()
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -57,8 +55,8 @@ class SeedLoader:
 
     def __iter__(self) -> Iterator[Seeds]:
         """The batches in order."""
-        for index in self.batches:
+        for indices in self.batches:
             cond = {}
             if self.data.labels:
-                cond["label"] = torch.tensor(self.data.labels)[index % len(self.data.labels)]
-            yield Seeds(index, self.data.seed, cond)
+                cond["label"] = torch.tensor(self.data.labels)[indices % len(self.data.labels)]
+            yield Seeds(indices, self.data.seed, cond)

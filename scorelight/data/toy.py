@@ -11,10 +11,10 @@ from torch import Tensor
 
 from scorelight.analytic import GaussianMixture
 from scorelight.data.base import ArrayDataModule, Arrays
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, nearest
 from scorelight.seeding import mix
 
-__all__ = ["Density", "ToyDataModule", "mixture"]
+__all__ = ["Density", "ToyDataModule", "mixture", "sample"]
 
 Density = Literal["eight_gaussians", "two_gaussians", "swiss_roll", "checkerboard", "two_moons"]
 
@@ -61,10 +61,10 @@ def _checkerboard(num: int, seed: int) -> np.ndarray:
 
 
 class ToyDataModule(ArrayDataModule):
-    """Points in the plane. `density` is the exact `GaussianMixture` where there is one, else None.
+    """Points in the plane. `exact` is the `GaussianMixture` that they come from, None where there is none.
 
     Args:
-        name: Which density.
+        density: Which density.
         num_train: Training points.
         num_val: Validation points.
         batch_size: Training examples per step and process.
@@ -76,7 +76,7 @@ class ToyDataModule(ArrayDataModule):
 
     def __init__(
         self,
-        name: Density = "two_gaussians",
+        density: Density = "two_gaussians",
         num_train: int = 50_000,
         num_val: int = 5_000,
         batch_size: int = 256,
@@ -84,14 +84,14 @@ class ToyDataModule(ArrayDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_batch_size, seed)
-        if name not in get_args(Density):
-            raise ConfigurationError(f"data.name={name!r}: allowed are {', '.join(get_args(Density))}")
-        self.name = name
+        if density not in get_args(Density):
+            raise ConfigurationError(f"data.density={density!r}; {nearest(density, get_args(Density))}")
+        self.density = density
         self.num_train = num_train
         self.num_val = num_val
-        self.density = mixture(name)
+        self.exact = mixture(density)
 
     def arrays(self) -> tuple[Arrays, Arrays]:
         """Draw both sets at once; they share no point."""
-        points = sample(self.name, self.num_train + self.num_val, self.seed)
+        points = sample(self.density, self.num_train + self.num_val, self.seed)
         return Arrays(points[: self.num_train], {}), Arrays(points[self.num_train :], {})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scorelight.component import Component
 
-__all__ = ["LevelEmbedding", "ScoreNetwork"]
+__all__ = ["ConditionEmbedding", "LevelEmbedding", "ScoreNetwork"]
 
 
 class ScoreNetwork(Component, nn.Module, ABC):
@@ -19,11 +19,13 @@ class ScoreNetwork(Component, nn.Module, ABC):
 
     Args:
         shape: Shape of one example, (D,) or (C, H, W); the command line fills it in from the data.
+        num_classes: Number of classes that it can be conditioned on, if any.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], num_classes: int | None = None) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.num_classes = num_classes
 
     @abstractmethod
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
@@ -32,8 +34,31 @@ class ScoreNetwork(Component, nn.Module, ABC):
         Args:
             x: Scaled noisy data, shape (B, *shape).
             noise_label: log(σ/α) of each example, shape (B,).
-            label: Class of each example, shape (B,), for networks that are conditioned on it.
+            label: Class of each example, shape (B,); without `num_classes` it is not looked at.
         """
+
+
+class ConditionEmbedding(nn.Module):
+    """The vector that conditions a network: noise level plus class, the last row standing for no class.
+
+    Args:
+        dim: Size of the vector.
+        num_classes: Number of classes, if any.
+    """
+
+    def __init__(self, dim: int, num_classes: int | None) -> None:
+        super().__init__()
+        self.level = LevelEmbedding(dim)
+        self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
+
+    def forward(self, noise_label: Tensor, label: Tensor | None) -> Tensor:
+        """Embed labels of shape (B,) as (B, dim)."""
+        embedded: Tensor = self.level(noise_label)
+        if self.label is None:
+            return embedded
+        if label is None:
+            label = torch.full_like(noise_label, self.label.num_embeddings - 1, dtype=torch.long)
+        return embedded + self.label(label)
 
 
 class LevelEmbedding(nn.Module):

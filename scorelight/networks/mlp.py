@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from scorelight.networks.base import LevelEmbedding, ScoreNetwork
+from scorelight.networks.base import ConditionEmbedding, ScoreNetwork
 
 __all__ = ["MLP"]
 
@@ -25,10 +25,9 @@ class MLP(ScoreNetwork):
     def __init__(
         self, shape: Sequence[int], width: int = 128, depth: int = 3, num_classes: int | None = None
     ) -> None:
-        super().__init__(shape)
+        super().__init__(shape, num_classes)
         size = math.prod(shape)
-        self.embed = LevelEmbedding(width)
-        self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        self.embed = ConditionEmbedding(width, num_classes)
         self.first = nn.Linear(size, width)
         self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.last = nn.Linear(width, size)
@@ -37,9 +36,7 @@ class MLP(ScoreNetwork):
 
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x."""
-        condition = self.embed(noise_label)
-        if self.classes is not None and label is not None:
-            condition = condition + self.classes(label)
+        condition = self.embed(noise_label, label)
         hidden = self.first(x.flatten(1))
         for layer in self.layers:
             hidden = layer(hidden, condition)

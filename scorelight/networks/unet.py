@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
 from scorelight.errors import ConfigurationError
-from scorelight.networks.base import LevelEmbedding, ScoreNetwork
+from scorelight.networks.base import ConditionEmbedding, ScoreNetwork
 
 __all__ = ["UNet"]
 
@@ -43,12 +43,11 @@ class UNet(ScoreNetwork):
         dropout: float = 0.0,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(shape)
+        super().__init__(shape, num_classes)
         _check(shape, base_channels, multipliers, attention_levels, num_heads)
         size = 4 * base_channels
         widths = [base_channels * m for m in multipliers]
-        self.embed = LevelEmbedding(size)
-        self.classes = nn.Embedding(num_classes, size) if num_classes else None
+        self.embed = ConditionEmbedding(size, num_classes)
         self.first = nn.Conv2d(shape[0], base_channels, 3, padding=1)
 
         def block(level: int, inputs: int, resample: float = 1.0) -> _Block:
@@ -86,10 +85,7 @@ class UNet(ScoreNetwork):
 
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x."""
-        condition = self.embed(noise_label)
-        if self.classes is not None and label is not None:
-            condition = condition + self.classes(label)
-        condition = silu(condition)
+        condition = silu(self.embed(noise_label, label))
         hidden = self.first(x)
         skips = [hidden]
         for block in self.down:
@@ -178,7 +174,9 @@ def _check(
     num_heads: int,
 ) -> None:
     if len(shape) != 3:
-        raise ConfigurationError(f"UNet: shape {tuple(shape)} is not (channels, height, width); use MLP for vectors")
+        raise ConfigurationError(
+            f"UNet: shape {tuple(shape)} is not (channels, height, width); use MLP for vectors"
+        )
     levels = len(multipliers)
     factor = 2 ** (levels - 1)
     if levels == 0 or shape[1] % factor or shape[2] % factor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,12 @@ class NoiseLevel:
         return 2 * (ratio.log() if isinstance(ratio, Tensor) else math.log(ratio))
 
 
+def _jvp(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and derivative of an elementwise function; works under no_grad and inference_mode."""
+    value, derivative, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    return value, derivative
+
+
 class ForwardProcess(Component, nn.Module, ABC):
     """A Gaussian noising process, equation (1). Write `alpha` and `sigma`; everything else follows.
 
@@ -90,9 +97,8 @@ class ForwardProcess(Component, nn.Module, ABC):
     def evaluate(self, t: Tensor) -> NoiseLevel:
         """The level at each time of t, in float64 and of t's shape."""
         t = t.to(torch.float64)
-        ones = torch.ones_like(t)
-        alpha, dalpha = torch.func.jvp(self.alpha, (t,), (ones,))
-        sigma, dsigma = torch.func.jvp(self.sigma, (t,), (ones,))
+        alpha, dalpha = _jvp(self.alpha, t)
+        sigma, dsigma = _jvp(self.sigma, t)
         return NoiseLevel(t, alpha, sigma, dalpha, dsigma)
 
     def level(self, t: Tensor, like: Tensor) -> NoiseLevel:
@@ -123,10 +129,12 @@ class ForwardProcess(Component, nn.Module, ABC):
         return level.alpha * x0 + level.sigma * epsilon
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, σ(t_max)² I) in nats, shape (B,): the density that sampling starts from."""
+        """Log N(x; 0, σ(t_max)² I) in nats, shape (B,): the density that sampling starts from."""
         sigma = self.sigma(torch.tensor(self.t_max, dtype=torch.float64))
-        normal = torch.distributions.Normal(torch.zeros_like(sigma), sigma)
-        return normal.log_prob(x.double().cpu()).flatten(1).sum(1).to(x.device)
+        log_normal = (
+            -0.5 * (x.double() / sigma.item()) ** 2 - sigma.log().item() - 0.5 * math.log(2 * math.pi)
+        )
+        return log_normal.flatten(1).sum(1)
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """The time in [t_min, t_max] at which log(α²/σ²) has the given value, by bisection in float64."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
 
-__all__ = ["SubVPSDE", "VESDE", "VPSDE"]
+__all__ = ["VESDE", "VPSDE", "SubVPSDE"]
 
 
 def _integrated_beta(t: Tensor, beta_min: float, beta_max: float) -> Tensor:
@@ -27,7 +27,9 @@ def _integrated_beta(t: Tensor, beta_min: float, beta_max: float) -> Tensor:
 
 def _check_beta(beta_min: float, beta_max: float, t_min: float) -> None:
     if not 0 < beta_min <= beta_max:
-        raise ConfigurationError(f"beta_min={beta_min}, beta_max={beta_max}: 0 < beta_min <= beta_max is needed")
+        raise ConfigurationError(
+            f"beta_min={beta_min}, beta_max={beta_max}: 0 < beta_min <= beta_max is needed"
+        )
     if t_min <= 0:
         raise ConfigurationError(f"t_min={t_min}: must be positive, since sigma(0) = 0")
 

@@ -7,6 +7,7 @@ else; this base scales the unit noise to the prior, and takes the last step to c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,7 +77,8 @@ class Sampler(Component, ABC):
             return randn_like(like, generator)
 
         x = levels[0].sigma * noise
-        for x in self.trajectory(predict, x, levels, fresh):
+        for state in self.trajectory(predict, x, levels, fresh):
+            x = state
             yield x
         if self.denoise:
             yield predict(x, levels[-1]).x0
@@ -85,7 +87,4 @@ class Sampler(Component, ABC):
         self, denoiser: Denoiser, noise: Tensor, *, generator: Generators = None, **cond: Any
     ) -> Tensor:
         """Samples of noise's shape. The caller decides about gradients and about train or eval mode."""
-        x = noise
-        for x in self.states(denoiser, noise, generator=generator, **cond):
-            pass
-        return x
+        return deque(self.states(denoiser, noise, generator=generator, **cond), maxlen=1).pop()

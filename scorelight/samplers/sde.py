@@ -1,4 +1,4 @@
-"""Solvers of the reverse SDE dx = [f x − g² ∇log p_t(x)] dt + g dw̄ (Anderson, 1982; Song et al., 2021, eq. 6)."""
+"""Solvers of the reverse SDE dx = [f x − g² ∇log p_t(x)] dt + g dw̄ (Anderson, 1982; Song et al., eq. 6)."""
 
 from __future__ import annotations
 
