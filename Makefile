@@ -1,0 +1,47 @@
+# Everything a newcomer or CI needs; `make help` lists it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/digits/vp_epsilon.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow format lint types pytest build clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## make .venv and install scorelight with its development tools
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev --editable .
+	touch $@
+
+train: setup  ## train the main model on digits (CONFIG=... for another) and draw samples
+	$(BIN)/scorelight fit --config $(CONFIG)
+
+test: setup lint types pytest  ## format check, linter, type checker, tests
+
+format: setup  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+pytest: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+
+test-slow: setup  ## the long experiments among the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+build: setup  ## build the wheel
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove the environment and what was built
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
