@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +12,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 from torchmetrics import MeanMetric
 
 from scorelight.batch import Seeds, as_batch
-from scorelight.component import spec
+from scorelight.component import Component, spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.ema import ExponentialMovingAverage
 from scorelight.errors import ConfigurationError, TrainingDivergedError
@@ -24,7 +25,7 @@ from scorelight.objectives.base import Loss, Objective
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
-from scorelight.seeding import generators, mix, randn_like
+from scorelight.seeding import generators, global_seed, mix, randn_like
 
 __all__ = ["ScoreModule"]
 
@@ -44,7 +45,7 @@ class ScoreModule(LightningModule):
         optimizer: Optimizer of the parameters.
         lr_scheduler: Learning-rate schedule, stepped after every optimizer step.
         ema_decay: Decay of the average of the weights, 0 <= ema_decay < 1.
-        seed: Seed of the noise in training and validation; from the command line that of `seed_everything`.
+        seed: Seed of the noise in training and validation (default: that of `seed_everything`).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ScoreModule(LightningModule):
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         ema_decay: float = 0.999,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         parts = dict(
@@ -69,7 +70,7 @@ class ScoreModule(LightningModule):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             ema_decay=ema_decay,
-            seed=seed,
+            seed=global_seed() if seed is None else seed,
         )
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
@@ -81,7 +82,8 @@ class ScoreModule(LightningModule):
         self.num_classes = network.num_classes
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.seed = seed
+        self.seed: int = hparams["seed"]
+        self._settings_changed = False
         self.val_loss = MeanMetric()
 
     # Training
@@ -106,14 +108,50 @@ class ScoreModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer of all trainable parameters (a learned process and objective included)."""
+        optimizer, scheduler = self._optimizer_and_scheduler()
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer_and_scheduler(self) -> tuple[Optimizer, Any]:
         try:
             optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-            if self.lr_scheduler is None:
-                return optimizer
-            scheduler = self.lr_scheduler(optimizer)
+            return optimizer, self.lr_scheduler(optimizer) if self.lr_scheduler else None
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"model.optimizer or model.lr_scheduler: {error}") from error
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what data the model was trained on, where that can be written down."""
+        data = getattr(self.trainer, "datamodule", None)
+        checkpoint["data"] = spec(data) if isinstance(data, Component) else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notice that a resumed run has other optimizer settings than the checkpoint."""
+        stored = checkpoint["hyper_parameters"]
+        kept, given = stored["optimizer"]["class_path"], self.hparams["optimizer"]["class_path"]
+        if self._trainer and self.trainer.training and kept != given:
+            raise ConfigurationError(
+                f"model.optimizer: {given}, but the checkpoint's state is that of {kept}"
+            )
+        keys = ("optimizer", "lr_scheduler")
+        self._settings_changed = any(stored[key] != self.hparams[key] for key in keys)
+
+    def on_train_start(self) -> None:
+        """Let changed settings win: rates and options as if given from the start, moments as stored."""
+        if not self._settings_changed:
+            return
+        kept, schedulers = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs
+        fresh, scheduler = self._optimizer_and_scheduler()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a schedule without steps of the optimizer, on purpose
+            for _ in range(self.global_step if scheduler else 0):
+                scheduler.step()
+        for group, settings in zip(kept.param_groups, fresh.param_groups, strict=True):
+            group.update({k: v for k, v in settings.items() if k != "params"})
+        for config in schedulers:
+            config.scheduler.load_state_dict(scheduler.state_dict())
 
     def _stop_if_diverged(self, loss: Loss) -> None:
         """Raise on all ranks alike, before the optimizer could spoil the weights."""

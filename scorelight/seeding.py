@@ -11,17 +11,23 @@ map of i to 32 bits: within one run no two indices share their noise.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Generators", "generators", "mix", "rand", "randn_like"]
+__all__ = ["Generators", "generators", "global_seed", "mix", "rand", "randn_like"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 _MASK = 0xFFFFFFFF
+
+
+def global_seed() -> int:
+    """The seed that Lightning's `seed_everything` was called with, 0 without it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def mix(*keys: int) -> int:

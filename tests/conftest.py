@@ -4,8 +4,11 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)
 
@@ -14,3 +17,49 @@ torch.set_num_threads(1)
 def generator():
     """A generator with a fixed seed: every statistical test here is reproducible."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_global_seed(monkeypatch):
+    """`seed_everything` leaves its seed in the environment."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture
+def make_module():
+    """A small two-dimensional model built from Python; keywords replace parts of it."""
+    from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule
+
+    def make(**changes):
+        parts = dict(
+            network=MLP((2,), width=16, depth=1),
+            process=VPSDE(),
+            parameterization=Epsilon(),
+            objective=EpsilonPrediction(),
+            sampler=DDIM(num_steps=5),
+            optimizer=functools.partial(torch.optim.Adam, lr=1e-2),
+        )
+        return ScoreModule(**(parts | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """A quiet trainer on the CPU."""
+
+    def make(**changes):
+        quiet = dict(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=tmp_path,
+            max_epochs=-1,
+        )
+        return Trainer(**(quiet | changes))
+
+    return make

@@ -58,9 +58,7 @@ class RunProgressBar(TQDMProgressBar):
 
     def init_validation_tqdm(self) -> Tqdm:
         """Nothing during training: the run's own bar shows the validation loss."""
-        bar = super().init_validation_tqdm()
-        bar.disable = bar.disable or self.trainer.training or self.trainer.state.fn == "fit"
-        return bar
+        return Tqdm(disable=True) if self.trainer.state.fn == "fit" else super().init_validation_tqdm()
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Count optimizer steps up to max_steps, from where a resumed run starts."""

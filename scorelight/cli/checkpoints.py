@@ -13,7 +13,7 @@ from scorelight.errors import ConfigurationError
 if TYPE_CHECKING:
     from scorelight.module import ScoreModule
 
-__all__ = ["find_checkpoint", "load_module", "read_hparams"]
+__all__ = ["find_checkpoint", "load_module", "read_config"]
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -50,16 +50,16 @@ def load_module(path: Path) -> ScoreModule:
         raise ConfigurationError(f"{path}: the weights do not fit: {str(error)[:300]}") from error
 
 
-def read_hparams(path: Path) -> dict[str, Any]:
-    """The model's configuration inside a checkpoint; nothing but plain data is unpickled.
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Configurations of the model and of the data in a checkpoint; nothing but plain data is unpickled.
 
     Raises:
         ConfigurationError: If the file is no checkpoint of scorelight.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        hparams = dict(checkpoint["hyper_parameters"])
+        model = dict(checkpoint["hyper_parameters"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{path} is not a checkpoint of scorelight, or is damaged") from error
-    hparams.pop("_instantiator", None)
-    return hparams
+    model.pop("_instantiator", None)
+    return model, checkpoint.get("data")

@@ -82,6 +82,7 @@ _NOISE = (
     r".*in eval mode at the start of training",  # the average of the weights, on purpose
     r".*Couldn't infer the batch indices",
     r".*exists and is not empty",  # the checkpoints of a run that goes on
+    r".*The dirpath has changed",
 )
 
 

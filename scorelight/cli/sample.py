@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.callbacks import SampleWriter
-from scorelight.cli.checkpoints import find_checkpoint, load_module, read_hparams
+from scorelight.cli.checkpoints import find_checkpoint, load_module, read_config
 from scorelight.cli.errors import explain
 from scorelight.data import SeedDataModule
 from scorelight.errors import ConfigurationError
@@ -31,7 +31,7 @@ def run_sample(args: list[str]) -> None:
         raise ConfigurationError(
             "scorelight sample RUN_OR_CHECKPOINT ...: name the run folder or checkpoint first"
         )
-    defaults = {"sampler": read_hparams(find_checkpoint(args[0]))["sampler"]} if given else None
+    defaults = {"sampler": read_config(find_checkpoint(args[0]))[0]["sampler"]} if given else None
     try:
         auto_cli(
             sample,

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import scorelight.data  # noqa: F401  (its classes can be named by their short names)
 from scorelight.callbacks import LastCheckpoint, RunProgressBar, SampleGridCallback
-from scorelight.cli.checkpoints import find_checkpoint, read_hparams
+from scorelight.cli.checkpoints import find_checkpoint, read_config
 from scorelight.cli.errors import explain
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
@@ -54,20 +54,28 @@ class RunCLI(LightningCLI):
             flag, equals, value = arg.partition("=")
             if flag == "--ckpt_path":
                 path = find_checkpoint(value if equals else args[i + 1] if i + 1 < len(args) else "")
-                hparams = read_hparams(path)
-                seed = hparams.pop("seed", 0)
-                defaults = {"seed_everything": seed, **{f"model.{k}": v for k, v in hparams.items()}}
-                self._subcommand_parsers[args[0]].set_defaults(defaults)
+                model, data = read_config(path)
+                defaults = {"seed_everything": model.pop("seed")} | {
+                    f"model.{k}": v for k, v in model.items()
+                }
+                self._subcommand_parsers[args[0]].set_defaults(defaults | ({"data": data} if data else {}))
                 return [*args[:i], f"--ckpt_path={path}", *args[i + (1 if equals else 2) :]]
         return args
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint win over flags and YAML here, silently."""
 
+    def before_instantiate_classes(self) -> None:
+        """Only training makes a run folder."""
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to a run folder below default_root_dir; a resumed run goes on in its own."""
         config = self._get(self.config_init, "trainer")
-        if config["logger"] in (None, True):
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif config["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 config["default_root_dir"], name="", version=self._version(Path(config["default_root_dir"]))
             )
@@ -76,7 +84,7 @@ class RunCLI(LightningCLI):
     def _version(self, root: Path) -> str | None:
         ckpt_path = self._get(self.config, "ckpt_path")
         run = Path(ckpt_path).resolve().parents[1] if ckpt_path else None
-        return run.name if run and run.parent == root.resolve() and self.subcommand == "fit" else None
+        return run.name if run and run.parent == root.resolve() else None
 
     def after_fit(self) -> None:
         """Say where everything is and what to do next."""

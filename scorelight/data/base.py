@@ -21,7 +21,7 @@ from torch import Tensor
 from scorelight.batch import Batch
 from scorelight.component import Component
 from scorelight.errors import ConfigurationError
-from scorelight.seeding import mix
+from scorelight.seeding import global_seed, mix
 
 __all__ = ["ArrayDataModule", "Arrays", "EvalLoader", "TrainLoader"]
 
@@ -118,7 +118,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
     Args:
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        seed: Seed of the split and the shuffling; from the command line that of `seed_everything`.
+        seed: Seed of the split; the order of training is that of `seed_everything` as well.
     """
 
     shape: tuple[int, ...]
@@ -152,7 +152,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
 
     def train_dataloader(self) -> TrainLoader:
         """The endless stream of training batches."""
-        return TrainLoader(self.train, self.batch_size, self.seed, *self._shard())
+        return TrainLoader(self.train, self.batch_size, mix(self.seed, global_seed()), *self._shard())
 
     def val_dataloader(self) -> EvalLoader:
         """Every validation example once."""

@@ -69,7 +69,7 @@ class ToyDataModule(ArrayDataModule):
         num_val: Validation points.
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        seed: Seed of the points and the shuffling; from the command line that of `seed_everything`.
+        seed: Seed of the points; the order of training is that of `seed_everything` as well.
     """
 
     shape = (2,)
