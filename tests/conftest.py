@@ -58,6 +58,7 @@ def make_trainer(tmp_path):
             enable_model_summary=False,
             num_sanity_val_steps=0,
             default_root_dir=tmp_path,
+            log_every_n_steps=1,
             max_epochs=-1,
         )
         return Trainer(**(quiet | changes))

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from scorelight import ToyDataModule
+from scorelight.callbacks import LastCheckpoint, RunProgressBar
+
+
+class Raise(Callback):
+    def __init__(self, error):
+        self.error = error
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 3:
+            raise self.error
+
+
+def steps(folder):
+    path = folder / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["global_step"] if path.exists() else None
+
+
+def run(make_module, make_trainer, *callbacks):
+    trainer = make_trainer(max_steps=5, enable_checkpointing=True, callbacks=list(callbacks))
+    trainer.fit(make_module(), ToyDataModule(num_train=40, num_val=8, batch_size=8))
+
+
+def test_the_last_step_is_saved_whatever_the_interval(make_module, make_trainer, tmp_path):
+    run(make_module, make_trainer, LastCheckpoint(every_n_steps=2))
+    assert steps(tmp_path) == 5
+
+
+def test_an_interrupted_run_is_saved_where_it_was(make_module, make_trainer, tmp_path):
+    with pytest.raises(SystemExit):
+        run(make_module, make_trainer, LastCheckpoint(every_n_steps=2), Raise(KeyboardInterrupt()))
+    assert steps(tmp_path) == 3
+
+
+def test_after_an_error_the_last_good_checkpoint_stays(make_module, make_trainer, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(make_module, make_trainer, LastCheckpoint(every_n_steps=2), Raise(ZeroDivisionError()))
+    assert steps(tmp_path) == 2
+
+
+def test_one_bar_counts_the_steps_of_the_whole_run(make_module, make_trainer, capsys):
+    bar = RunProgressBar()
+    trainer = make_trainer(max_steps=12, enable_progress_bar=True, callbacks=[bar])
+    trainer.fit(make_module(), ToyDataModule(num_train=40, num_val=8, batch_size=8))
+    assert bar.train_progress_bar.total == bar.train_progress_bar.n == 12
+    assert "12/12" in capsys.readouterr().out
