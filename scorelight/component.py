@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 __all__ = ["Component", "class_path", "spec"]
 
 
@@ -24,9 +26,13 @@ class Component:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the arguments as ``{name: value}``, the defaults left out."""
         self = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
-        _, *given = bound.arguments.items()
-        object.__setattr__(self, "_init_args", dict(given))  # nn.Module's own setattr is not ready yet
+        signature = inspect.signature(cls.__init__)
+        _, *given = signature.bind_partial(self, *args, **kwargs).arguments.items()
+        init_args: dict[str, Any] = {}
+        for name, value in given:  # those that went into **kwargs are recorded under their own names
+            rest = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            init_args |= value if rest else {name: value}
+        object.__setattr__(self, "_init_args", init_args)  # nn.Module's own setattr is not ready yet
         return self
 
 
@@ -52,6 +58,8 @@ def spec(value: Any) -> Any:
     Raises:
         TypeError: If the value is none of these, such as a lambda: it could not be stored.
     """
+    if isinstance(value, np.generic):
+        return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):

@@ -53,6 +53,8 @@ def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
 def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
     """`num` uniform numbers in [0, 1), float64."""
     if isinstance(generator, Sequence):
+        if len(generator) != num:
+            raise ValueError(f"{len(generator)} generators for a batch of {num}")
         return torch.cat([rand(1, g, g.device) for g in generator]).to(device)
     where = generator.device if generator else device
     return torch.rand(num, generator=generator, dtype=torch.float64, device=where).to(device)

@@ -49,7 +49,7 @@ class SampleGridCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a picture of the data."""
-        if batch_idx == 0 and not trainer.sanity_checking:
+        if batch_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
             x0 = as_batch(batch).x0
             self._write(trainer, "data", x0[: self._number(x0)])
 

@@ -36,14 +36,14 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(args)
+    except TrainingDivergedError as error:
+        return _fail(str(error), 1)
     except (ConfigurationError, ArgumentError) as error:
         return _fail(str(error), 2)
     except Exception as error:
         if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
             return _fail(str(error), 2)
         raise
-    except TrainingDivergedError as error:
-        return _fail(str(error), 1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -83,6 +83,7 @@ _NOISE = (
     r".*Couldn't infer the batch indices",
     r".*exists and is not empty",  # the checkpoints of a run that goes on
     r".*The dirpath has changed",
+    r".*is smaller than the logging interval",  # a pass over small data; what is logged goes by steps
 )
 
 

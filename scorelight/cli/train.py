@@ -79,12 +79,19 @@ class RunCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(
                 config["default_root_dir"], name="", version=self._version(Path(config["default_root_dir"]))
             )
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ModuleNotFoundError, ValueError) as error:  # a device or an option that is not there
+            raise ConfigurationError(f"trainer: {error}") from error
 
     def _version(self, root: Path) -> str | None:
         ckpt_path = self._get(self.config, "ckpt_path")
         run = Path(ckpt_path).resolve().parents[1] if ckpt_path else None
         return run.name if run and run.parent == root.resolve() else None
+
+    def before_fit(self) -> None:
+        """Refuse an impossible optimizer before anything is written."""
+        self.model.configure_optimizers()
 
     def after_fit(self) -> None:
         """Say where everything is and what to do next."""

@@ -189,5 +189,7 @@ def _check(
         )
     if bad := [level for level in attention_levels if not 0 <= level < levels]:
         raise ConfigurationError(f"UNet: attention_levels={bad}: levels are 0 to {levels - 1}")
+    if num_heads < 1:
+        raise ConfigurationError(f"UNet: num_heads={num_heads}: at least 1")
     if bad := [base_channels * m for m in multipliers if base_channels * m % num_heads]:
         raise ConfigurationError(f"UNet: {bad[0]} channels cannot be split into num_heads={num_heads}")

@@ -22,9 +22,12 @@ from scorelight.times import LogSNRGrid, TimeGrid
 __all__ = ["DDIM", "AncestralSampler"]
 
 
-def _transition_variance(t: NoiseLevel, s: NoiseLevel) -> float:
-    """σ²_{t|s} of equation (8); rounding below 0 is cut."""
-    return max(float(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2), 0.0)
+def _noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
+    """1 − r² with r = α_t σ_s/(α_s σ_t), from 0 to 1: σ²_{t|s} = σ_t² (1 − r²), c² = σ_s² (1 − r²).
+
+    Written with it, no difference of two squares can round below 0 and turn a state complex.
+    """
+    return max(1 - float(t.alpha / s.alpha * s.sigma / t.sigma) ** 2, 0.0)
 
 
 class AncestralSampler(Sampler):
@@ -53,11 +56,10 @@ class AncestralSampler(Sampler):
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
-            large = _transition_variance(t, s)
-            small = large * (s.sigma / t.sigma) ** 2
+            lost = _noise_lost(t, s)
             pred = predict(x, t)
-            mean = s.alpha * pred.x0 + (s.sigma**2 - small) ** 0.5 * pred.epsilon
-            std = (small if self.variance == "small" else large) ** 0.5
+            mean = s.alpha * pred.x0 + s.sigma * (1 - lost) ** 0.5 * pred.epsilon
+            std = (s.sigma if self.variance == "small" else t.sigma) * lost**0.5
             x = mean + std * noise(x)
             yield x
 
@@ -87,9 +89,9 @@ class DDIM(Sampler):
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
-            c = self.eta * _transition_variance(t, s) ** 0.5 * (s.sigma / t.sigma)
+            fresh = self.eta**2 * _noise_lost(t, s)  # share of σ_s² that is drawn anew, c²/σ_s²
             pred = predict(x, t)
-            x = s.alpha * pred.x0 + (s.sigma**2 - c**2) ** 0.5 * pred.epsilon
+            x = s.alpha * pred.x0 + s.sigma * (1 - fresh) ** 0.5 * pred.epsilon
             if self.eta:
-                x = x + c * noise(x)
+                x = x + s.sigma * fresh**0.5 * noise(x)
             yield x

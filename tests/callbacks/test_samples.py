@@ -80,7 +80,8 @@ def test_grids_are_drawn_now_and_then_and_at_the_end(make_module, make_trainer, 
         "step=0000004",
         "step=0000005",
     ]
-    assert Image.open(folder / "step=0000005.png").size == size
+    with Image.open(folder / "step=0000005.png") as picture:
+        assert picture.size == size
     logged = EventAccumulator(str(tmp_path / "run")).Reload().Images("samples")
     assert [e.step for e in logged] == [2, 4, 5]
 

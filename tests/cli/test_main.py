@@ -1,0 +1,231 @@
+"""Each mistake gives one message that names the key, what was given and what is allowed; exit code 2."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from scorelight.cli import main
+
+SMALL = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--data.num_train", "600"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(capsys, *args, code=2):
+    assert main([*map(str, args)]) == code
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and said.count("scorelight: error:") == 1
+    return said
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three steps on the toy."""
+    assert main(["fit", "--config", "toy/vp_epsilon", *SMALL]) == 0
+    return tmp_path / "runs/toy/vp_epsilon/version_0"
+
+
+MISTAKES = {
+    "an unknown class": (
+        ["--model.process", "VPSDEE"],
+        ["model.process", "'VPSDEE'", "'VPSDE'", "SubVPSDE", "VESDE"],
+    ),
+    "an unknown class in a class": (
+        ["--model.sampler.grid", "Foo"],
+        ["model.sampler.grid", "'Foo'", "LogSNRGrid"],
+    ),
+    "an unknown optimizer": (
+        ["--model.optimizer", "Adamm"],
+        ["model.optimizer", "'Adamm'", "did you mean 'Adam'"],
+    ),
+    "an unknown network": (
+        ["--model.network", "MPL"],
+        ["model.network", "'MPL'", "did you mean 'MLP'", "UNet"],
+    ),
+    "an unknown data module": (
+        ["--data", "ToyData"],
+        ["data", "'ToyData'", "ToyDataModule", "DigitsDataModule"],
+    ),
+    "a misspelt option of a class": (
+        ["--model.process.beta_mx", "3"],
+        ["model.process", "'beta_mx'", "beta_max"],
+    ),
+    "a misspelt flag": (["--model.proces", "VPSDE"], ["model.proces", "did you mean 'model.process'"]),
+    "an abbreviated flag": (["--trainer.max_step", "3"], ["--trainer.max_step", "trainer.max_steps"]),
+    "a word for a number": (
+        ["--model.process.beta_max", "big"],
+        ["model.process.beta_max", "float", "'big'"],
+    ),
+    "a number out of range": (
+        ["--model.process.beta_max", "-3"],
+        ["beta_max=-3.0", "0 < beta_min <= beta_max"],
+    ),
+    "an average out of range": (["--model.ema_decay", "2"], ["ema_decay=2.0", "0 <= ema_decay < 1"]),
+    "too few steps": (["--model.sampler.num_steps", "1"], ["num_steps=1", "at least 2"]),
+    "a learning rate below zero": (
+        ["--model.optimizer.lr", "-1"],
+        ["model.optimizer", "Invalid learning rate: -1.0"],
+    ),
+    "a choice that is none": (["--data.density", "three_moons"], ["density", "three_moons", "two_moons"]),
+    "a device that is not there": (["--trainer.accelerator", "gpu"], ["No supported gpu"]),
+    "a network that cannot take vectors": (["--model.network", "UNet"], ["UNet", "(2,)", "MLP"]),
+    "a missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "a missing configuration": (
+        ["--config", "toy/vp_epsilonn"],
+        ["toy/vp_epsilonn", "did you mean 'toy/vp_epsilon'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_in_flags(mistake, capsys, tmp_path):
+    flags, words = MISTAKES[mistake]
+    said = fails(capsys, "fit", "--config", "toy/vp_epsilon", *flags)
+    assert [w for w in words if w not in said] == [], said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_image_size_that_the_network_cannot_take(capsys):
+    said = fails(capsys, "fit", "--config", "digits/vp_epsilon", "--model.network.multipliers", "[1,2,2,2,2]")
+    assert "8x8" in said and "divisible by 16" in said and "multipliers" in said
+
+
+FILES = {
+    "misspelt key": ("model:\n  proces: VPSDE\n", ["model.proces", "did you mean 'model.process'"]),
+    "not YAML": ("model: [\n", ["wrong.yaml", "not valid YAML", "line 2"]),
+    "a list": ("- a\n- b\n", ["wrong.yaml", "expected keys such as model:"]),
+    "empty": ("", ["wrong.yaml", "expected keys such as model:"]),
+    "wrong type": ("trainer:\n  max_steps: many\n", ["trainer.max_steps", "int", "'many'"]),
+    "not text": (b"\xff\xfe\x00", ["wrong.yaml", "not valid YAML"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mistakes_in_files(name, capsys, tmp_path):
+    content, words = FILES[name]
+    path = tmp_path / "wrong.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = fails(capsys, "fit", "--config", "toy/vp_epsilon", "--config", path)
+    assert [w for w in words if w not in said] == [], said
+
+
+def test_unknown_commands_and_nothing_at_all(capsys):
+    assert "did you mean 'sample'" in fails(capsys, "smaple")
+    assert main([]) == 0 and "scorelight COMMAND" in capsys.readouterr().out
+    assert "required" in fails(capsys, "fit")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_files_that_are_no_checkpoints(content, capsys, tmp_path):
+    if content is None:
+        torch.save({"weights": torch.zeros(3)}, tmp_path / "a.ckpt")
+    else:
+        (tmp_path / "a.ckpt").write_bytes(content)
+    assert "a.ckpt is not a checkpoint of scorelight" in fails(capsys, "sample", "a.ckpt")
+    assert "a.ckpt is not a checkpoint of scorelight" in fails(capsys, "fit", "--ckpt_path", "a.ckpt")
+
+
+def test_mistakes_of_the_sample_command(run, capsys):
+    assert "num_step'" in fails(capsys, "sample", run, "--sampler.num_step", 3)
+    assert "did you mean 'DDIM'" in fails(capsys, "sample", run, "--sampler", "DDIMM")
+    assert "num_samples: expected int, got 'x'" in fails(capsys, "sample", run, "--num_samples", "x")
+    assert "num_samples=0" in fails(capsys, "sample", run, "--num_samples", 0)
+    assert "not class-conditional" in fails(capsys, "sample", run, "--labels", "[1]")
+    assert "does not exist" in fails(capsys, "sample", run / "nowhere")
+    assert "name the run folder or checkpoint first" in fails(capsys, "sample", "--seed", 1)
+
+
+def test_divergence_is_told_without_a_traceback(capsys):
+    flags = ["--model.optimizer.lr", "1e30", "--trainer.gradient_clip_val", "null"]
+    said = fails(capsys, "fit", "--config", "toy/vp_epsilon", *SMALL, *flags, code=1)
+    assert re.search(r"the loss is (nan|inf) at step \d.* with t from .*Last good checkpoint", said)
+
+
+def test_a_run_leaves_what_it_says(run, capsys):
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {p.name for p in (run / "samples").iterdir()} == {"data.png", "step=0000003.png"}
+    assert list(run.glob("events.out.tfevents.*"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["process"]["init_args"]["beta_max"] == 20.0
+    assert "shape" not in config["model"]["network"]["init_args"]
+
+
+def test_the_resolved_configuration_runs_again(run):
+    assert main(["fit", "--config", str(run / "config.yaml")]) == 0
+    again = run.parent / "version_1" / "checkpoints" / "last.ckpt"
+    first, second = (
+        torch.load(p, weights_only=True)["state_dict"] for p in (run / "checkpoints/last.ckpt", again)
+    )
+    assert all(torch.equal(first[k], second[k]) for k in first if isinstance(first[k], torch.Tensor))
+
+
+def hparams(path):
+    return torch.load(path, weights_only=True)["hyper_parameters"]
+
+
+def test_flags_win_over_yaml_over_the_checkpoint(run, tmp_path):
+    """The checkpoint has VPSDE, DDIM with 50 steps, decay 0.995 and the MLP; YAML and a flag change some."""
+    (tmp_path / "some.yaml").write_text("model:\n  ema_decay: 0.5\n  sampler: Heun\n")
+    flags = ["--model.ema_decay", "0.25", "--trainer.max_steps", "4", "--trainer.default_root_dir", "other"]
+    assert main(["fit", "--config", "some.yaml", "--ckpt_path", str(run), *flags]) == 0
+    found = hparams("other/version_0/checkpoints/last.ckpt")
+    assert found["ema_decay"] == 0.25
+    assert found["sampler"]["class_path"] == "scorelight.Heun"
+    assert (
+        found["network"]["init_args"]["width"] == 128 and found["process"]["class_path"] == "scorelight.VPSDE"
+    )
+
+
+def test_a_resumed_run_goes_on_in_its_folder_and_a_checkpoint_alone_is_enough(run):
+    flags = ["--trainer.max_steps", "5", "--trainer.default_root_dir", "runs/toy/vp_epsilon"]
+    assert main(["fit", "--ckpt_path", str(run), *flags]) == 0
+    assert [p.name for p in run.parent.iterdir()] == ["version_0"]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+def test_the_seed_of_a_resumed_run_is_the_checkpoints_unless_given(tmp_path):
+    assert main(["fit", "--config", "toy/vp_epsilon", *SMALL, "--seed_everything", "7"]) == 0
+    run = "runs/toy/vp_epsilon/version_0"
+    for given, expected in (([], 7), (["--seed_everything", "8"], 8)):
+        flags = ["--trainer.max_steps", "4", "--trainer.default_root_dir", f"other{expected}", *given]
+        assert main(["fit", "--ckpt_path", run, *flags]) == 0
+        assert hparams(f"other{expected}/version_0/checkpoints/last.ckpt")["seed"] == expected
+
+
+def test_validate_repeats_the_validation_loss_and_leaves_nothing_behind(run, capsys):
+    before = sorted(p for p in run.parents[2].rglob("*"))
+    assert main(["validate", "--ckpt_path", str(run)]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    assert sorted(p for p in run.parents[2].rglob("*")) == before
+
+
+def test_sample_needs_no_yaml_and_takes_any_sampler(run):
+    assert main(["sample", str(run), "--num_samples", "5", "--sampler.num_steps", "4", "--out", "a"]) == 0
+    flags = ["--sampler", "AncestralSampler", "--sampler.num_steps", "3", "--weights", "raw"]
+    assert main(["sample", str(run), "--num_samples", "5", "--out", "b", *flags]) == 0
+    assert main(["sample", str(run), "--num_samples", "5", "--out", "c", *flags, "--batch_size", "2"]) == 0
+    a, b, c = (np.load(f"{name}/samples.npz")["samples"] for name in "abc")
+    assert a.shape == (5, 2) and not np.allclose(a, b)
+    np.testing.assert_allclose(b, c, rtol=1e-5, atol=1e-6)
+
+
+def test_configs_lists_every_file_with_a_line(capsys):
+    from scorelight.cli.configs import config_dir
+
+    assert main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list(config_dir().rglob("*.yaml")))
+    assert all(len(line.split("  ")[-1].strip()) > 10 for line in lines)
+
+
+def test_print_config(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "toy/vp_epsilon", "--print_config"])
+    assert stopped.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["process"]["class_path"] == "scorelight.VPSDE"
