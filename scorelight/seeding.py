@@ -31,8 +31,13 @@ def global_seed() -> int:
 
 
 def mix(*keys: int) -> int:
-    """64 well-mixed bits of (seed, step, rank, ...), each at least 0; by numpy's `SeedSequence`."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
+    """64 well-mixed bits of (seed, step, rank, ...), each from 0 to 2⁶⁴−1; by numpy's `SeedSequence`.
+
+    `SeedSequence` takes (1,), (1, 0) and (1, 0, 0) for the same: the number of keys goes in first, and
+    every key as two words.
+    """
+    words = [word for key in keys for word in (key & _MASK, key >> 32)]
+    return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
 
 
 def _scramble(i: int) -> int:
