@@ -1,0 +1,110 @@
+"""Two real processes over gloo against one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import functools, json, sys, torch
+torch.set_num_threads(1)
+import warnings; warnings.simplefilter("ignore")
+from lightning.pytorch import Callback, Trainer, seed_everything
+from scorelight import *
+
+world, folder = int(sys.argv[1]), sys.argv[2]
+
+class Spy(Callback):
+    def __init__(self): self.noise = []; self.seen = []
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append(batch.indices.tolist())
+        self.noise.append(torch.rand(()).item())
+
+def trainer(**kwargs):
+    strategy = "ddp_fork" if world > 1 else "auto"
+    quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"], False)
+    return Trainer(accelerator="cpu", devices=world, strategy=strategy, num_sanity_val_steps=0, max_epochs=-1,
+                   default_root_dir=folder, log_every_n_steps=1, **quiet, **kwargs)
+
+class Report(Callback):
+    def on_validation_end(self, trainer, module):
+        if trainer.is_global_zero:
+            with open(f"{folder}/val{world}.json", "w") as file:
+                json.dump(trainer.callback_metrics["val/loss"].item(), file)
+    def on_train_end(self, trainer, module):
+        spy = trainer.callbacks[0]
+        parts = {"noise": spy.noise, "seen": spy.seen, "ema": module.ema.denoiser.network.last.bias.tolist()}
+        with open(f"{folder}/rank{trainer.global_rank}of{world}.json", "w") as file:
+            json.dump(parts, file)
+
+seed_everything(0)
+module = ScoreModule(MLP((2,), 16, 1), VPSDE(), Epsilon(), EpsilonPrediction(), DDIM(8, eta=1.0),
+                     optimizer=functools.partial(torch.optim.Adam, lr=1e-2))
+data = ToyDataModule(num_train=64, num_val=13, batch_size=8 // world, val_batch_size=4)
+if sys.argv[3] == "fit":
+    trainer(max_steps=4, callbacks=[Spy(), Report()]).fit(module, data)
+if sys.argv[3] == "validate":
+    trainer(callbacks=[Report()]).validate(module, data, verbose=False)
+if sys.argv[3] == "predict":
+    torch.nn.init.normal_(module.ema.denoiser.network.last.weight, generator=torch.Generator().manual_seed(1))
+    writer = SampleWriter(f"{folder}/samples{world}")
+    trainer(callbacks=[writer]).predict(module, SeedDataModule(13, 5, 4), return_predictions=False)
+if sys.argv[3] == "diverge":
+    class Bad(EpsilonPrediction):
+        def forward(self, denoiser, x0, **kwargs):
+            loss = super().forward(denoiser, x0, **kwargs)
+            rank = torch.distributed.get_rank()
+            return Loss(loss.value * (torch.nan if rank == 1 else 1.0), loss.t)
+    module.objective = Bad()
+    trainer(max_steps=4).fit(module, data)
+"""
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Run the script with so many processes."""
+    folder = tmp_path_factory.mktemp("ddp")
+    (folder / "script.py").write_text(SCRIPT)
+
+    def run(world, what, check=True):
+        command = [sys.executable, str(folder / "script.py"), str(world), str(folder), what]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 or not check, done.stderr
+        return folder, done
+
+    return run
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_two_ranks_train_on_the_same_global_batches_with_noise_of_their_own(launch):
+    folder, _ = launch(2, "fit")
+    launch(1, "fit")
+    zero, one, alone = (read(folder / f"rank{n}.json") for n in ("0of2", "1of2", "0of1"))
+    assert not set(zero["noise"]) & set(one["noise"])
+    assert zero["ema"] == one["ema"]
+    together = [sorted(a + b) for a, b in zip(zero["seen"], one["seen"], strict=True)]
+    assert together == [sorted(batch) for batch in alone["seen"]]
+
+
+def test_two_ranks_validate_every_example_once(launch):
+    folder, _ = launch(2, "validate")
+    launch(1, "validate")
+    assert read(folder / "val2.json") == pytest.approx(read(folder / "val1.json"), rel=1e-6)
+
+
+def test_two_ranks_draw_the_same_samples_as_one(launch):
+    np = pytest.importorskip("numpy")
+    folder, _ = launch(2, "predict")
+    launch(1, "predict")
+    two, one = (np.load(folder / f"samples{n}" / "samples.npz")["samples"] for n in (2, 1))
+    assert one.shape == (13, 2) and abs(one).max() > 0.1
+    np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_divergence_on_one_rank_stops_both(launch):
+    _, done = launch(2, "diverge", check=False)
+    assert done.returncode != 0 and "TrainingDivergedError" in done.stderr

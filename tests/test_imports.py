@@ -1,0 +1,94 @@
+"""Who may import whom, read off the code; and what is imported when."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import scorelight
+
+ROOT = Path(scorelight.__file__).parent
+BASICS = {"component", "errors", "seeding", "batch"}
+CORE = {"processes.base"}
+ALLOWED = {
+    "component": {"errors"},
+    "errors": set(),
+    "seeding": set(),
+    "batch": set(),
+    "processes": BASICS,
+    "networks": BASICS,
+    "parameterizations": BASICS | CORE,
+    "times": BASICS | CORE,
+    "denoiser": BASICS | CORE | {"parameterizations"},
+    "analytic": BASICS | CORE | {"parameterizations", "denoiser"},
+    "objectives": BASICS | CORE | {"parameterizations", "denoiser", "times"},
+    "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times"},
+    "ema": BASICS | {"denoiser"},
+    "pictures": set(),
+    "data": BASICS | {"analytic"},
+    "module": BASICS
+    | CORE
+    | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
+    "callbacks": BASICS | {"module", "pictures"},
+    "cli": BASICS | {"callbacks", "data", "module", "samplers.base"},
+}
+EDGE = {"data", "module", "callbacks", "cli"}
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))
+
+
+def part(path):
+    relative = path.relative_to(ROOT).with_suffix("")
+    return relative.parts[0]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_file_imports_only_what_stands_to_its_right(path):
+    mine = part(path)
+    for name in imports(path):
+        if name == "scorelight" or not name.startswith("scorelight."):
+            continue
+        target = name.removeprefix("scorelight.")
+        allowed = any(target == a or target.startswith(f"{a}.") for a in ALLOWED[mine])
+        assert allowed or target.split(".")[0] == mine, f"{mine} must not import {target}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_edge_knows_lightning(path):
+    if part(path) not in EDGE:
+        assert not [
+            n for n in imports(path) if n.split(".")[0] in ("lightning", "jsonargparse", "torchmetrics")
+        ]
+
+
+def test_every_part_has_a_rule():
+    assert {part(p) for p in FILES} == set(ALLOWED)
+
+
+def test_the_core_and_the_list_of_configurations_do_not_load_lightning():
+    script = """
+import sys, scorelight
+from scorelight.cli import main
+main(["configs"])
+assert not {"lightning", "jsonargparse", "sklearn"} & set(sys.modules)
+assert scorelight.ScoreModule.__name__ == "ScoreModule" and "lightning" in sys.modules
+"""
+    subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", script], check=True, capture_output=True
+    )
+
+
+def test_every_public_name_exists_and_is_its_classes_shortest_path():
+    from scorelight.component import class_path
+
+    for name in scorelight.__all__:
+        assert class_path(getattr(scorelight, name)) == f"scorelight.{name}"
