@@ -1,0 +1,98 @@
+"""Does training find the exact score? Every process × {ε, score} on a mixture with a closed form.
+
+    python benchmarks/toy_scores.py            # about five minutes on two cores
+
+For each ``configs/toy/{ve,vp,subvp}_{epsilon,score}.yaml``: train as shipped, then compare the averaged denoiser
+with the exact one, and the samples with the exact density. Writes toy_scores.json, .md and .png beside this file.
+
+* error of the score: RMS over x_t ~ p_t and dimensions of σ_t (s_θ − ∇log p_t), over 9 equally spaced t; 0 is exact,
+  and an output of zero scores about 1;
+* log p of samples: mean exact log-density of 4,096 samples, against that of the data itself; ± its standard error.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from scorelight import AnalyticDenoiser, ScoreModule
+from scorelight.cli import main
+from scorelight.data.toy import mixture
+from scorelight.pictures import grid, save
+
+HERE = Path(__file__).parent
+NAMES = [f"{process}_{output}" for process in ("ve", "vp", "subvp") for output in ("epsilon", "score")]
+
+
+@torch.no_grad()
+def score_error(module, density):
+    generator = torch.Generator().manual_seed(1)
+    process, squares = module.denoiser.process, []
+    exact = AnalyticDenoiser(density, process)
+    for t in torch.linspace(process.t_min, process.t_max, 9).tolist():
+        t = torch.full((8192,), t)
+        noise = torch.randn(8192, 2, generator=generator, dtype=torch.float64)
+        x_t = process.perturb(density.sample(8192, generator), noise, t)
+        squares.append((module.ema.denoiser(x_t, t).epsilon - exact(x_t, t).epsilon).square().mean())
+    return torch.stack(squares).mean().sqrt().item()
+
+
+def mean_and_error(values):
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+
+def measure(name, density):
+    start = time.perf_counter()
+    assert main(["fit", "--config", f"toy/{name}"]) == 0
+    seconds = time.perf_counter() - start
+    module = ScoreModule.load_from_checkpoint(f"runs/toy/{name}/version_0/checkpoints/last.ckpt")
+    *_, x = module.sample(0, range(4096))
+    log_p, error = mean_and_error(density.log_prob(x))
+    row = {
+        "config": f"toy/{name}",
+        "score_error": score_error(module, density),
+        "log_p": log_p,
+        "log_p_se": error,
+    }
+    return row | {"sampler_steps": module.sampler.num_steps, "seconds": round(seconds)}, grid(x)
+
+
+def report(rows, data):
+    lines = [
+        "| configuration | error of the score | log p of samples (nats) | training |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| `{r['config']}` | {r['score_error']:.3f} | {r['log_p']:.3f} ± {r['log_p_se']:.3f} | {r['seconds']} s |"
+            for r in rows
+        ),
+        f"| the data itself | 0 | {data[0]:.3f} ± {data[1]:.3f} | |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
+    ).stdout.strip()
+    density = mixture("two_gaussians")
+    data = mean_and_error(density.log_prob(density.sample(100_000, torch.Generator().manual_seed(2))))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        rows, pictures = zip(*(measure(name, density) for name in NAMES), strict=True)
+    result = {
+        "commit": commit,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "seed": 0,
+        "rows": rows,
+    }
+    (HERE / "toy_scores.json").write_text(json.dumps(result | {"data_log_p": data}, indent=1) + "\n")
+    (HERE / "toy_scores.md").write_text(report(rows, data))
+    save(torch.cat(pictures, dim=2), HERE / "toy_scores.png")
+    print(report(rows, data))
