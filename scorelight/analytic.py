@@ -47,7 +47,13 @@ class GaussianMixture(nn.Module):
                 f"weights {tuple(weights.shape)}, means {tuple(means.shape)}, covariances "
                 f"{tuple(covariances.shape)}: expected ({k},), ({k}, ...), ({k}, {d}, {d})"
             )
-        eigenvalues, eigenvectors = torch.linalg.eigh(covariances.double())
+        if not ((weights >= 0).all() and weights.sum() > 0):
+            raise ConfigurationError(f"weights {weights.tolist()}: must be positive")
+        covariances = covariances.double()
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariances)
+        rounding = 1e-6 * eigenvalues.abs().max()
+        if not (eigenvalues >= -rounding).all() or (covariances - covariances.mT).abs().max() > rounding:
+            raise ConfigurationError("covariances: must be symmetric and without negative eigenvalues")
         self.register_buffer("weights", weights.double() / weights.double().sum())
         self.register_buffer("means", flat)
         self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))

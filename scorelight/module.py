@@ -164,7 +164,7 @@ class ScoreModule(LightningModule):
     def _log_training(self, loss: Loss, mean: Tensor) -> None:
         """Loss and learning rate; the loss in each quarter of [t_min, t_max] every log_every_n_steps."""
         self.log("train/loss", mean.detach(), prog_bar=True)
-        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         process = self.denoiser.process

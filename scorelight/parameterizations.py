@@ -95,7 +95,7 @@ class EDM(Parameterization):
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
-        if sigma_data <= 0:
+        if not sigma_data > 0:
             raise ConfigurationError(f"sigma_data={sigma_data}: must be positive")
         self.sigma_data = sigma_data
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 SCRIPT = """
@@ -23,7 +24,8 @@ class Spy(Callback):
 
 def trainer(**kwargs):
     strategy = "ddp_fork" if world > 1 else "auto"
-    quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"], False)
+    names = "logger enable_progress_bar enable_checkpointing enable_model_summary"
+    quiet = dict.fromkeys(names.split(), False)
     return Trainer(accelerator="cpu", devices=world, strategy=strategy, num_sanity_val_steps=0, max_epochs=-1,
                    default_root_dir=folder, log_every_n_steps=1, **quiet, **kwargs)
 
@@ -97,11 +99,35 @@ def test_two_ranks_validate_every_example_once(launch):
 
 
 def test_two_ranks_draw_the_same_samples_as_one(launch):
-    np = pytest.importorskip("numpy")
     folder, _ = launch(2, "predict")
     launch(1, "predict")
     two, one = (np.load(folder / f"samples{n}" / "samples.npz")["samples"] for n in (2, 1))
     assert one.shape == (13, 2) and abs(one).max() > 0.1
+    np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_the_command_line_trains_and_samples_on_two_processes(tmp_path):
+    two = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
+    commands = [
+        f"fit --config toy/vp_epsilon {two} --trainer.max_steps 6 --trainer.val_check_interval 3 "
+        "--samples.every_n_steps 2 --checkpoint.every_n_steps 2",
+        "sample runs/toy/vp_epsilon --num_samples 5 --batch_size 2 --devices 2 --accelerator cpu --out two",
+        "sample runs/toy/vp_epsilon --num_samples 5 --out one",
+    ]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "scorelight", *command.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "runs/toy/vp_epsilon").iterdir())
+    assert [r.name for r in runs] == ["version_0"]
+    assert {p.name for p in (runs[0] / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert len(list(runs[0].glob("events*"))) == 1
+    one, two = (np.load(tmp_path / f"{n}/samples.npz")["samples"] for n in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
 
 

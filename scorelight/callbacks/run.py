@@ -24,6 +24,12 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.last_model_path = ""
         self._saved_at = -1
+        self._path: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the run folder here, on all ranks: asking is a collective call."""
+        log_dir = trainer.log_dir
+        self._path = str(Path(log_dir) / "checkpoints" / "last.ckpt") if log_dir else None
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps."""
@@ -40,11 +46,11 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_at or not trainer.log_dir:
+        if trainer.global_step == self._saved_at or not self._path:
             return
         self._saved_at = trainer.global_step
-        self.last_model_path = str(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
-        trainer.save_checkpoint(self.last_model_path, weights_only=False)
+        trainer.save_checkpoint(self._path, weights_only=False)
+        self.last_model_path = self._path
 
 
 class RunProgressBar(TQDMProgressBar):

@@ -39,6 +39,12 @@ class SampleGridCallback(Callback):
         self.num_samples = num_samples
         self.seed = seed
         self._drawn_at = -1
+        self._folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the run folder here, on all ranks: asking is a collective call."""
+        log_dir = trainer.log_dir
+        self._folder = Path(log_dir) / "samples" if log_dir and stage == "fit" else None
 
     def on_validation_batch_start(
         self,
@@ -49,7 +55,7 @@ class SampleGridCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a picture of the data."""
-        if batch_idx == 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if batch_idx == 0 and not trainer.sanity_checking:
             x0 = as_batch(batch).x0
             self._write(trainer, "data", x0[: self._number(x0)])
 
@@ -68,7 +74,7 @@ class SampleGridCallback(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         step = trainer.global_step
-        if step == self._drawn_at or not trainer.is_global_zero or not trainer.log_dir:
+        if step == self._drawn_at or not trainer.is_global_zero or not self._folder:
             return
         self._drawn_at = step
         number = self.num_samples * (64 if len(pl_module.shape) == 1 else 1)
@@ -87,10 +93,9 @@ class SampleGridCallback(Callback):
 
     def _write(self, trainer: Trainer, name: str, x: Tensor) -> Tensor:
         picture = grid(x)
-        if trainer.is_global_zero and trainer.log_dir:
-            folder = Path(trainer.log_dir) / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            save(picture, folder / f"{name}.png")
+        if trainer.is_global_zero and self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save(picture, self._folder / f"{name}.png")
         return picture
 
 
