@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+
+from scorelight import (
+    EDM,
+    VESDE,
+    VPSDE,
+    X0,
+    ConfigurationError,
+    Epsilon,
+    NoiseLevel,
+    Prediction,
+    Score,
+    SubVPSDE,
+    Velocity,
+    VPrediction,
+)
+
+D = torch.float64
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
+SPACES = [Epsilon(), Score(), X0(), VPrediction(), Velocity(), EDM(0.5), EDM(2.0)]
+name = lambda value: type(value).__name__ + str(getattr(value, "sigma_data", ""))  # noqa: E731
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
+every_space = pytest.mark.parametrize("space", SPACES, ids=name)
+every_other = pytest.mark.parametrize("other", SPACES, ids=name)
+
+
+def times(process):
+    ends = torch.tensor([process.t_min, process.t_max], dtype=D)
+    return torch.cat([ends, torch.linspace(process.t_min, process.t_max, 39, dtype=D)[1:-1]])
+
+
+def drawn(process, generator):
+    x0, epsilon = torch.randn(2, 39, 3, 2, 4, dtype=D, generator=generator)
+    level = process.level(times(process), like=x0)
+    return x0, epsilon, level, level.alpha * x0 + level.sigma * epsilon
+
+
+def close(actual, expected):
+    # scores reach 1/sigma = 1e4 and velocities sigma' = 400: relative to the largest entry of each level
+    scale = expected.flatten(1).abs().amax(1).reshape(-1, 1, 1, 1)
+    return ((actual - expected).abs() < 1e-9 * scale).all()
+
+
+@every_process
+@every_space
+def test_an_exact_output_gives_back_everything_it_was_made_of(process, space, generator):
+    x0, epsilon, level, x_t = drawn(process, generator)
+    a, b = space.coefficients(level)
+    pred = Prediction(x_t, level, a * x0 + b * epsilon, space)
+    assert close(pred.x0, x0)
+    assert close(pred.epsilon, epsilon)
+    assert close(pred.score, -epsilon / level.sigma)
+    assert close(pred.velocity, level.dalpha * x0 + level.dsigma * epsilon)
+
+
+@every_process
+@every_space
+def test_any_output_gives_x0_and_epsilon_that_add_up_to_x_t(process, space, generator):
+    output, _, level, x_t = drawn(process, generator)
+    pred = Prediction(x_t, level, output, space)
+    parts = level.alpha * pred.x0, level.sigma * pred.epsilon
+    size = parts[0].abs() + parts[1].abs() + x_t.abs()  # rounding is relative to the terms of the sum
+    assert ((parts[0] + parts[1] - x_t).abs() < 1e-12 * size).all()
+
+
+@every_process
+@every_space
+@every_other
+def test_a_residual_moved_to_another_space_is_the_difference_taken_there(process, space, other, generator):
+    x0, epsilon, level, x_t = drawn(process, generator)
+    output = torch.randn(x_t.shape, dtype=D, generator=generator)
+    pred = Prediction(x_t, level, output, space)
+    a, b = other.coefficients(level)
+    directly = (a * pred.x0 + b * pred.epsilon) - (a * x0 + b * epsilon)
+    assert close(pred.residual(x0, epsilon, other), directly)
+
+
+@every_process
+@every_space
+def test_levels_of_floats_and_of_tensors_agree(process, space, generator):
+    output, _, level, x_t = drawn(process, generator)
+    batched = Prediction(x_t, level, output, space)
+    for i, single in enumerate(process.levels(times(process))):
+        pred = Prediction(x_t[i], single, output[i], space)
+        for quantity in ("x0", "epsilon", "score", "velocity"):
+            torch.testing.assert_close(
+                getattr(pred, quantity), getattr(batched, quantity)[i], rtol=1e-12, atol=0
+            )
+
+
+@every_process
+@every_space
+def test_every_parameterization_is_usable_at_every_time(process, space):
+    delta = torch.as_tensor(space.determinant(process.evaluate(times(process))))
+    assert (delta.sign() == delta.sign()[0]).all()
+    assert (delta != 0).all()
+
+
+@every_process
+def test_the_determinant_of_v_prediction_is_the_total_variance(process):
+    level = process.evaluate(times(process))
+    torch.testing.assert_close(VPrediction().determinant(level), level.alpha**2 + level.sigma**2)
+
+
+@every_process
+def test_the_determinant_of_velocity_is_half_g_squared_over_the_noise_to_signal_ratio(process):
+    level = process.evaluate(times(process))
+    torch.testing.assert_close(Velocity().determinant(level), level.alpha * level.g2 / (2 * level.sigma))
+
+
+@pytest.mark.parametrize("sigma_data", [0.25, 0.5, 1.0, 3.0])
+def test_edm_has_the_skip_and_output_scales_of_karras_table_1(sigma_data):
+    sigma = torch.logspace(-3, 2, 50, dtype=D)
+    one, zero = torch.ones_like(sigma), torch.zeros_like(sigma)
+    level = NoiseLevel(sigma, one, sigma, zero, one)
+    n2 = sigma**2 + sigma_data**2
+    c_skip = Prediction(one, level, zero, EDM(sigma_data)).x0
+    c_out = Prediction(zero, level, one, EDM(sigma_data)).x0
+    torch.testing.assert_close(c_skip, sigma_data**2 / n2)
+    torch.testing.assert_close(c_out, sigma * sigma_data / n2.sqrt())
+
+
+@every_process
+@pytest.mark.parametrize("sigma_data", [0.25, 1.0, 3.0])
+def test_edm_output_has_unit_variance_and_no_correlation_with_the_input(process, sigma_data):
+    # x0 ~ N(0, s^2) and epsilon ~ N(0, 1) are independent: second moments are sums of products
+    level = process.evaluate(times(process))
+    a, b = EDM(sigma_data).coefficients(level)
+    variance = a**2 * sigma_data**2 + b**2
+    covariance = a * level.alpha * sigma_data**2 + b * level.sigma
+    torch.testing.assert_close(variance, torch.ones_like(variance))
+    assert (covariance.abs() < 1e-14 * level.sigma.clamp(min=1)).all()
+
+
+def test_edm_is_minus_v_prediction_for_variance_preserving_processes_and_unit_data():
+    level = VPSDE().evaluate(times(VPSDE()))
+    for edm, v in zip(EDM(1.0).coefficients(level), VPrediction().coefficients(level), strict=True):
+        torch.testing.assert_close(edm, -v)
+
+
+@every_space
+def test_predictions_keep_the_type_of_the_data(space, generator):
+    x_t, output = torch.randn(2, 4, 3, generator=generator)
+    pred = Prediction(x_t, VPSDE().level(torch.rand(4, generator=generator), like=x_t), output, space)
+    assert {getattr(pred, n).dtype for n in ("x0", "epsilon", "score", "velocity")} == {torch.float32}
+
+
+@pytest.mark.parametrize("sigma_data", [0.0, -1.0, math.nan])
+def test_data_without_spread_raises(sigma_data):
+    with pytest.raises(ConfigurationError, match="sigma_data"):
+        EDM(sigma_data)
