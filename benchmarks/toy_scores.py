@@ -2,12 +2,14 @@
 
     python benchmarks/toy_scores.py            # about five minutes on two cores
 
-For each ``configs/toy/{ve,vp,subvp}_{epsilon,score}.yaml``: train as shipped, then compare the averaged denoiser
-with the exact one, and the samples with the exact density. Writes toy_scores.json, .md and .png beside this file.
+For each ``configs/toy/{ve,vp,subvp}_{epsilon,score}.yaml``: train as shipped, then compare the averaged
+denoiser with the exact one, and the samples with the exact density. Writes toy_scores.json, .md and .png
+beside this file.
 
-* error of the score: RMS over x_t ~ p_t and dimensions of σ_t (s_θ − ∇log p_t), over 9 equally spaced t; 0 is exact,
-  and an output of zero scores about 1;
-* log p of samples: mean exact log-density of 4,096 samples, against that of the data itself; ± its standard error.
+* error of the score: RMS of σ_t (s_θ − ∇log p_t) over x_t ~ p_t and dimensions, over 9 equally spaced t;
+  0 is exact, and an output of zero scores about 1;
+* log p of samples: mean exact log-density of 4,096 samples, against that of the data itself; ± its
+  standard error.
 """
 
 import json
@@ -67,7 +69,8 @@ def report(rows, data):
         "| configuration | error of the score | log p of samples (nats) | training |",
         "| --- | --- | --- | --- |",
         *(
-            f"| `{r['config']}` | {r['score_error']:.3f} | {r['log_p']:.3f} ± {r['log_p_se']:.3f} | {r['seconds']} s |"
+            f"| `{r['config']}` | {r['score_error']:.3f} | {r['log_p']:.3f} ± {r['log_p_se']:.3f} "
+            f"| {r['seconds']} s |"
             for r in rows
         ),
         f"| the data itself | 0 | {data[0]:.3f} ± {data[1]:.3f} | |",

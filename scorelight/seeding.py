@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorelight.errors import ConfigurationError
+
 __all__ = ["Generators", "generators", "global_seed", "mix", "rand", "randn_like"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -36,6 +38,8 @@ def mix(*keys: int) -> int:
     `SeedSequence` takes (1,), (1, 0) and (1, 0, 0) for the same: the number of keys goes in first, and
     every key as two words.
     """
+    if any(not 0 <= key < 2**64 for key in keys):
+        raise ConfigurationError(f"seed {min(keys)}: seeds are whole numbers from 0 to 2**64 - 1")
     words = [word for key in keys for word in (key & _MASK, key >> 32)]
     return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
 
@@ -58,8 +62,7 @@ def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
 def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
     """`num` uniform numbers in [0, 1), float64."""
     if isinstance(generator, Sequence):
-        if len(generator) != num:
-            raise ValueError(f"{len(generator)} generators for a batch of {num}")
+        _check(generator, num)
         return torch.cat([rand(1, g, g.device) for g in generator]).to(device)
     where = generator.device if generator else device
     return torch.rand(num, generator=generator, dtype=torch.float64, device=where).to(device)
@@ -68,6 +71,17 @@ def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise of x's shape, type and device."""
     if isinstance(generator, Sequence):
-        return torch.stack([randn_like(example, g) for example, g in zip(x, generator, strict=True)])
-    where = generator.device if generator else x.device
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=where).to(x.device)
+        _check(generator, len(x))
+        return torch.stack([_randn(x.shape[1:], g, x.dtype, g.device) for g in generator]).to(x.device)
+    return _randn(x.shape, generator, x.dtype, generator.device if generator else x.device).to(x.device)
+
+
+def _randn(
+    shape: torch.Size, generator: torch.Generator | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+
+
+def _check(generator: Sequence[torch.Generator], num: int) -> None:
+    if len(generator) != num:
+        raise ValueError(f"{len(generator)} generators for a batch of {num}")

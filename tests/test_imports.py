@@ -15,7 +15,7 @@ CORE = {"processes.base"}
 ALLOWED = {
     "component": {"errors"},
     "errors": set(),
-    "seeding": set(),
+    "seeding": {"errors"},
     "batch": set(),
     "processes": BASICS,
     "networks": BASICS,

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 __all__ = ["LastCheckpoint", "RunProgressBar"]
@@ -44,6 +45,8 @@ class LastCheckpoint(Checkpoint):
         """Save on Ctrl-C and SIGTERM. After an error the last good checkpoint stays as it is."""
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training:
             self._save(trainer)
+            run = Path(self._path).parents[1] if self._path else None
+            rank_zero_info(f"Saved. Go on with: scorelight fit --config {run}/config.yaml --ckpt_path {run}")
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self._saved_at or not self._path:

@@ -80,12 +80,12 @@ class TrainLoader:
         return order
 
     def state_dict(self) -> dict[str, int]:
-        """The position in the stream; Lightning stores it in the checkpoint."""
-        return {"position": self.position}
+        """Examples given so far, by all ranks; Lightning stores it in the checkpoint."""
+        return {"examples": self.position * self.batch_size * self.world_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from a stored position."""
-        self.position = state_dict["position"]
+        """Go on where the stored stream was, to the nearest batch if their size has changed."""
+        self.position = state_dict["examples"] // (self.batch_size * self.world_size)
 
 
 class EvalLoader:

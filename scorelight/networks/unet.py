@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,42 +46,22 @@ class UNet(ScoreNetwork):
         super().__init__(shape, num_classes)
         _check(shape, base_channels, multipliers, attention_levels, num_heads)
         size = 4 * base_channels
-        widths = [base_channels * m for m in multipliers]
         self.embed = ConditionEmbedding(size, num_classes)
         self.first = nn.Conv2d(shape[0], base_channels, 3, padding=1)
+        widths = [base_channels * m for m in multipliers]
 
         def block(level: int, inputs: int, resample: float = 1.0) -> _Block:
             heads = num_heads if level in attention_levels and resample == 1 else 0
             return _Block(inputs, widths[level], size, dropout, heads, resample)
 
-        self.down = nn.ModuleList()
-        skips, channels = [base_channels], base_channels
-        for level, width in enumerate(widths):
-            if level:
-                self.down.append(block(level, channels, 0.5))
-                channels = width
-                skips.append(width)
-            for _ in range(num_blocks):
-                self.down.append(block(level, channels))
-                channels = width
-                skips.append(width)
-        deepest = len(widths) - 1
+        self.down, skips = _contract(block, widths, num_blocks, base_channels)
+        deepest = widths[-1]
         self.middle = nn.ModuleList(
-            [
-                _Block(channels, channels, size, dropout, num_heads, 1.0),
-                _Block(channels, channels, size, dropout, 0, 1.0),
-            ]
+            _Block(deepest, deepest, size, dropout, heads, 1.0) for heads in (num_heads, 0)
         )
-        self.up = nn.ModuleList()
-        for level in range(deepest, -1, -1):
-            if level < deepest:
-                self.up.append(block(level, channels, 2.0))
-                channels = widths[level]
-            for _ in range(num_blocks + 1):
-                self.up.append(block(level, channels + skips.pop()))
-                channels = widths[level]
-        self.last_norm = _norm(channels)
-        self.last = _zero(nn.Conv2d(channels, shape[0], 3, padding=1))
+        self.up = _expand(block, widths, num_blocks, skips)
+        self.last_norm = _norm(widths[0])
+        self.last = _zero(nn.Conv2d(widths[0], shape[0], 3, padding=1))
 
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x."""
@@ -99,6 +79,33 @@ class UNet(ScoreNetwork):
             hidden = block(hidden, condition)
         output: Tensor = self.last(silu(self.last_norm(hidden)))
         return output
+
+
+def _contract(
+    block: Callable[..., _Block], widths: list[int], num_blocks: int, channels: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """The way down, and the channels of every skip from it."""
+    blocks, skips = nn.ModuleList(), [channels]
+    for level, width in enumerate(widths):
+        for resample in [0.5] * (level > 0) + [1.0] * num_blocks:
+            blocks.append(block(level, skips[-1], resample))
+            skips.append(width)
+    return blocks, skips
+
+
+def _expand(
+    block: Callable[..., _Block], widths: list[int], num_blocks: int, skips: list[int]
+) -> nn.ModuleList:
+    """The way up: one block more per level, each taking a skip, then on to the level above."""
+    blocks, channels = nn.ModuleList(), widths[-1]
+    for level in reversed(range(len(widths))):
+        if level < len(widths) - 1:
+            blocks.append(block(level, channels, 2.0))
+            channels = widths[level]
+        for _ in range(num_blocks + 1):
+            blocks.append(block(level, channels + skips.pop()))
+            channels = widths[level]
+    return blocks
 
 
 class _Block(nn.Module):
