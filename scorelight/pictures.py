@@ -44,8 +44,8 @@ def _histogram(x: Tensor, bins: int = 128) -> Tensor:
     if points.shape[1] == 1:
         points = torch.cat([points, torch.zeros_like(points)], dim=1)
     finite = points[points.isfinite().all(1)]
-    reach = max(1.1 * finite.abs().quantile(0.99).item(), 1e-3) if len(finite) else 1.0
+    reach = max(1.2 * finite.abs().quantile(0.998).item(), 1e-3) if len(finite) else 1.0
     counts, _ = torch.histogramdd(finite, bins, range=[-reach, reach, -reach, reach])
     shade = (counts / counts.max().clamp(min=1)).sqrt().T.flip(0)
     picture = (255 * (1 - shade)).round().to(torch.uint8)
-    return picture.repeat_interleave(3, 0).repeat_interleave(3, 1)[None]
+    return make_grid(picture.repeat_interleave(3, 0).repeat_interleave(3, 1)[None, None], pad_value=128)[:1]

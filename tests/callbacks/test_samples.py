@@ -58,7 +58,7 @@ def test_to_uint8_cuts_and_rounds():
 
 @pytest.mark.parametrize(
     ("network", "size"),
-    [(MLP((2,), 8, 1), (384, 384)), (UNet((3, 8, 8), 8, (1,), 1, ()), (2 + 3 * 50, 2 + 2 * 50))],
+    [(MLP((2,), 8, 1), (388, 388)), (UNet((3, 8, 8), 8, (1,), 1, ()), (2 + 3 * 50, 2 + 2 * 50))],
 )
 def test_grids_are_drawn_now_and_then_and_at_the_end(make_module, make_trainer, tmp_path, network, size):
     logger = TensorBoardLogger(tmp_path, name="", version="run")
