@@ -48,4 +48,5 @@ def _histogram(x: Tensor, bins: int = 128) -> Tensor:
     counts, _ = torch.histogramdd(finite, bins, range=[-reach, reach, -reach, reach])
     shade = (counts / counts.max().clamp(min=1)).sqrt().T.flip(0)
     picture = (255 * (1 - shade)).round().to(torch.uint8)
-    return make_grid(picture.repeat_interleave(3, 0).repeat_interleave(3, 1)[None, None], pad_value=128)[:1]
+    enlarged = picture.repeat_interleave(3, 0).repeat_interleave(3, 1)
+    return torch.nn.functional.pad(enlarged, (2, 2, 2, 2), value=128)[None]
