@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -97,11 +100,8 @@ class RunCLI(LightningCLI):
         """Say where everything is and what to do next."""
         folder = self.trainer.log_dir
         if self.trainer.is_global_zero and folder:
-            print(
-                _SUMMARY.format(
-                    run=folder, root=self.trainer.default_root_dir, more=2 * self.trainer.max_steps
-                )
-            )
+            parts = {"run": folder, "root": self.trainer.default_root_dir, "more": 2 * self.trainer.max_steps}
+            print(_SUMMARY.format(**parts, bin="" if shutil.which("scorelight") else _own_folder()))
 
 
 def _data(data: LightningDataModule) -> None:
@@ -113,9 +113,14 @@ Run folder  {run}
   samples/            pictures of samples, the last one at the last step; data.png to compare with
   checkpoints/        last.ckpt, best.ckpt (by val/loss): raw weights (denoiser.*) and their average (ema.*)
   config.yaml         everything that was set
-Draw more   scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more
-Train on    scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}
-Look at it  tensorboard --logdir {root}"""
+Draw more   {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more
+Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}
+Look at it  {bin}tensorboard --logdir {root}"""
+
+
+def _own_folder() -> str:
+    """Where the commands are, for a shell that would not find them."""
+    return f"{os.path.relpath(Path(sys.executable).parent)}/"
 
 
 def run(args: list[str]) -> None:

@@ -51,6 +51,8 @@ class AncestralSampler(Sampler):
         variance: Literal["small", "large"] = "small",
     ) -> None:
         super().__init__(num_steps, grid, denoise)
+        if variance not in ("small", "large"):
+            raise ConfigurationError(f"variance={variance!r}: small or large")
         self.variance = variance
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
