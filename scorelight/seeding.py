@@ -38,8 +38,8 @@ def mix(*keys: int) -> int:
     `SeedSequence` takes (1,), (1, 0) and (1, 0, 0) for the same: the number of keys goes in first, and
     every key as two words.
     """
-    if any(not 0 <= key < 2**64 for key in keys):
-        raise ConfigurationError(f"seed {min(keys)}: seeds are whole numbers from 0 to 2**64 - 1")
+    if bad := [key for key in keys if not 0 <= key < 2**64]:
+        raise ConfigurationError(f"seed {bad[0]}: seeds are whole numbers from 0 to 2**64 - 1")
     words = [word for key in keys for word in (key & _MASK, key >> 32)]
     return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
 

@@ -57,6 +57,24 @@ def test_an_exact_output_gives_back_everything_it_was_made_of(process, space, ge
 
 
 @every_process
+@pytest.mark.parametrize(
+    ("space", "quantity"),
+    [(Epsilon(), "epsilon"), (Score(), "score"), (X0(), "x0"), (Velocity(), "velocity")],
+    ids=name,
+)
+def test_an_output_is_the_quantity_it_is_named_after(process, space, quantity, generator):
+    output, _, level, x_t = drawn(process, generator)
+    assert close(getattr(Prediction(x_t, level, output, space), quantity), output)
+
+
+@every_process
+def test_v_prediction_is_alpha_epsilon_minus_sigma_x0(process, generator):
+    output, _, level, x_t = drawn(process, generator)
+    pred = Prediction(x_t, level, output, VPrediction())
+    assert close(level.alpha * pred.epsilon - level.sigma * pred.x0, output)
+
+
+@every_process
 @every_space
 def test_any_output_gives_x0_and_epsilon_that_add_up_to_x_t(process, space, generator):
     output, _, level, x_t = drawn(process, generator)

@@ -70,9 +70,10 @@ def test_mix_depends_on_every_key_and_on_their_order():
     assert mix(1, 2, 3) == mix(1, 2, 3)
 
 
-def test_mix_refuses_negative_keys():
-    with pytest.raises(ValueError, match=r"seed -1: .* from 0"):
-        mix(1, -1)
+@pytest.mark.parametrize("key", [-1, 2**64])
+def test_mix_refuses_keys_that_do_not_fit(key):
+    with pytest.raises(ValueError, match=rf"seed {key}: .* from 0"):
+        mix(1, key)
 
 
 def test_mixed_bits_are_fair():

@@ -45,6 +45,8 @@ class UNet(ScoreNetwork):
     ) -> None:
         super().__init__(shape, num_classes)
         _check(shape, base_channels, multipliers, attention_levels, num_heads)
+        if num_blocks < 1:
+            raise ConfigurationError(f"UNet: num_blocks={num_blocks}: at least 1")
         size = 4 * base_channels
         self.embed = ConditionEmbedding(size, num_classes)
         self.first = nn.Conv2d(shape[0], base_channels, 3, padding=1)

@@ -1,0 +1,283 @@
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scorelight import (
+    DDIM,
+    MLP,
+    VESDE,
+    VPSDE,
+    AnalyticDenoiser,
+    AncestralSampler,
+    ConfigurationError,
+    Denoiser,
+    Epsilon,
+    Euler,
+    EulerMaruyama,
+    GaussianMixture,
+    Heun,
+    LogSNRGrid,
+    NetworkDenoiser,
+    Sampler,
+    SubVPSDE,
+    UniformGrid,
+)
+from scorelight.seeding import generators
+
+D = torch.float64
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
+DETERMINISTIC = {"Euler": Euler, "Heun": Heun, "DDIM": DDIM}
+STOCHASTIC = {
+    "EulerMaruyama": EulerMaruyama,
+    "DDIM eta=1": functools.partial(DDIM, eta=1.0),
+    "Ancestral small": AncestralSampler,
+    "Ancestral large": functools.partial(AncestralSampler, variance="large"),
+}
+ALL = DETERMINISTIC | STOCHASTIC | {"DDIM eta=0.5": functools.partial(DDIM, eta=0.5)}
+
+
+def choose(samplers):
+    return pytest.mark.parametrize("make", samplers.values(), ids=samplers)
+
+
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+with_or_without = pytest.mark.parametrize("denoise", [True, False])
+MEAN, VARIANCE = 0.7, 0.3
+
+
+def gaussian(process, mean=MEAN, variance=VARIANCE):
+    mean, variance = torch.tensor([[mean]], dtype=D), torch.tensor([variance], dtype=D)
+    return AnalyticDenoiser(GaussianMixture(torch.ones(1), mean, variance), process)
+
+
+def points(process):
+    return gaussian(process, variance=0.0)
+
+
+class Recorder(Denoiser):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.process, self.times, self.states, self.conds = inner, inner.process, [], [], []
+
+    def predict(self, x_t, level, **cond):
+        self.times.append(level.t)
+        self.states.append(x_t)
+        self.conds.append(cond)
+        return self.inner.predict(x_t, level)
+
+
+@pytest.fixture
+def exact_moments(monkeypatch):
+    # With Gaussian data every sampler is affine in its draws z_0 (the start), z_1, z_2, ...: example k is
+    # given z_k = 1 and all other draws 0, the last example only zeros. No Monte Carlo error is left.
+    def measure(sampler, denoiser):
+        draws = sampler.num_steps + 1
+        unit = iter(torch.eye(draws + 1, dtype=D)[:draws, :, None])
+        with monkeypatch.context() as patch:
+            patch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: next(unit))
+            out = sampler(denoiser, next(unit)).flatten()
+        return out[-1].item(), (out[:-1] - out[-1]).square().sum().item()
+
+    return measure
+
+
+def limit_moments(process, denoise, stochastic):
+    # what infinitely many steps give from N(0, sigma_T^2): the exact transition of the reverse SDE is the
+    # Gaussian conditional of x_s given x_t, the exact map of the probability flow is sqrt(v_s/v_t)
+    t, s = process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    v_t, v_s = (v.alpha**2 * VARIANCE + v.sigma**2 for v in (t, s))
+    gain = t.alpha / s.alpha * v_s / v_t if stochastic else math.sqrt(v_s / v_t)
+    mean = s.alpha * MEAN - gain * t.alpha * MEAN
+    variance = gain**2 * (t.sigma**2 - v_t) + v_s
+    shrink = s.alpha * VARIANCE / v_s  # E[x0 | x_s] = m + shrink (x_s - alpha_s m)
+    return (MEAN + shrink * (mean - s.alpha * MEAN), shrink**2 * variance) if denoise else (mean, variance)
+
+
+@every_process
+@choose(ALL)
+@with_or_without
+@pytest.mark.parametrize("num_steps", [2, 7])
+def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, make, denoise, num_steps):
+    sampler, noise = make(num_steps=num_steps, denoise=denoise), torch.ones(3, 1, dtype=D)
+    states = list(sampler.states(gaussian(process), noise, generator=generators(0, range(3))))
+    sample = sampler(gaussian(process), noise, generator=generators(0, range(3)))
+    assert len(states) == num_steps
+    assert torch.equal(states[-1], sample)
+
+
+@choose({k: v for k, v in ALL.items() if k != "Heun"})
+@with_or_without
+@pytest.mark.parametrize("num_steps", [2, 7])
+def test_one_evaluation_a_step(make, denoise, num_steps, generator):
+    recorder = Recorder(gaussian(VPSDE()))
+    make(num_steps=num_steps, denoise=denoise)(recorder, torch.ones(3, 1, dtype=D), generator=generator)
+    assert len(recorder.times) == num_steps
+
+
+@pytest.mark.parametrize(("denoise", "evaluations"), [(True, 13), (False, 14)])
+def test_heun_takes_two_evaluations_a_step_and_one_to_denoise(denoise, evaluations):
+    recorder = Recorder(gaussian(VPSDE()))
+    Heun(num_steps=7, denoise=denoise)(recorder, torch.ones(3, 1, dtype=D))
+    assert len(recorder.times) == evaluations
+
+
+@every_process
+@choose(ALL)
+def test_the_way_is_from_the_prior_at_t_max_to_the_posterior_mean_at_t_min(process, make, generator):
+    recorder, noise = Recorder(gaussian(process)), torch.ones(3, 1, dtype=D)
+    *_, before, last = make(num_steps=5).states(recorder, noise, generator=generator)
+    assert (recorder.times[0], recorder.times[-1]) == (process.t_max, process.t_min)
+    torch.testing.assert_close(recorder.states[0], process.sigma(torch.ones((), dtype=D)) * noise)
+    torch.testing.assert_close(last, gaussian(process)(before, torch.tensor(process.t_min)).x0)
+
+
+@choose(ALL)
+@pytest.mark.parametrize("grid", [UniformGrid(), LogSNRGrid()], ids=lambda g: type(g).__name__)
+def test_the_times_are_those_of_the_grid(make, grid, generator):
+    recorder = Recorder(gaussian(VPSDE()))
+    make(num_steps=5, grid=grid)(recorder, torch.ones(3, 1, dtype=D), generator=generator)
+    assert set(recorder.times) == set(grid(VPSDE(), 5).tolist())
+
+
+@pytest.mark.parametrize("make", [Euler, Heun, DDIM])
+def test_deterministic_samplers_step_evenly_in_log_snr_unless_told_otherwise(make):
+    assert torch.equal(make().grid(VPSDE(), 9), LogSNRGrid()(VPSDE(), 9))
+
+
+@pytest.mark.parametrize("make", [EulerMaruyama, AncestralSampler])
+def test_stochastic_samplers_step_evenly_in_time_unless_told_otherwise(make):
+    assert torch.equal(make().grid(VPSDE(), 9), UniformGrid()(VPSDE(), 9))
+
+
+@choose(ALL)
+def test_conditions_reach_every_evaluation(make, generator):
+    recorder, cond = Recorder(gaussian(VPSDE())), {"label": torch.arange(3), "scale": 2.0}
+    make(num_steps=4)(recorder, torch.ones(3, 1, dtype=D), generator=generator, **cond)
+    assert recorder.conds == [cond] * len(recorder.conds)
+
+
+@every_process
+@choose(ALL)
+@pytest.mark.parametrize("shape", [(2,), (3, 5), (1, 4, 6)], ids=str)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_samples_have_the_shape_and_type_of_the_noise(process, make, shape, mode, generator):
+    denoiser = NetworkDenoiser(MLP(shape, width=8, depth=1), process, Epsilon())
+    with mode():
+        x = make(num_steps=3)(denoiser, torch.ones(4, *shape), generator=generator)
+    assert x.shape == (4, *shape) and x.dtype == torch.float32
+    assert x.isfinite().all()
+
+
+@every_process
+@choose(ALL)
+def test_with_a_generator_each_a_sample_does_not_depend_on_the_batch(process, make):
+    sampler, noise = make(num_steps=6), torch.linspace(-2, 2, 8, dtype=D)[:, None]
+    whole = sampler(gaussian(process), noise, generator=generators(0, range(8)))
+    for indices in ([5], [6, 1, 3]):
+        part = sampler(gaussian(process), noise[indices], generator=generators(0, indices))
+        torch.testing.assert_close(part, whole[indices], rtol=1e-12, atol=1e-12)
+
+
+@choose(DETERMINISTIC)
+def test_deterministic_samplers_draw_nothing(make, generator):
+    before = generator.get_state()
+    make(num_steps=4)(gaussian(VPSDE()), torch.ones(3, 1, dtype=D), generator=generator)
+    assert torch.equal(before, generator.get_state())
+
+
+@choose(ALL)
+@pytest.mark.parametrize("process", [*PROCESSES, VPSDE(t_min=1e-5), SubVPSDE(t_min=1e-5)], ids=repr)
+@pytest.mark.parametrize("num_steps", [2, 10, 50, 1000])
+def test_every_sampler_ends_at_the_only_point_of_the_data(make, process, num_steps, generator):
+    noise = torch.randn(16, 1, dtype=D, generator=generator)
+    x = make(num_steps=num_steps)(points(process), noise, generator=generator)
+    assert (x - MEAN).abs().max() < 1e-6
+
+
+@every_process
+@pytest.mark.parametrize("num_steps", [1, 2, 10, 100])
+@pytest.mark.parametrize("make", [DDIM, STOCHASTIC["DDIM eta=1"], AncestralSampler])
+def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(
+    process, make, num_steps, exact_moments
+):
+    # no overshoot with however few steps; of the mean alpha_T m that the start lacks, `gain` is left
+    sampler = make(num_steps=num_steps, denoise=False)
+    mean, variance = exact_moments(sampler, points(process))
+    t, s = process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    gain = s.sigma / t.sigma * (1 if make is DDIM else t.alpha * s.sigma / (s.alpha * t.sigma))
+    assert mean == pytest.approx(s.alpha * MEAN - gain * t.alpha * MEAN, abs=1e-12)
+    assert variance == pytest.approx(s.sigma**2, rel=1e-9)
+
+
+@every_process
+@choose(DETERMINISTIC | STOCHASTIC)
+def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make, exact_moments):
+    sampler = make(num_steps=1000)
+    mean, variance = exact_moments(sampler, gaussian(process))
+    expected = limit_moments(process, True, make in STOCHASTIC.values())
+    # a step of VE is 1.7 % in log-SNR, and the bias is largest there: 5 % of the variance at first order,
+    # and smaller by another factor of a step at second order
+    bias = {1: 0.05, 2: 0.05 * 0.017}[sampler.order]
+    assert abs(mean - expected[0]) < bias * math.sqrt(VARIANCE)
+    assert abs(variance / expected[1] - 1) < bias
+
+
+@every_process
+@choose(STOCHASTIC)
+def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, make, exact_moments):
+    expected = limit_moments(process, False, stochastic=True)[1]
+    numbers = [150, 300, 600]
+    samplers = [make(num_steps=n, denoise=False) for n in numbers]
+    errors = [abs(exact_moments(s, gaussian(process))[1] - expected) for s in samplers]
+    order = -np.polyfit(np.log(numbers), np.log(errors), 1)[0]
+    assert order > samplers[0].order - 0.1
+
+
+@every_process
+@choose(STOCHASTIC)
+def test_random_draws_give_the_moments_of_independent_ones(process, make, exact_moments, generator):
+    n, sampler = 20_000, make(num_steps=20)
+    noise = torch.randn(n, 1, dtype=D, generator=generator)
+    x = sampler(gaussian(process), noise, generator=generator)
+    mean, variance = exact_moments(sampler, gaussian(process))
+    assert abs(x.mean() - mean) < 5 * math.sqrt(variance / n)  # standard error of a mean
+    assert abs(x.var() / variance - 1) < 5 * math.sqrt(2 / n)  # standard error of a normal variance
+
+
+@functools.cache
+def flow(index):
+    # two overlapping components, one mode: no trajectory comes near a boundary between basins
+    means = torch.tensor([[1.0, 0.3], [-0.5, -0.6]])
+    covariances = torch.tensor([[[0.5, 0.2], [0.2, 0.4]], [[0.6, -0.1], [-0.1, 0.3]]])
+    density = GaussianMixture(torch.tensor([0.4, 0.6]), means, covariances)
+    denoiser = AnalyticDenoiser(density, PROCESSES[index])
+    noise = torch.randn(64, 2, dtype=D, generator=torch.Generator().manual_seed(0))
+    return denoiser, noise, Heun(num_steps=2560, denoise=False)(denoiser, noise)
+
+
+@pytest.mark.parametrize("index", range(3), ids=lambda i: type(PROCESSES[i]).__name__)
+@choose(DETERMINISTIC)
+def test_the_error_of_deterministic_samplers_falls_with_the_declared_order(index, make):
+    # RMS over the trajectories from the same noise; the reference has 8 times the steps, at second order
+    denoiser, noise, reference = flow(index)
+    numbers = [80, 160, 320]
+    errors = [
+        (make(num_steps=n, denoise=False)(denoiser, noise) - reference).square().mean() for n in numbers
+    ]
+    order = -np.polyfit(np.log(numbers), np.log(errors) / 2, 1)[0]
+    assert order > make.order - 0.1
+
+
+@choose(ALL)
+@pytest.mark.parametrize(("num_steps", "denoise"), [(1, True), (0, False), (-3, False)])
+def test_too_few_steps_raise(make, num_steps, denoise):
+    with pytest.raises(ConfigurationError, match=f"num_steps={num_steps}"):
+        make(num_steps=num_steps, denoise=denoise)
+
+
+def test_a_sampler_without_trajectory_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        Sampler()
