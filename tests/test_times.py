@@ -2,7 +2,17 @@ import pytest
 import torch
 from scipy import stats
 
-from scorelight import VESDE, VPSDE, LogSNRGrid, SubVPSDE, TimeGrid, TimeSampler, UniformGrid, UniformTime
+from scorelight import (
+    VESDE,
+    VPSDE,
+    ForwardProcess,
+    LogSNRGrid,
+    SubVPSDE,
+    TimeGrid,
+    TimeSampler,
+    UniformGrid,
+    UniformTime,
+)
 from scorelight.seeding import generators
 
 D = torch.float64
@@ -64,3 +74,22 @@ def test_the_log_snr_of_ve_is_linear_in_time_so_that_both_grids_agree():
 def test_the_bases_are_abstract(base):
     with pytest.raises(TypeError, match="abstract"):
         base()
+
+
+class Learned(ForwardProcess):
+    def __init__(self):
+        super().__init__()
+        self.rate = torch.nn.Parameter(torch.tensor(1.5, dtype=D))
+
+    def alpha(self, t):
+        return torch.exp(-self.rate * t)
+
+    def sigma(self, t):
+        return torch.sqrt(-torch.expm1(-2 * self.rate * t))
+
+
+@every_grid
+def test_grids_of_a_learned_schedule_carry_no_gradient(grid):
+    times = grid(Learned(), 5)
+    assert not times.requires_grad
+    assert (times.diff() < 0).all()
