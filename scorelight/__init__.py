@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from scorelight import _threads as _threads
 from scorelight.analytic import AnalyticDenoiser, GaussianMixture
 from scorelight.denoiser import Denoiser, NetworkDenoiser, Prediction
 from scorelight.errors import ConfigurationError, TrainingDivergedError

@@ -1,6 +1,7 @@
 """Who may import whom, read off the code; and what is imported when."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(scorelight.__file__).parent
 BASICS = {"component", "errors", "seeding", "batch"}
 CORE = {"processes.base"}
 ALLOWED = {
+    "_threads": set(),
     "component": {"errors"},
     "errors": set(),
     "seeding": {"errors"},
@@ -92,3 +94,13 @@ def test_every_public_name_exists_and_is_its_classes_shortest_path():
 
     for name in scorelight.__all__:
         assert class_path(getattr(scorelight, name)) == f"scorelight.{name}"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
+)
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(given, found):
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    script = "import os, scorelight; print(os.environ.get('GOMP_SPINCOUNT', ''))"
+    done = subprocess.run([sys.executable, "-c", script], env=clean | given, capture_output=True, text=True)
+    assert done.stdout.strip() == found
