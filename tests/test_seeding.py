@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
+from scorelight.errors import ConfigurationError
 from scorelight.seeding import generators, mix, rand, randn_like
 
 CPU = torch.device("cpu")
@@ -72,7 +73,7 @@ def test_mix_depends_on_every_key_and_on_their_order():
 
 @pytest.mark.parametrize("key", [-1, 2**64])
 def test_mix_refuses_keys_that_do_not_fit(key):
-    with pytest.raises(ValueError, match=rf"seed {key}: .* from 0"):
+    with pytest.raises(ConfigurationError, match=rf"seed {key}: .* from 0"):
         mix(1, key)
 
 

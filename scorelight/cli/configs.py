@@ -65,14 +65,19 @@ def _checked(path: str) -> str:
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:
-    """The arguments with every ``--config NAME`` (or ``-c``, or ``--config=NAME``) turned into a path."""
-    resolved: list[str] = []
-    for i, arg in enumerate(args):
+    """The arguments with every ``--config NAME`` (or ``-c``, or ``--config=NAME``) turned into a path.
+
+    They come first, in their order: the parser lets what comes later win, and flags are to win.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(args)
+    for arg in rest:
         flag, equals, value = arg.partition("=")
-        if i and args[i - 1] in ("--config", "-c"):
-            resolved.append(find_config(arg))
-        elif flag in ("--config", "-c") and equals:
-            resolved.append(f"{flag}={find_config(value)}")
+        if flag not in ("--config", "-c"):
+            others.append(arg)
+        elif name := value if equals else next(rest, ""):
+            configs.append(f"--config={find_config(name)}")
         else:
-            resolved.append(arg)
-    return resolved
+            raise ConfigurationError(f"{flag}: give a file, or one of {', '.join(names())}")
+    return [*configs, *others]

@@ -38,17 +38,25 @@ def main(args: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except TrainingDivergedError as error:
         return _fail(str(error), 1)
-    except (ConfigurationError, ArgumentError) as error:
-        return _fail(str(error), 2)
     except Exception as error:
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for a user's mistake
-            return _fail(str(error), 2)
+        if mistake := _mistake(error):
+            return _fail(mistake, 2)
         raise
 
 
 def _fail(message: str, code: int) -> int:
     print(f"scorelight: error: {message}", file=sys.stderr)
     return code
+
+
+def _mistake(error: BaseException | None) -> str:
+    """What the user did wrong, if that is at the bottom of the error; the parser wraps what classes raise."""
+    while error:
+        known = isinstance(error, ConfigurationError | ArgumentError)
+        if known or type(error).__name__ == "MisconfigurationException":  # Lightning's own
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _dispatch(args: list[str]) -> int:

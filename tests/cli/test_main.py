@@ -76,6 +76,7 @@ MISTAKES = {
     "a device that is not there": (["--trainer.accelerator", "gpu"], ["No supported gpu"]),
     "a network that cannot take vectors": (["--model.network", "UNet"], ["UNet", "(2,)", "MLP"]),
     "a missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "no configuration": (["--config"], ["--config: give a file", "digits/vp_epsilon"]),
     "a missing configuration": (
         ["--config", "toy/vp_epsilonn"],
         ["toy/vp_epsilonn", "did you mean 'toy/vp_epsilon'"],
@@ -137,6 +138,9 @@ def test_mistakes_of_the_sample_command(run, capsys):
     assert "num_samples: expected int, got 'x'" in fails(capsys, "sample", run, "--num_samples", "x")
     assert "num_samples=0" in fails(capsys, "sample", run, "--num_samples", 0)
     assert "not class-conditional" in fails(capsys, "sample", run, "--labels", "[1]")
+    assert "error: eta=3.0: 0 <= eta <= 1" in fails(capsys, "sample", run, "--sampler.eta", 3)
+    assert "num_steps=0" in fails(capsys, "sample", run, "--sampler.num_steps", 0)
+    assert "seed -1" in fails(capsys, "sample", run, "--seed", -1)
     assert "does not exist" in fails(capsys, "sample", run / "nowhere")
     assert "name the run folder or checkpoint first" in fails(capsys, "sample", "--seed", 1)
 
@@ -180,6 +184,16 @@ def test_flags_win_over_yaml_over_the_checkpoint(run, tmp_path):
     assert (
         found["network"]["init_args"]["width"] == 128 and found["process"]["class_path"] == "scorelight.VPSDE"
     )
+
+
+def test_flags_win_wherever_they_stand(run):
+    """A configuration after a flag must not take it back; the run's own has ``ckpt_path: null``."""
+    flags = ["--ckpt_path", str(run), "--trainer.max_steps", "4", "--model.ema_decay", "0.125"]
+    assert main(["fit", *flags, "--config", str(run / "config.yaml")]) == 0
+    assert [p.name for p in run.parent.iterdir()] == ["version_0"]
+    path = run / "checkpoints" / "last.ckpt"
+    assert hparams(path)["ema_decay"] == 0.125
+    assert torch.load(path, weights_only=True)["state_dict"]["ema._extra_state"] == 4
 
 
 def test_a_resumed_run_goes_on_in_its_folder_and_a_checkpoint_alone_is_enough(run):
