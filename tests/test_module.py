@@ -27,6 +27,7 @@ from scorelight import (
     UniformGrid,
     UniformTime,
 )
+from scorelight.callbacks import LastCheckpoint
 
 
 def toy(**changes):
@@ -224,18 +225,23 @@ class NaNAfter(NetworkDenoiser):
         return Prediction(x_t, level, pred.output * broken, self.parameterization)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_step_times_and_unspoilt_weights(
-    make_module, make_trainer
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_loss_that_is_not_finite_stops_with_step_times_and_unspoilt_weights(
+    make_module, make_trainer, tmp_path, saved
 ):
     module = make_module()
     module.denoiser = NaNAfter(
         module.denoiser.network, module.denoiser.process, module.denoiser.parameterization
     )
     NaNAfter.calls = 0
+    callbacks = [LastCheckpoint(every_n_steps=2)] if saved else []
     with pytest.raises(TrainingDivergedError) as stopped:
-        fit(module, make_trainer(max_steps=9))
+        fit(module, make_trainer(max_steps=9, enable_checkpointing=saved, callbacks=callbacks))
     message = str(stopped.value)
-    assert "nan at step 3" in message and "Last good checkpoint: none yet" in message
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert "nan at step 3" in message and f"Last good checkpoint: {path if saved else 'none yet'}." in message
+    if saved:
+        assert torch.load(path, weights_only=True)["global_step"] == 2
     low, high = (float(message.split(word)[1].split()[0].rstrip(";")) for word in ("t from ", " to "))
     assert 0.5 < low <= high <= 1
     assert all(p.isfinite().all() for p in module.parameters())

@@ -12,6 +12,7 @@ and variance of (1): m' = f m and (σ²)' = 2fσ² + g² (Särkkä & Solin, 2019
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class NoiseLevel:
         """log(α²/σ²), decreasing in t."""
         ratio = self.alpha / self.sigma
         return 2 * (ratio.log() if isinstance(ratio, Tensor) else math.log(ratio))
+
+
+# torch.func.jvp loads a module of torch that still uses its own deprecated torch.jit.script
+warnings.filterwarnings("ignore", message=r".*`torch\.jit\.script`", module=r"torch\.jit")
 
 
 def _jvp(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
