@@ -33,7 +33,18 @@ from scorelight.objectives import (
     Weighting,
 )
 from scorelight.parameterizations import EDM, X0, Epsilon, Parameterization, Score, Velocity, VPrediction
-from scorelight.processes import VESDE, VPSDE, ForwardProcess, NoiseLevel, SubVPSDE
+from scorelight.processes import (
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DDPMProcess,
+    ForwardProcess,
+    KarrasVESDE,
+    NoiseLevel,
+    RectifiedFlow,
+    SMLDProcess,
+    SubVPSDE,
+)
 from scorelight.samplers import DDIM, AncestralSampler, Euler, EulerMaruyama, Heun, Sampler
 from scorelight.times import LogSNRGrid, TimeGrid, TimeSampler, UniformGrid, UniformTime
 
@@ -54,6 +65,8 @@ __all__ = [
     "AnalyticDenoiser",
     "AncestralSampler",
     "ConfigurationError",
+    "CosineVPSDE",
+    "DDPMProcess",
     "Denoiser",
     "DenoisingScoreMatching",
     "DigitsDataModule",
@@ -64,6 +77,7 @@ __all__ = [
     "ForwardProcess",
     "GaussianMixture",
     "Heun",
+    "KarrasVESDE",
     "LogSNRGrid",
     "Loss",
     "NetworkDenoiser",
@@ -71,6 +85,8 @@ __all__ = [
     "Objective",
     "Parameterization",
     "Prediction",
+    "RectifiedFlow",
+    "SMLDProcess",
     "SampleGridCallback",
     "SampleWriter",
     "Sampler",

@@ -66,6 +66,20 @@ class NoiseLevel:
         return 2 * (ratio.log() if isinstance(ratio, Tensor) else math.log(ratio))
 
 
+def check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    """Raise unless 0 < σ_min < σ_max < ∞."""
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ConfigurationError(
+            f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 < sigma_min < sigma_max is needed"
+        )
+
+
+def check_open(t_min: float, t_max: float) -> None:
+    """Raise unless 0 < t_min and t_max < 1, for a process with σ(0) = 0 and α(1) = 0."""
+    if t_min <= 0 or t_max >= 1:
+        raise ConfigurationError(f"t_min={t_min}, t_max={t_max}: 0 < t_min and t_max < 1 are needed")
+
+
 # torch.func.jvp loads a module of torch that still uses its own deprecated torch.jit.script
 warnings.filterwarnings("ignore", message=r".*`torch\.jit\.script`", module=r"torch\.jit")
 

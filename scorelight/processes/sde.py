@@ -1,4 +1,4 @@
-"""The three processes of Song et al. (2021), "Score-based generative modeling through SDEs".
+"""Processes given as SDEs: the three of Song et al. (2021), the cosine schedule, and Karras et al.'s.
 
 With B(t) = ∫₀ᵗ β = β_min t + ½ (β_max − β_min) t²:
 
@@ -11,13 +11,16 @@ With B(t) = ∫₀ᵗ β = β_min t + ½ (β_max − β_min) t²:
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.processes.base import ForwardProcess
+from scorelight.processes.base import ForwardProcess, check_open, check_sigmas
 
-__all__ = ["VESDE", "VPSDE", "SubVPSDE"]
+__all__ = ["VESDE", "VPSDE", "CosineVPSDE", "KarrasVESDE", "SubVPSDE"]
 
 
 def _integrated_beta(t: Tensor, beta_min: float, beta_max: float) -> Tensor:
@@ -105,10 +108,7 @@ class VESDE(ForwardProcess):
         self, sigma_min: float = 0.01, sigma_max: float = 50.0, t_min: float = 0.0, t_max: float = 1.0
     ) -> None:
         super().__init__(t_min, t_max)
-        if not 0 < sigma_min < sigma_max:
-            raise ConfigurationError(
-                f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 < sigma_min < sigma_max is needed"
-            )
+        check_sigmas(sigma_min, sigma_max)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
@@ -119,3 +119,74 @@ class VESDE(ForwardProcess):
     def sigma(self, t: Tensor) -> Tensor:
         """σ_min (σ_max/σ_min)ᵗ."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+
+class CosineVPSDE(ForwardProcess):
+    """Variance-preserving process with the cosine schedule (Nichol & Dhariwal, 2021, eq. 17).
+
+    α(t) = cos a(t)/cos a₀ with a(t) = π/2 (t + s)/(1 + s); σ² = 1 − α² = sin(a − a₀) sin(a + a₀)/cos² a₀.
+
+    Args:
+        offset: Their s, which keeps the first steps from being too small; not negative.
+        t_min: Smallest time used; σ(t_min) = 0.0064 by default.
+        t_max: Time of the prior, below 1, where α = 0; by default that of Lu et al. (2022), app. D.
+    """
+
+    def __init__(self, offset: float = 0.008, t_min: float = 1e-3, t_max: float = 0.9946) -> None:
+        super().__init__(t_min, t_max)
+        check_open(t_min, t_max)
+        if not 0 <= offset < math.inf:
+            raise ConfigurationError(f"offset={offset}: 0 <= offset is needed")
+        self.offset = offset
+
+    def _angle(self, t: Tensor | float) -> Any:
+        return math.pi / 2 * (t + self.offset) / (1 + self.offset)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The ratio cos a(t)/cos a₀."""
+        return torch.cos(self._angle(t)) / math.cos(self._angle(0.0))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sqrt(sin(a − a₀) sin(a + a₀))/cos a₀: no difference of nearly equal numbers."""
+        start = self._angle(0.0)
+        rise = math.pi / 2 * t / (1 + self.offset)
+        return torch.sqrt(torch.sin(rise) * torch.sin(rise + 2 * start)) / math.cos(start)
+
+
+class KarrasVESDE(ForwardProcess):
+    """Variance-exploding process whose equal steps in t are the noise levels of Karras et al. (2022), eq. 5.
+
+    σ(t) = (σ_min^(1/ρ) + t (σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ and α = 1.
+
+    Args:
+        sigma_min: σ(0), positive.
+        sigma_max: σ(1).
+        rho: Their ρ, positive; 7 spends more of the steps on little noise, 1 makes σ linear in t.
+        t_min: Smallest time used.
+        t_max: Time of the prior.
+    """
+
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        t_min: float = 0.0,
+        t_max: float = 1.0,
+    ) -> None:
+        super().__init__(t_min, t_max)
+        check_sigmas(sigma_min, sigma_max)
+        if not 0 < rho < math.inf:
+            raise ConfigurationError(f"rho={rho}: must be positive")
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.rho = rho
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """(σ_min^(1/ρ) + t (σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + t * (high - low)) ** self.rho
