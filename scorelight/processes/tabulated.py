@@ -53,12 +53,8 @@ class DDPMProcess(ForwardProcess):
             _beta_table(num_levels, schedule) if betas is None else torch.tensor(betas, dtype=torch.float64)
         )
         if table.ndim != 1 or len(table) < 2 or not ((table > 0) & (table < 1)).all():
-            raise ConfigurationError(
-                f"num_levels={num_levels}, schedule={schedule}: at least two betas, all between 0 and 1, are needed; "
-                "more levels make them smaller"
-                if betas is None
-                else "betas: each must lie between 0 and 1"
-            )
+            made = f"num_levels={num_levels}, schedule={schedule}" if betas is None else "betas"
+            raise ConfigurationError(f"{made}: at least two betas, all between 0 and 1, are needed")
         log_alpha_bar = torch.log1p(-table).cumsum(0)
         if keep is not None:
             log_alpha_bar = log_alpha_bar[_kept(keep, len(table))]
