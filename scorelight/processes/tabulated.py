@@ -53,8 +53,9 @@ class DDPMProcess(ForwardProcess):
             _beta_table(num_levels, schedule) if betas is None else torch.tensor(betas, dtype=torch.float64)
         )
         if table.ndim != 1 or len(table) < 2 or not ((table > 0) & (table < 1)).all():
+            more = "; more levels make them smaller" if betas is None else ""
             made = f"num_levels={num_levels}, schedule={schedule}" if betas is None else "betas"
-            raise ConfigurationError(f"{made}: at least two betas, all between 0 and 1, are needed")
+            raise ConfigurationError(f"{made}: at least two betas, all between 0 and 1, are needed{more}")
         log_alpha_bar = torch.log1p(-table).cumsum(0)
         if keep is not None:
             log_alpha_bar = log_alpha_bar[_kept(keep, len(table))]
