@@ -43,9 +43,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save on Ctrl-C and SIGTERM. After an error the last good checkpoint stays as it is."""
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training:
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training and self._path:
             self._save(trainer)
-            run = Path(self._path).parents[1] if self._path else None
+            run = Path(self._path).parents[1]
             rank_zero_info(f"Saved. Go on with: scorelight fit --config {run}/config.yaml --ckpt_path {run}")
 
     def _save(self, trainer: Trainer) -> None:

@@ -57,7 +57,7 @@ class SampleGridCallback(Callback):
         """Keep a picture of the data."""
         if batch_idx == 0 and not trainer.sanity_checking:
             x0 = as_batch(batch).x0
-            self._write(trainer, "data", x0[: self._number(x0)])
+            self._write(trainer, "data", x0[: self._number(x0.shape[1:])])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Draw every n steps."""
@@ -68,8 +68,8 @@ class SampleGridCallback(Callback):
         """Draw once more at the end."""
         self._draw(trainer, pl_module)
 
-    def _number(self, x0: Tensor) -> int:
-        return self.num_samples * (64 if x0.ndim == 2 else 1)
+    def _number(self, shape: Sequence[int]) -> int:
+        return self.num_samples * (64 if len(shape) == 1 else 1)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
@@ -77,7 +77,7 @@ class SampleGridCallback(Callback):
         if step == self._drawn_at or not trainer.is_global_zero or not self._folder:
             return
         self._drawn_at = step
-        number = self.num_samples * (64 if len(pl_module.shape) == 1 else 1)
+        number = self._number(pl_module.shape)
         x = deque(pl_module.sample(self.seed, range(number), self._labels(pl_module, number)), maxlen=1).pop()
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:

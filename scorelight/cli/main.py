@@ -85,7 +85,6 @@ def _dispatch(args: list[str]) -> int:
 
 
 _NOISE = (
-    r".*`torch.jit.script` is deprecated",
     r".*LeafSpec.* is deprecated",
     r".*in eval mode at the start of training",  # the average of the weights, on purpose
     r".*Couldn't infer the batch indices",

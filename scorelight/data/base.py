@@ -10,7 +10,7 @@ does not put a padding DistributedSampler into it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,6 +35,17 @@ class Arrays(NamedTuple):
     def batch(self, index: Tensor) -> Batch:
         """The examples at the given positions."""
         return Batch(self.x[index], {k: v[index] for k, v in self.cond.items()}, index)
+
+
+def shard(data: LightningDataModule) -> tuple[int, int]:
+    """(rank, number of processes) of a data module; (0, 1) without a trainer."""
+    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
+
+
+def shares(num: int, batch_size: int, rank: int, world_size: int) -> Sequence[Tensor]:
+    """The indices r, r + W, ... below `num`, in batches: no padding, and no batch where there is no index."""
+    mine = torch.arange(rank, num, world_size)
+    return torch.split(mine, batch_size) if len(mine) else ()
 
 
 class TrainLoader:
@@ -100,8 +111,7 @@ class EvalLoader:
 
     def __init__(self, arrays: Arrays, batch_size: int, rank: int, world_size: int) -> None:
         self.arrays = arrays
-        share = torch.arange(rank, len(arrays.x), world_size)
-        self.batches = torch.split(share, batch_size) if len(share) else ()
+        self.batches = shares(len(arrays.x), batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -146,17 +156,13 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         if not hasattr(self, "train"):
             self.train, self.val = self.arrays()
 
-    def _shard(self) -> tuple[int, int]:
-        """(rank, number of processes); (0, 1) without a trainer."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
     def train_dataloader(self) -> TrainLoader:
         """The endless stream of training batches."""
-        return TrainLoader(self.train, self.batch_size, mix(self.seed, global_seed()), *self._shard())
+        return TrainLoader(self.train, self.batch_size, mix(self.seed, global_seed()), *shard(self))
 
     def val_dataloader(self) -> EvalLoader:
         """Every validation example once."""
-        return EvalLoader(self.val, self.val_batch_size, *self._shard())
+        return EvalLoader(self.val, self.val_batch_size, *shard(self))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Scale on the device."""

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from scorelight.batch import Seeds
+from scorelight.data.base import shard, shares
 from scorelight.errors import ConfigurationError
 
 __all__ = ["SeedDataModule"]
@@ -38,16 +39,15 @@ class SeedDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> SeedLoader:
         """This process's share of the indices."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return SeedLoader(self, torch.arange(rank, self.num_samples, world_size))
+        return SeedLoader(self, *shard(self))
 
 
 class SeedLoader:
     """Batches of `Seeds`."""
 
-    def __init__(self, data: SeedDataModule, indices: torch.Tensor) -> None:
+    def __init__(self, data: SeedDataModule, rank: int, world_size: int) -> None:
         self.data = data
-        self.batches = torch.split(indices, data.batch_size) if len(indices) else ()
+        self.batches = shares(data.num_samples, data.batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Batches of this process."""

@@ -2,7 +2,7 @@
 
 Level i = 1, ..., N lies at t = i/N. Between two levels log ᾱ (β-table) or log σ (σ-table) is linear in t:
 the levels are exact, and equation (2) holds in between, with f and g² constant there (DDPM) or σ geometric
-(SMLD). `DiscreteTime` trains on the levels and `DiscreteGrid` samples on them.
+(SMLD). The N times of a `UniformGrid` are the levels themselves.
 
 The tables are plain float64 tensors, not buffers: a module that is cast to half precision casts its buffers.
 """
