@@ -19,17 +19,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from scorelight import _threads as _threads
-from scorelight.analytic import AnalyticDenoiser, GaussianMixture
+from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
 from scorelight.denoiser import Denoiser, NetworkDenoiser, Prediction
 from scorelight.errors import ConfigurationError, TrainingDivergedError
-from scorelight.networks import MLP, ScoreNetwork, UNet
+from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
+    EDMWeighting,
     EpsilonPrediction,
+    ExplicitScoreMatching,
+    HybridObjective,
+    ImplicitScoreMatching,
+    LikelihoodWeighting,
     Loss,
+    MinSNRWeighting,
     Objective,
     SigmaSquaredWeighting,
+    SigmoidWeighting,
+    SlicedScoreMatching,
     UniformWeighting,
+    VariationalBound,
     Weighting,
 )
 from scorelight.parameterizations import EDM, X0, Epsilon, Parameterization, Score, Velocity, VPrediction
@@ -46,7 +55,20 @@ from scorelight.processes import (
     SubVPSDE,
 )
 from scorelight.samplers import DDIM, AncestralSampler, Euler, EulerMaruyama, Heun, Sampler
-from scorelight.times import LogSNRGrid, TimeGrid, TimeSampler, UniformGrid, UniformTime
+from scorelight.times import (
+    DiscreteTime,
+    FixedTime,
+    ImportanceTime,
+    LogitNormalTime,
+    LogNormalTime,
+    LogSNRGrid,
+    LossAwareTime,
+    StratifiedTime,
+    TimeGrid,
+    TimeSampler,
+    UniformGrid,
+    UniformTime,
+)
 
 if TYPE_CHECKING:
     from scorelight.callbacks import SampleGridCallback, SampleWriter
@@ -70,16 +92,30 @@ __all__ = [
     "Denoiser",
     "DenoisingScoreMatching",
     "DigitsDataModule",
+    "DiscreteTime",
+    "EDMWeighting",
+    "EmpiricalDenoiser",
+    "Energy",
     "Epsilon",
     "EpsilonPrediction",
     "Euler",
     "EulerMaruyama",
+    "ExplicitScoreMatching",
+    "FixedTime",
     "ForwardProcess",
     "GaussianMixture",
     "Heun",
+    "HybridObjective",
+    "ImplicitScoreMatching",
+    "ImportanceTime",
     "KarrasVESDE",
+    "LikelihoodWeighting",
+    "LogNormalTime",
     "LogSNRGrid",
+    "LogitNormalTime",
     "Loss",
+    "LossAwareTime",
+    "MinSNRWeighting",
     "NetworkDenoiser",
     "NoiseLevel",
     "Objective",
@@ -95,6 +131,9 @@ __all__ = [
     "ScoreNetwork",
     "SeedDataModule",
     "SigmaSquaredWeighting",
+    "SigmoidWeighting",
+    "SlicedScoreMatching",
+    "StratifiedTime",
     "SubVPSDE",
     "TimeGrid",
     "TimeSampler",
@@ -105,6 +144,7 @@ __all__ = [
     "UniformTime",
     "UniformWeighting",
     "VPrediction",
+    "VariationalBound",
     "Velocity",
     "Weighting",
 ]

@@ -1,7 +1,8 @@
 """Densities with a known answer: the oracles that every sampler, objective and likelihood is held against.
 
 With x0 ~ Σ_k w_k N(m_k, C_k), equation (1) keeps p_t a mixture: Σ_k w_k N(α m_k, α² C_k + σ² I). Hence
-log p_t, the score and the posterior mean are closed forms for every process.
+log p_t, the score and the posterior mean are closed forms for every process. So they are when the data are
+a finite set of points: p_t is then its kernel density estimate.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scorelight.parameterizations import Epsilon
 from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
 from scorelight.seeding import Generators, rand, randn_like
 
-__all__ = ["AnalyticDenoiser", "GaussianMixture"]
+__all__ = ["AnalyticDenoiser", "EmpiricalDenoiser", "GaussianMixture", "posterior_mean"]
 
 
 class GaussianMixture(nn.Module):
@@ -106,3 +107,70 @@ class AnalyticDenoiser(Denoiser):
         """E[ε | x_t] = −σ ∇log p_t(x_t)."""
         epsilon = -level.sigma * self.density.score(x_t, level.alpha, level.sigma)
         return Prediction(x_t, level, epsilon.to(x_t.dtype), self.parameterization)
+
+
+def posterior_mean(
+    bank: Tensor,
+    x_t: Tensor,
+    alpha: Scalar,
+    sigma: Scalar,
+    labels: tuple[Tensor, Tensor] | None = None,
+    chunk_size: int = 4096,
+) -> Tensor:
+    """E[x0 | x_t] = Σ_n π_n x_n, π = softmax(−‖x_t − α x_n‖²/2σ²), for data that are the points of a bank.
+
+    In float64, log space and chunks of the bank, with the maximum carried along: exact for any σ, in memory
+    for (B + N_chunk) examples.
+
+    Args:
+        bank: The points x_n, shape (N, ...).
+        x_t: Shape (B, ...).
+        alpha: α, a float or of shape (B, 1, ...).
+        sigma: σ, likewise.
+        labels: Classes of x_t, shape (B,), and of the bank, shape (N,), to admit points of the same class
+            only; a class beyond those of the bank admits all.
+        chunk_size: Points looked at together.
+    """
+    alpha, sigma = (v.double().reshape(-1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
+    x, points = x_t.double().flatten(1), bank.flatten(1)
+    mean, total = torch.zeros_like(x), x.new_zeros(len(x), 1)
+    top = torch.full_like(total, -math.inf)
+    for start in range(0, len(points), chunk_size):
+        part = points[start : start + chunk_size].double()
+        scale = alpha / sigma**2
+        logit = scale * (x @ part.mT) - 0.5 * alpha * scale * part.square().sum(1)  # ‖x_t‖² cancels
+        if labels is not None:
+            mine, theirs = labels[0][:, None], labels[1]
+            logit = logit.where(
+                (mine == theirs[start : start + chunk_size]) | (mine > theirs.max()), -math.inf
+            )
+        newtop = torch.maximum(top, logit.amax(1, keepdim=True))
+        shift = newtop.clamp(min=-1e300)  # no point of the class so far: −∞ − (−∞) is not a number
+        weight, keep = (logit - shift).exp(), (top - shift).exp()
+        total = keep * total + weight.sum(1, keepdim=True)
+        mean, top = keep * mean + weight @ part, newtop
+    return (mean / total).reshape(x_t.shape).to(x_t.dtype)
+
+
+class EmpiricalDenoiser(Denoiser):
+    """The exact denoiser of a finite set of points: what a network that memorised them would answer.
+
+    Args:
+        bank: The points, shape (N, ...).
+        process: The forward process.
+        chunk_size: Points looked at together.
+    """
+
+    bank: Tensor
+
+    def __init__(self, bank: Tensor, process: ForwardProcess, chunk_size: int = 4096) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank)
+        self.process = process
+        self.chunk_size = chunk_size
+        self.parameterization = Epsilon()
+
+    def predict(self, x_t: Tensor, level: NoiseLevel, **cond: Any) -> Prediction:
+        """E[ε | x_t] = (x_t − α E[x0 | x_t])/σ."""
+        mean = posterior_mean(self.bank, x_t, level.alpha, level.sigma, chunk_size=self.chunk_size)
+        return Prediction(x_t, level, (x_t - level.alpha * mean) / level.sigma, self.parameterization)

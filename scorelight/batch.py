@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Seeds", "as_batch"]
+__all__ = ["Batch", "Seeds", "as_batch", "training_set"]
 
 
 class Batch(NamedTuple):
@@ -36,3 +37,15 @@ def as_batch(batch: Any) -> Batch:
     x0, *rest = batch
     cond = rest[0] if rest else {}
     return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])
+
+
+def training_set(data: Any) -> Batch:
+    """All training examples of a set-up data module, as the model sees them.
+
+    That is its own `training_set()` if it has one, else what a pass of its `train_dataloader()` gives.
+    """
+    if hasattr(data, "training_set"):
+        return data.training_set()
+    batches = [as_batch(data.on_after_batch_transfer(b, 0)) for b in data.train_dataloader()]
+    cond = {name: torch.cat([b.cond[name] for b in batches]) for name in batches[0].cond}
+    return Batch(torch.cat([b.x0 for b in batches]), cond)

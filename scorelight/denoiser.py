@@ -29,6 +29,9 @@ class Prediction:
     output: Tensor
     """What the network said, in the units of `parameterization`."""
     parameterization: Parameterization
+    variance_fraction: Tensor | None = None
+    """Where the network also learns the variance of a reverse step: Σ = Σ_small^(1−f) Σ_large^f for this f
+    of x_t's shape, 0 to 1 but not clipped (Nichol & Dhariwal, 2021, eq. 15, f = (v + 1)/2)."""
 
     @property
     def x0(self) -> Tensor:
@@ -85,7 +88,8 @@ class NetworkDenoiser(Denoiser):
     VE. The noise label −½ log SNR means the same for every process; for VE it is Song's log σ.
 
     Args:
-        network: Called as ``network(x, noise_label, **cond)``, noise_label of shape (B,); returns like x.
+        network: Called as ``network(x, noise_label, **cond)``, noise_label of shape (B,); returns like x, or
+            twice as much along dimension 1: the second half is then v of `Prediction.variance_fraction`.
         process: The forward process.
         parameterization: What the network outputs.
     """
@@ -103,8 +107,11 @@ class NetworkDenoiser(Denoiser):
         n2 = level.sigma**2 + (level.alpha * self.parameterization.sigma_data) ** 2
         dtype = next((p.dtype for p in self.network.parameters()), x_t.dtype)
         label = _label(-0.5 * level.log_snr, x_t).to(dtype)
-        output = self.network((x_t / n2**0.5).to(dtype), label, **cond)
-        return Prediction(x_t, level, output.to(x_t.dtype), self.parameterization)
+        output = self.network((x_t / n2**0.5).to(dtype), label, **cond).to(x_t.dtype)
+        if output.shape[1] == x_t.shape[1]:
+            return Prediction(x_t, level, output, self.parameterization)
+        output, v = output.chunk(2, dim=1)
+        return Prediction(x_t, level, output, self.parameterization, (v + 1) / 2)
 
 
 def _label(value: Scalar, x_t: Tensor) -> Tensor:

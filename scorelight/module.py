@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torchmetrics import MeanMetric
 
-from scorelight.batch import Seeds, as_batch
+from scorelight.batch import Seeds, as_batch, training_set
 from scorelight.component import Component, spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.ema import ExponentialMovingAverage
@@ -45,6 +45,8 @@ class ScoreModule(LightningModule):
         optimizer: Optimizer of the parameters.
         lr_scheduler: Learning-rate schedule, stepped after every optimizer step.
         ema_decay: Decay of the average of the weights, 0 <= ema_decay < 1.
+        condition_dropout: Probability that a training example loses its conditions, for classifier-free
+            guidance (Ho & Salimans, 2021).
         seed: Seed of the noise in training and validation (default: that of `seed_everything`).
     """
 
@@ -58,6 +60,7 @@ class ScoreModule(LightningModule):
         optimizer: OptimizerCallable = Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         ema_decay: float = 0.999,
+        condition_dropout: float = 0.0,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -70,10 +73,12 @@ class ScoreModule(LightningModule):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             ema_decay=ema_decay,
+            condition_dropout=condition_dropout,
             seed=global_seed() if seed is None else seed,
         )
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
+        _check(network, process, objective, condition_dropout)
         self.denoiser = NetworkDenoiser(network, process, parameterization)
         self.ema = ExponentialMovingAverage(self.denoiser, ema_decay)
         self.objective = objective
@@ -82,11 +87,18 @@ class ScoreModule(LightningModule):
         self.num_classes = network.num_classes
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.condition_dropout = condition_dropout
         self.seed: int = hparams["seed"]
         self._settings_changed = False
         self.val_loss = MeanMetric()
 
     # Training
+
+    def setup(self, stage: str) -> None:
+        """Let the objective see the training set, if it wants to."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and stage in ("fit", "validate"):
+            self.objective.prepare(lambda: training_set(data))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make the randomness of the step a function of (seed, step, micro-batch, rank)."""
@@ -95,6 +107,10 @@ class ScoreModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of the batch."""
         x0, cond, _ = as_batch(batch)
+        if self.condition_dropout:
+            drop = torch.rand(len(x0), device=x0.device) < self.condition_dropout
+            network: ScoreNetwork = self.denoiser.network  # type: ignore[assignment]
+            cond = network.drop_condition(cond, drop)
         loss: Loss = self.objective(self.denoiser, x0, **cond)
         mean = loss.value.mean()
         self._stop_if_diverged(loss)
@@ -201,6 +217,24 @@ class ScoreModule(LightningModule):
         noise_of = generators(seed, indices)
         noise = randn_like(torch.empty(len(indices), *self.shape), noise_of).to(self.device)
         yield from self.sampler.states(self.ema.denoiser, noise, generator=noise_of, **(cond or {}))
+
+
+def _check(
+    network: ScoreNetwork, process: ForwardProcess, objective: Objective, condition_dropout: float
+) -> None:
+    """Refuse parts that do not go together."""
+    if not 0 <= condition_dropout <= 1:
+        raise ConfigurationError(f"condition_dropout={condition_dropout}: a probability, 0 to 1, is needed")
+    if condition_dropout and not network.num_classes:
+        raise ConfigurationError(
+            f"condition_dropout={condition_dropout}: the network has no condition; "
+            "set model.network.num_classes"
+        )
+    if any(p.requires_grad for p in process.parameters()) and not objective.trains_process:
+        raise ConfigurationError(
+            f"{type(process).__name__} is learned, and {type(objective).__name__} would make it easy, not "
+            "right; use VariationalBound"
+        )
 
 
 def _divergence(loss: Loss, bad: Tensor, step: int, checkpoint: str) -> str:

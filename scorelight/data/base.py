@@ -164,6 +164,10 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         """Every validation example once."""
         return EvalLoader(self.val, self.val_batch_size, *shard(self))
 
+    def training_set(self) -> Batch:
+        """All training examples, scaled."""
+        return Batch(self.scale(self.train.x), self.train.cond)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Scale on the device."""
         return batch._replace(x0=self.scale(batch.x0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +29,26 @@ class ScoreNetwork(Component, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output like x.
+        """Output like x, or twice as much along dimension 1 (`Prediction.variance_fraction`).
 
         Args:
             x: Scaled noisy data, shape (B, *shape).
             noise_label: log(σ/α) of each example, shape (B,).
             label: Class of each example, shape (B,); without `num_classes` it is not looked at.
         """
+
+    def drop_condition(self, cond: Mapping[str, Tensor], drop: Tensor) -> dict[str, Tensor]:
+        """Conditions with those of the examples in `drop`, shape (B,), replaced by "none".
+
+        For a ``label`` that is the extra class `num_classes`, for anything else zeros.
+        """
+
+        def dropped(name: str, value: Tensor) -> Tensor:
+            mask = drop.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
+            none = self.num_classes if name == "label" and self.num_classes else 0
+            return torch.where(mask, torch.full_like(value, none), value)
+
+        return {name: dropped(name, value) for name, value in cond.items()}
 
 
 class ConditionEmbedding(nn.Module):

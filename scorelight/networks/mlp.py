@@ -20,17 +20,23 @@ class MLP(ScoreNetwork):
         width: Hidden units.
         depth: Residual layers.
         num_classes: Number of classes to condition on, if any.
+        learned_variance: Whether to output the variance of the reverse step too, as a second half.
     """
 
     def __init__(
-        self, shape: Sequence[int], width: int = 128, depth: int = 3, num_classes: int | None = None
+        self,
+        shape: Sequence[int],
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
         size = math.prod(shape)
         self.embed = ConditionEmbedding(width, num_classes)
         self.first = nn.Linear(size, width)
         self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
-        self.last = nn.Linear(width, size)
+        self.last = nn.Linear(width, size * (1 + learned_variance))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
@@ -40,8 +46,8 @@ class MLP(ScoreNetwork):
         hidden = self.first(x.flatten(1))
         for layer in self.layers:
             hidden = layer(hidden, condition)
-        output: Tensor = self.last(nn.functional.silu(hidden)).reshape(x.shape)
-        return output
+        output: Tensor = self.last(nn.functional.silu(hidden))
+        return output.reshape(len(x), -1, *x.shape[2:])
 
 
 class _Residual(nn.Module):

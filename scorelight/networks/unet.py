@@ -30,6 +30,7 @@ class UNet(ScoreNetwork):
         num_heads: Attention heads.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         num_classes: Number of classes to condition on, if any.
+        learned_variance: Whether to output the variance of the reverse step too, as C more channels.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class UNet(ScoreNetwork):
         num_heads: int = 1,
         dropout: float = 0.0,
         num_classes: int | None = None,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
         _check(shape, base_channels, multipliers, attention_levels, num_heads)
@@ -63,7 +65,7 @@ class UNet(ScoreNetwork):
         )
         self.up = _expand(block, widths, num_blocks, skips)
         self.last_norm = _norm(widths[0])
-        self.last = _zero(nn.Conv2d(widths[0], shape[0], 3, padding=1))
+        self.last = _zero(nn.Conv2d(widths[0], shape[0] * (1 + learned_variance), 3, padding=1))
 
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x."""

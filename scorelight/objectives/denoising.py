@@ -1,11 +1,9 @@
 """Denoising score matching: regression on what was added to the data.
 
-    L = E_{t, x0, ε}[ w(t) λ(t) mean_d (y_j(x_t) − y_j(x0, ε))² ]          (7)
+    L = E_{t, x0, ε}[ w(t) λ(t) mean_d (y_j(x_t) − y_j(x0, ε))² ]          (7a)
 
 with y_j any parameterization (the *space* of the residual), λ a weighting and w the weight of the
 time sampler. The minimiser is E[y_j | x_t], hence the true score (Vincent, 2011), for every choice.
-The squared residual is averaged over the dimensions: the same learning rate and gradient clipping
-serve data of every size. Song et al.'s ½·sum is D/2 times this.
 """
 
 from __future__ import annotations
@@ -15,20 +13,22 @@ from typing import Any
 from torch import Tensor
 
 from scorelight.denoiser import Denoiser
-from scorelight.objectives.base import Loss, Objective, Weighting
+from scorelight.objectives.base import Loss, Objective, Weighting, draw, weighted
 from scorelight.objectives.weightings import SigmaSquaredWeighting, UniformWeighting
-from scorelight.parameterizations import Epsilon, Parameterization, Score
-from scorelight.seeding import Generators, randn_like
+from scorelight.parameterizations import Epsilon, Parameterization
+from scorelight.seeding import Generators
 from scorelight.times import TimeSampler, UniformTime
 
 __all__ = ["DenoisingScoreMatching", "EpsilonPrediction"]
 
 
 class DenoisingScoreMatching(Objective):
-    """Equation (7); by default Song et al.'s (2021) eq. 7 with λ = σ²: score residual, uniform t.
+    """Equation (7a); by default Song et al.'s (2021) eq. 7 with λ = σ²: score residual, uniform t.
+
+    With `DiscreteTime` it is the loss of SMLD (Song & Ermon, 2019, eq. 6) and of DDPM.
 
     Args:
-        space: What the residual is measured in (default `Score`), whatever the network outputs.
+        space: What the residual is measured in, whatever the network outputs (default: the weighting's).
         weighting: λ of each noise level (default `SigmaSquaredWeighting`).
         time_sampler: Distribution of t (default `UniformTime`).
     """
@@ -40,18 +40,17 @@ class DenoisingScoreMatching(Objective):
         time_sampler: TimeSampler | None = None,
     ) -> None:
         super().__init__()
-        self.space = space or Score()
         self.weighting = weighting or SigmaSquaredWeighting()
+        self.space = space or self.weighting.space
         self.time_sampler = time_sampler or UniformTime()
 
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7) for each example."""
-        t, weight = self.time_sampler(denoiser.process, len(x0), generator=generator, device=x0.device)
-        epsilon = randn_like(x0, generator)
-        level = denoiser.process.level(t, like=x0)
-        pred = denoiser.predict(level.alpha * x0 + level.sigma * epsilon, level, **cond)
-        squared = self.weighting(level) * pred.residual(x0, epsilon, self.space) ** 2
-        return Loss(weight.to(x0.dtype) * squared.flatten(1).mean(1), t)
+        """Equation (7a) for each example."""
+        noisy = draw(denoiser.process, x0, self.time_sampler, generator)
+        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
+        squared = self.weighting(noisy.level) * pred.residual(x0, noisy.epsilon, self.space) ** 2
+        value = squared.flatten(1).mean(1)
+        return Loss(weighted(denoiser.process, noisy, self.time_sampler, value), noisy.t)
 
 
 class EpsilonPrediction(Objective):
@@ -66,6 +65,6 @@ class EpsilonPrediction(Objective):
         self.loss = DenoisingScoreMatching(Epsilon(), UniformWeighting(), time_sampler)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7) with the ε residual and λ = 1."""
+        """Equation (7a) with the ε residual and λ = 1."""
         loss: Loss = self.loss(denoiser, x0, generator=generator, **cond)
         return loss

@@ -49,10 +49,11 @@ RELATIVE = {
 
 class FixedTime(TimeSampler):
     def __init__(self, t, weight=1.0):
+        super().__init__()
         self.t, self.weight = t, weight
 
-    def __call__(self, process, num, *, generator, device):
-        return torch.full((num,), self.t, dtype=D), torch.full((num,), self.weight, dtype=D)
+    def quantile(self, process, u):
+        return torch.full_like(u, self.t), torch.full_like(u, self.weight)
 
 
 class Changed(Denoiser):

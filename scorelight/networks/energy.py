@@ -1,0 +1,50 @@
+"""Networks whose output is the gradient of a scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scorelight.autodiff import input_gradients
+from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.mlp import MLP
+
+__all__ = ["Energy"]
+
+
+class Energy(ScoreNetwork):
+    """Energy-based model: output −∇ₓE(x), E scalar, hence a field without rotation, as a true score is.
+
+    With the `Score` parameterization log p_t(x_t) = −E(c_in x_t)/c_in + const; the constant, the logarithm
+    of the partition function, is never needed (Song & Ermon, 2019; Salimans & Ho, 2021). E is what the
+    inner network returns if that is a scalar per example; from an output ψ like x it is −⟨x, ψ(x)⟩
+    (Du et al., 2023, sec. 4).
+
+    Args:
+        shape: Shape of one example.
+        network: The inner network, made from the shape.
+        num_classes: Number of classes to condition on, if any; handed to the inner network.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        network: Callable[[Sequence[int]], ScoreNetwork] = MLP,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(shape, num_classes)
+        self.network: nn.Module = network(shape, **({"num_classes": num_classes} if num_classes else {}))
+
+    def energy(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
+        """E(x) of each example, shape (B,)."""
+        output: Tensor = self.network(x, noise_label, label)
+        return output if output.ndim == 1 else -(x * output).flatten(1).sum(1)
+
+    def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
+        """−∇E, of x's shape; by automatic differentiation, also where gradients are switched off."""
+        with input_gradients(x, noise_label, label) as (inputs, training):
+            energy = self.energy(*inputs)
+            (gradient,) = torch.autograd.grad(energy.sum(), inputs[0], create_graph=training)
+        return -gradient

@@ -1,0 +1,94 @@
+"""Explicit score matching: regression on the exact score of the perturbed training set.
+
+    L = E_{t, x_t}[ w(t) λ(t) mean_d (y_j(x_t) − y_j*(x_t))² ]              (7b)
+
+with y_j* the exact posterior mean, not a single draw, when the data are the training points themselves:
+p_t is then the kernel density Σ_n N(x_t; α x_n, σ² I)/N (Vincent, 2011, eq. 7). The minimiser and, but
+for a constant, the loss are those of (7a); the variance is that of x_t and t alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorelight.analytic import posterior_mean
+from scorelight.batch import Batch
+from scorelight.denoiser import Denoiser
+from scorelight.errors import ConfigurationError
+from scorelight.objectives.base import Loss, Noisy, Objective, Weighting, draw, weighted
+from scorelight.objectives.weightings import SigmaSquaredWeighting
+from scorelight.parameterizations import Parameterization
+from scorelight.seeding import Generators
+from scorelight.times import TimeSampler, UniformTime
+
+__all__ = ["ExplicitScoreMatching"]
+
+
+class ExplicitScoreMatching(Objective):
+    """Equation (7b). The bank of training points is taken from the data module, at the start of training.
+
+    With a ``label`` the density is that of the points of the same class; a label beyond those of the bank,
+    "no class", stands for all of them. Every step compares every example with every point of the bank.
+
+    Args:
+        space: What the residual is measured in, whatever the network outputs (default: the weighting's).
+        weighting: λ of each noise level (default `SigmaSquaredWeighting`).
+        time_sampler: Distribution of t (default `UniformTime`).
+        chunk_size: Points of the bank that are looked at together; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        space: Parameterization | None = None,
+        weighting: Weighting | None = None,
+        time_sampler: TimeSampler | None = None,
+        chunk_size: int = 4096,
+    ) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise ConfigurationError(f"chunk_size={chunk_size}: must be at least 1")
+        self.weighting = weighting or SigmaSquaredWeighting()
+        self.space = space or self.weighting.space
+        self.time_sampler = time_sampler or UniformTime()
+        self.chunk_size = chunk_size
+        self.bank: Batch | None = None
+
+    def prepare(self, training_set: Callable[[], Batch]) -> None:
+        """Take the training set as the bank."""
+        self.bank = training_set()
+
+    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
+        """Equation (7b) for each example."""
+        noisy = draw(denoiser.process, x0, self.time_sampler, generator)
+        target = self._target(noisy, cond)
+        epsilon = (noisy.x_t - noisy.level.alpha * target) / noisy.level.sigma
+        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
+        squared = self.weighting(noisy.level) * pred.residual(target, epsilon, self.space) ** 2
+        value = squared.flatten(1).mean(1)
+        return Loss(weighted(denoiser.process, noisy, self.time_sampler, value), noisy.t)
+
+    @torch.no_grad()
+    def _target(self, noisy: Noisy, cond: dict[str, Tensor]) -> Tensor:
+        """E[x0 | x_t] over the bank, of the same class where there are classes."""
+        if self.bank is None:
+            raise ConfigurationError(
+                "ExplicitScoreMatching has no bank: train with a data module, "
+                "or call prepare(lambda: Batch(x0, {}))"
+            )
+        if unknown := set(cond) - {"label"}:
+            raise ConfigurationError(
+                f"ExplicitScoreMatching: the exact score given {sorted(unknown)[0]!r} is not known, "
+                "only that given a label"
+            )
+        self.bank = _on(noisy.x_t.device, self.bank)
+        labels = (cond["label"], self.bank.cond["label"]) if cond else None
+        level = noisy.level
+        return posterior_mean(self.bank.x0, noisy.x_t, level.alpha, level.sigma, labels, self.chunk_size)
+
+
+def _on(device: torch.device, bank: Batch) -> Batch:
+    return Batch(bank.x0.to(device), {name: value.to(device) for name, value in bank.cond.items()})

@@ -1,0 +1,28 @@
+"""Times: drawn at random for training (`TimeSampler`), laid out on a grid for sampling (`TimeGrid`)."""
+
+from scorelight.times.base import TimeGrid, TimeSampler
+from scorelight.times.continuous import (
+    FixedTime,
+    ImportanceTime,
+    LogitNormalTime,
+    LogNormalTime,
+    StratifiedTime,
+    UniformTime,
+)
+from scorelight.times.discrete import DiscreteTime, LossAwareTime
+from scorelight.times.grids import LogSNRGrid, UniformGrid
+
+__all__ = [
+    "DiscreteTime",
+    "FixedTime",
+    "ImportanceTime",
+    "LogNormalTime",
+    "LogSNRGrid",
+    "LogitNormalTime",
+    "LossAwareTime",
+    "StratifiedTime",
+    "TimeGrid",
+    "TimeSampler",
+    "UniformGrid",
+    "UniformTime",
+]

@@ -1,0 +1,87 @@
+"""What a training time and a sampling grid are.
+
+A time sampler is the quantile function of a density p(t) on [t_min, t_max]. There are two kinds. The
+*unbiased* ones leave the expected loss what it is under uniform t, by the weight
+
+    w(t) = 1/((t_max − t_min) p(t))   (on N levels 1/(N p_i))               (10)
+
+and change only its variance. The others, such as `LogNormalTime`, are meant to change it: their weight is 1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from scorelight.component import Component
+from scorelight.errors import ConfigurationError
+from scorelight.processes.base import ForwardProcess
+from scorelight.seeding import Generators, rand
+
+__all__ = ["TimeGrid", "TimeSampler", "level_index", "level_number", "level_times", "log_snr_ends"]
+
+
+class TimeSampler(Component, nn.Module, ABC):
+    """Distribution of the training time."""
+
+    unbiased: bool = True
+    """Whether the weights (10) make up for the density."""
+    discrete: bool = False
+    """Whether the times are levels: N equally spaced ones, which for a table are its entries."""
+
+    @abstractmethod
+    def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Times and weights at uniform numbers u in [0, 1), all of shape (num,), float64."""
+
+    def forward(
+        self, process: ForwardProcess, num: int, *, generator: Generators, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `num` times and the weights that go with them, both of shape (num,), float64."""
+        return self.quantile(process, rand(num, generator, device))
+
+    def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
+        """Learn from the losses, without weights, at the times t of a training step; both of shape (B,)."""
+
+
+class TimeGrid(Component, ABC):
+    """Rule that lays out the times of a sampler, from t_max down to t_min of the process."""
+
+    @abstractmethod
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """Decreasing times, shape (num_times,), float64; the first is t_max, the last t_min."""
+
+
+def level_number(process: ForwardProcess, num_levels: int | None, owner: str) -> int:
+    """Number of levels asked for, else that of the process.
+
+    Raises:
+        ConfigurationError: If there is none, or fewer than two.
+    """
+    number = process.num_levels if num_levels is None else num_levels
+    if number is None:
+        raise ConfigurationError(
+            f"{owner}: {type(process).__name__} is in continuous time; give {owner} num_levels, or use a "
+            "process with a table (DDPMProcess, SMLDProcess)"
+        )
+    if number < 2:
+        raise ConfigurationError(f"{owner}: num_levels={number}: at least 2 are needed")
+    return number
+
+
+def level_times(process: ForwardProcess, num_levels: int, device: torch.device) -> Tensor:
+    """Times of the levels, increasing, shape (num_levels,), float64: i/N for a table of N entries."""
+    return torch.linspace(process.t_min, process.t_max, num_levels, dtype=torch.float64, device=device)
+
+
+def level_index(process: ForwardProcess, num_levels: int, t: Tensor) -> Tensor:
+    """Index of the level nearest to each time, from 0."""
+    share = (t.double() - process.t_min) / (process.t_max - process.t_min)
+    return (share * (num_levels - 1)).round().long()
+
+
+def log_snr_ends(process: ForwardProcess, device: torch.device) -> Tensor:
+    """Log SNR at t_min and t_max, shape (2,)."""
+    ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device=device)
+    return process.evaluate(ends).log_snr

@@ -1,0 +1,116 @@
+"""Times on levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorelight.errors import ConfigurationError
+from scorelight.processes.base import ForwardProcess
+from scorelight.times.base import TimeSampler, level_index, level_number, level_times
+
+__all__ = ["DiscreteTime", "LossAwareTime"]
+
+
+class DiscreteTime(TimeSampler):
+    """Uniform over N levels: those of the process's table, or equally spaced times from t_min to t_max.
+
+    Args:
+        num_levels: Number of levels (default: that of the process).
+    """
+
+    discrete = True
+
+    def __init__(self, num_levels: int | None = None) -> None:
+        super().__init__()
+        self.num_levels = num_levels
+
+    def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The level at floor(u N); all weights are 1."""
+        num = level_number(process, self.num_levels, "DiscreteTime")
+        return level_times(process, num, u.device)[(u * num).long()], torch.ones_like(u)
+
+
+class LossAwareTime(TimeSampler):
+    """p_i ∝ sqrt(E[L_i²]) over the levels, for L_vlb (Nichol & Dhariwal, 2021, eq. 18).
+
+    The expectation is the mean of the last losses seen at the level, by all processes; until every
+    level has seen so many, and in evaluation, the levels are equally likely. The losses seen are
+    stored in the checkpoint.
+
+    Args:
+        num_levels: Number of levels (default: that of the process).
+        history: Losses remembered per level.
+        uniform_share: Probability of drawing uniformly instead, so that no level is forgotten.
+    """
+
+    discrete = True
+
+    def __init__(
+        self, num_levels: int | None = None, history: int = 10, uniform_share: float = 0.001
+    ) -> None:
+        super().__init__()
+        if history < 1 or not 0 < uniform_share <= 1:
+            raise ConfigurationError(
+                f"LossAwareTime: history={history}, uniform_share={uniform_share}: "
+                "history >= 1 and 0 < uniform_share <= 1 are needed"
+            )
+        self.num_levels = num_levels
+        self.history = history
+        self.uniform_share = uniform_share
+        self.losses = torch.zeros(0, history, dtype=torch.float64)
+        self.seen = torch.zeros(0, dtype=torch.long)
+
+    def probabilities(self, num: int) -> Tensor:
+        """p_i, shape (num,), float64."""
+        uniform = torch.full((num,), 1 / num, dtype=torch.float64)
+        if not self.training or len(self.seen) != num or (self.seen < self.history).any():
+            return uniform
+        root = self.losses.square().mean(1).sqrt()
+        if not root.sum() > 0:
+            return uniform
+        return (1 - self.uniform_share) * root / root.sum() + self.uniform_share * uniform
+
+    def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The level at which the sum of probabilities passes u; the weight (10)."""
+        num = level_number(process, self.num_levels, "LossAwareTime")
+        p = self.probabilities(num).to(u.device)
+        index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=num - 1)
+        return level_times(process, num, u.device)[index], 1 / (num * p[index])
+
+    @torch.no_grad()
+    def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
+        """Remember the losses of all processes, the newest in place of the oldest."""
+        num = level_number(process, self.num_levels, "LossAwareTime")
+        if len(self.seen) != num:
+            self.losses = torch.zeros(num, self.history, dtype=torch.float64)
+            self.seen = torch.zeros(num, dtype=torch.long)
+        index, losses = _from_all_ranks(level_index(process, num, t).cpu(), value.double().cpu())
+        order = index.argsort(stable=True)
+        index, losses = index[order], losses[order]
+        number = index.bincount(minlength=num)
+        turn = torch.arange(len(index)) - (number.cumsum(0) - number)[index]  # 0, 1, ... within a level
+        newest = turn >= number[index] - self.history
+        slot = (self.seen[index] + turn) % self.history
+        self.losses[index[newest], slot[newest]] = losses[newest]
+        self.seen += number
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """The history, for the checkpoint; it is not a buffer, since those are cast with the module."""
+        return {"losses": self.losses, "seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """The history, from the checkpoint."""
+        if state["losses"].shape[1] == self.history:
+            self.losses, self.seen = state["losses"].cpu(), state["seen"].cpu()
+
+
+def _from_all_ranks(*columns: Tensor) -> list[Tensor]:
+    """The columns of all processes, one after the other; of any length each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(columns)
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, columns)
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
