@@ -230,11 +230,7 @@ def _check(
             f"condition_dropout={condition_dropout}: the network has no condition; "
             "set model.network.num_classes"
         )
-    if any(p.requires_grad for p in process.parameters()) and not objective.trains_process:
-        raise ConfigurationError(
-            f"{type(process).__name__} is learned, and {type(objective).__name__} would make it easy, not "
-            "right; use VariationalBound"
-        )
+    objective.check(process)
 
 
 def _divergence(loss: Loss, bad: Tensor, step: int, checkpoint: str) -> str:

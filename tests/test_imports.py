@@ -17,6 +17,7 @@ ALLOWED = {
     "_threads": set(),
     "component": {"errors"},
     "errors": set(),
+    "advice": {"errors"},
     "seeding": {"errors"},
     "batch": set(),
     "processes": BASICS,
@@ -35,7 +36,7 @@ ALLOWED = {
     | CORE
     | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
     "callbacks": BASICS | {"module", "pictures"},
-    "cli": BASICS | {"callbacks", "data", "module", "samplers.base"},
+    "cli": BASICS | {"advice", "callbacks", "data", "module", "samplers.base"},
 }
 EDGE = {"data", "module", "callbacks", "cli"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))

@@ -14,6 +14,8 @@ from scorelight.errors import ConfigurationError, TrainingDivergedError, nearest
 
 __all__ = ["main"]
 
+_COMMANDS = ("fit", "validate", "sample", "advise", "configs")
+
 _HELP = """\
 usage: scorelight COMMAND [--help | OPTIONS]
 
@@ -21,6 +23,7 @@ commands:
   fit        train a model:            scorelight fit --config digits/vp_epsilon
   validate   validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
   sample     draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
+  advise     noise for your data:      scorelight advise --data DigitsDataModule
   configs    list the shipped configurations
 
 Every option can be set in the configuration or as a flag: --model.process VESDE --model.process.sigma_max 5.
@@ -77,10 +80,13 @@ def _dispatch(args: list[str]) -> int:
         from scorelight.cli.sample import run_sample
 
         run_sample(rest)
+    elif command == "advise":
+        _prepare()
+        from scorelight.cli.advise import run_advise
+
+        run_advise(rest)
     else:
-        raise ConfigurationError(
-            f"unknown command {command!r}; {nearest(command, ('fit', 'validate', 'sample', 'configs'))}"
-        )
+        raise ConfigurationError(f"unknown command {command!r}; {nearest(command, _COMMANDS)}")
     return 0
 
 

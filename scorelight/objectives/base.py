@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from scorelight.batch import Batch
 from scorelight.component import Component
 from scorelight.denoiser import Denoiser
+from scorelight.errors import ConfigurationError
 from scorelight.parameterizations import Parameterization, Score
 from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
 from scorelight.seeding import Generators, randn_like
@@ -51,6 +52,24 @@ class Objective(Component, nn.Module, ABC):
             generator: Where t and the noise come from; one per example makes example i reproducible.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
+
+    def check(self, process: ForwardProcess) -> None:
+        """Called before training.
+
+        Raises:
+            ConfigurationError: If the objective is not defined for the process.
+        """
+        if not self.trains_process and any(p.requires_grad for p in process.parameters()):
+            raise ConfigurationError(
+                f"{type(process).__name__} is learned, and {type(self).__name__} would make it easy, not "
+                "right; use VariationalBound"
+            )
+        if times := self.times(process):
+            times.quantile(process, torch.tensor([0.5], dtype=torch.float64))
+
+    def times(self, process: ForwardProcess) -> TimeSampler | None:
+        """The distribution of t under the process: the objective's `time_sampler`, if it has one."""
+        return getattr(self, "time_sampler", None)
 
     def prepare(self, training_set: Callable[[], Batch]) -> None:
         """Called once before the first step, with a function that gives all training examples."""
@@ -84,6 +103,22 @@ def draw(process: ForwardProcess, x0: Tensor, time_sampler: TimeSampler, generat
     epsilon = randn_like(x0, generator)
     level = process.level(t, like=x0)
     return Noisy(t, weight.to(x0.dtype), level, epsilon, level.alpha * x0 + level.sigma * epsilon)
+
+
+def regression(
+    denoiser: Denoiser,
+    noisy: Noisy,
+    target: tuple[Tensor, Tensor],
+    space: Parameterization,
+    weighting: Weighting,
+    time_sampler: TimeSampler,
+    cond: dict[str, Any],
+) -> Loss:
+    """Weighted mean_d (y − y*)², y in the space and y* that of the target (x0, ε), which adds up to x_t."""
+    pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
+    squared = weighting(noisy.level) * pred.residual(*target, space) ** 2
+    value = squared.flatten(1).mean(1)
+    return Loss(weighted(denoiser.process, noisy, time_sampler, value), noisy.t)
 
 
 def weighted(process: ForwardProcess, noisy: Noisy, time_sampler: TimeSampler, value: Tensor) -> Tensor:

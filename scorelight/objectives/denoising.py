@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from scorelight.denoiser import Denoiser
-from scorelight.objectives.base import Loss, Objective, Weighting, draw, weighted
+from scorelight.objectives.base import Loss, Objective, Weighting, draw, regression
 from scorelight.objectives.weightings import SigmaSquaredWeighting, UniformWeighting
 from scorelight.parameterizations import Epsilon, Parameterization
 from scorelight.seeding import Generators
@@ -47,10 +47,8 @@ class DenoisingScoreMatching(Objective):
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
         """Equation (7a) for each example."""
         noisy = draw(denoiser.process, x0, self.time_sampler, generator)
-        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
-        squared = self.weighting(noisy.level) * pred.residual(x0, noisy.epsilon, self.space) ** 2
-        value = squared.flatten(1).mean(1)
-        return Loss(weighted(denoiser.process, noisy, self.time_sampler, value), noisy.t)
+        target = x0, noisy.epsilon
+        return regression(denoiser, noisy, target, self.space, self.weighting, self.time_sampler, cond)
 
 
 class EpsilonPrediction(Objective):
@@ -62,9 +60,10 @@ class EpsilonPrediction(Objective):
 
     def __init__(self, time_sampler: TimeSampler | None = None) -> None:
         super().__init__()
-        self.loss = DenoisingScoreMatching(Epsilon(), UniformWeighting(), time_sampler)
+        self.time_sampler = time_sampler or UniformTime()
 
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
         """Equation (7a) with the ε residual and λ = 1."""
-        loss: Loss = self.loss(denoiser, x0, generator=generator, **cond)
-        return loss
+        noisy = draw(denoiser.process, x0, self.time_sampler, generator)
+        target = x0, noisy.epsilon
+        return regression(denoiser, noisy, target, Epsilon(), UniformWeighting(), self.time_sampler, cond)

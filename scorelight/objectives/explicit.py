@@ -19,7 +19,7 @@ from scorelight.analytic import posterior_mean
 from scorelight.batch import Batch
 from scorelight.denoiser import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.objectives.base import Loss, Noisy, Objective, Weighting, draw, weighted
+from scorelight.objectives.base import Loss, Noisy, Objective, Weighting, draw, regression
 from scorelight.objectives.weightings import SigmaSquaredWeighting
 from scorelight.parameterizations import Parameterization
 from scorelight.seeding import Generators
@@ -64,15 +64,13 @@ class ExplicitScoreMatching(Objective):
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
         """Equation (7b) for each example."""
         noisy = draw(denoiser.process, x0, self.time_sampler, generator)
-        target = self._target(noisy, cond)
-        epsilon = (noisy.x_t - noisy.level.alpha * target) / noisy.level.sigma
-        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
-        squared = self.weighting(noisy.level) * pred.residual(target, epsilon, self.space) ** 2
-        value = squared.flatten(1).mean(1)
-        return Loss(weighted(denoiser.process, noisy, self.time_sampler, value), noisy.t)
+        mean = self._posterior_mean(noisy, cond)
+        epsilon = (noisy.x_t - noisy.level.alpha * mean) / noisy.level.sigma
+        exact = mean, epsilon
+        return regression(denoiser, noisy, exact, self.space, self.weighting, self.time_sampler, cond)
 
     @torch.no_grad()
-    def _target(self, noisy: Noisy, cond: dict[str, Tensor]) -> Tensor:
+    def _posterior_mean(self, noisy: Noisy, cond: dict[str, Tensor]) -> Tensor:
         """E[x0 | x_t] over the bank, of the same class where there are classes."""
         if self.bank is None:
             raise ConfigurationError(

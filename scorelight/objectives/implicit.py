@@ -21,6 +21,8 @@ from scorelight.denoiser import Denoiser
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.objectives.base import Loss, Objective, Weighting, draw, weighted
 from scorelight.objectives.weightings import SigmaSquaredWeighting
+from scorelight.parameterizations import Score
+from scorelight.processes.base import NoiseLevel
 from scorelight.seeding import Generators, randn_like
 from scorelight.times import TimeSampler, UniformTime
 
@@ -155,13 +157,13 @@ def _evaluate(
             )
             return (v * rows).flatten(2).sum(2)
 
-        scale = _per_example(weighting(noisy.level), x0)
-        value = scale * fisher(score, curvature)
+        value = _score_weight(weighting, noisy.level, x0) * fisher(score, curvature)
         if not training:
             value = value.detach()
     return Loss(weighted(process, noisy, time_sampler, value), noisy.t)
 
 
-def _per_example(value: Any, like: Tensor) -> Tensor:
-    """A weight of the level's shape, as shape (B,) or ()."""
-    return value.reshape(-1) if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
+def _score_weight(weighting: Weighting, level: NoiseLevel, like: Tensor) -> Tensor:
+    """λ moved by (6) from the weighting's own space to the score's residual, shape (B,) or ()."""
+    ratio = weighting.space.determinant(level) / Score().determinant(level)
+    return torch.as_tensor(weighting(level) * ratio**2, dtype=like.dtype).reshape(-1)

@@ -81,10 +81,10 @@ class VariationalBound(Objective):
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
         """The bound for each example."""
         process = denoiser.process
-        sampler = self._times(process)
+        sampler = self.times(process)
         noisy = draw(process, x0, sampler, generator)
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
-        if sampler.discrete:
+        if sampler.num_levels_of(process):
             rest = weighted(process, noisy, sampler, self.term(process, pred, x0, noisy))
         else:
             squared = pred.residual(x0, noisy.epsilon, Score()) ** 2
@@ -92,16 +92,12 @@ class VariationalBound(Objective):
             rest = weighted(process, noisy, sampler, value) + self._last_term(denoiser, x0, noisy, cond)
         return Loss(_prior_term(process, x0) + rest, noisy.t)
 
-    def _times(self, process: ForwardProcess) -> TimeSampler:
-        """The time sampler, on levels if there are levels."""
-        on_levels = self.num_levels is not None or process.num_levels is not None
+    def times(self, process: ForwardProcess) -> TimeSampler:
+        """The time sampler, on the levels of the bound if it has levels."""
+        number = process.num_levels if self.num_levels is None else self.num_levels
         if self.time_sampler is None:
-            return DiscreteTime(self.num_levels) if on_levels else ImportanceTime()
-        if self.time_sampler.discrete != on_levels:
-            name = type(self.time_sampler).__name__
-            need = "DiscreteTime or LossAwareTime" if on_levels else "one in continuous time, or num_levels"
-            raise ConfigurationError(f"VariationalBound: time_sampler={name}: {need} is needed here")
-        return self.time_sampler
+            return DiscreteTime(self.num_levels) if number else ImportanceTime()
+        return _on_levels(number, self.time_sampler, process, "VariationalBound")
 
     def term(self, process: ForwardProcess, pred: Prediction, x0: Tensor, noisy: Noisy) -> Tensor:
         """N times the term of (11) that belongs to each example's level, shape (B,)."""
@@ -154,16 +150,21 @@ class HybridObjective(Objective):
         self.bound_weight = bound_weight
         self.bound = VariationalBound(num_levels, bins=bins)
         self.time_sampler = time_sampler or DiscreteTime(num_levels)
-        if not (self.time_sampler.discrete and self.time_sampler.unbiased):
+        if not self.time_sampler.unbiased:
             name = type(time_sampler).__name__
             raise ConfigurationError(
                 f"HybridObjective: time_sampler={name}: DiscreteTime or LossAwareTime is needed"
             )
 
+    def times(self, process: ForwardProcess) -> TimeSampler:
+        """The time sampler, on the levels of the bound."""
+        number = level_number(process, self.bound.num_levels, "HybridObjective")
+        return _on_levels(number, self.time_sampler, process, "HybridObjective")
+
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
         """Mean ‖ε̂ − ε‖² plus λ times the term of the bound, for each example."""
         process = denoiser.process
-        noisy = draw(process, x0, self.time_sampler, generator)
+        noisy = draw(process, x0, self.times(process), generator)
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
         if pred.variance_fraction is None:
             raise ConfigurationError(
@@ -175,6 +176,20 @@ class HybridObjective(Objective):
         bits = self.bound.term(process, fixed_mean, x0, noisy) / (x0[0].numel() * math.log(2))
         value = simple + self.bound_weight * bits
         return Loss(weighted(process, noisy, self.time_sampler, value), noisy.t)
+
+
+def _on_levels(
+    number: int | None, time_sampler: TimeSampler, process: ForwardProcess, owner: str
+) -> TimeSampler:
+    """The time sampler, if its levels are those of the bound: `number` of them, or no levels at all."""
+    found = time_sampler.num_levels_of(process)
+    if found == number:
+        return time_sampler
+    name, levels = type(time_sampler).__name__, f"{found} levels" if found else "no levels"
+    need = (
+        f"{number} levels: use DiscreteTime or LossAwareTime" if number else "continuous time; or num_levels"
+    )
+    raise ConfigurationError(f"{owner}: time_sampler={name} has {levels}, the bound {need}")
 
 
 def _prior_term(process: ForwardProcess, x0: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from scorelight.processes.base import ForwardProcess, NoiseLevel
 from scorelight.processes.flow import RectifiedFlow
+from scorelight.processes.learned import LearnedVPSDE
 from scorelight.processes.sde import VESDE, VPSDE, CosineVPSDE, KarrasVESDE, SubVPSDE
 from scorelight.processes.tabulated import DDPMProcess, SMLDProcess
 
@@ -12,6 +13,7 @@ __all__ = [
     "DDPMProcess",
     "ForwardProcess",
     "KarrasVESDE",
+    "LearnedVPSDE",
     "NoiseLevel",
     "RectifiedFlow",
     "SMLDProcess",

@@ -98,6 +98,9 @@ class ForwardProcess(Component, nn.Module, ABC):
         t_max: Time of the prior, at most 1.
     """
 
+    num_levels: int | None = None
+    """Number of levels of a table; None for a process in continuous time."""
+
     def __init__(self, t_min: float = 1e-3, t_max: float = 1.0) -> None:
         super().__init__()
         if not 0 <= t_min < t_max <= 1:
@@ -156,7 +159,10 @@ class ForwardProcess(Component, nn.Module, ABC):
         return log_normal.flatten(1).sum(1)
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The time in [t_min, t_max] at which log(α²/σ²) has the given value, by bisection in float64."""
+        """The time in [t_min, t_max] at which log(α²/σ²) has the given value; out of range, the nearer end.
+
+        By bisection in float64, for a process that has no closed form. Any shape.
+        """
         target = log_snr.to(torch.float64)
         low = torch.full_like(target, self.t_min)
         high = torch.full_like(target, self.t_max)
@@ -165,3 +171,6 @@ class ForwardProcess(Component, nn.Module, ABC):
             later = 2 * (self.alpha(middle).log() - self.sigma(middle).log()) > target
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return (low + high) / 2
+
+    def _within(self, t: Tensor) -> Tensor:
+        return t.clamp(self.t_min, self.t_max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from scorelight.processes.base import ForwardProcess, check_open
@@ -28,3 +29,7 @@ class RectifiedFlow(ForwardProcess):
     def sigma(self, t: Tensor) -> Tensor:
         """The time itself."""
         return t.clone()
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """σ/(α + σ)."""
+        return self._within(torch.sigmoid(-0.5 * log_snr.to(torch.float64)))

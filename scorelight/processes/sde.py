@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess, check_open, check_sigmas
@@ -23,21 +24,42 @@ from scorelight.processes.base import ForwardProcess, check_open, check_sigmas
 __all__ = ["VESDE", "VPSDE", "CosineVPSDE", "KarrasVESDE", "SubVPSDE"]
 
 
-def _integrated_beta(t: Tensor, beta_min: float, beta_max: float) -> Tensor:
-    """B(t) = β_min t + ½ (β_max − β_min) t²."""
-    return t * (beta_min + 0.5 * (beta_max - beta_min) * t)
+def _sigma_over_alpha(log_snr: Tensor) -> Tensor:
+    return torch.exp(-0.5 * log_snr.to(torch.float64))
 
 
-def _check_beta(beta_min: float, beta_max: float, t_min: float) -> None:
-    if not 0 < beta_min <= beta_max:
-        raise ConfigurationError(
-            f"beta_min={beta_min}, beta_max={beta_max}: 0 < beta_min <= beta_max is needed"
-        )
-    if t_min <= 0:
-        raise ConfigurationError(f"t_min={t_min}: must be positive, since sigma(0) = 0")
+class _LinearBetaSDE(ForwardProcess):
+    """α = exp(−B/2); the base of the two processes whose β is linear in t."""
+
+    def __init__(
+        self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_max: float = 1.0
+    ) -> None:
+        super().__init__(t_min, t_max)
+        if not 0 < beta_min <= beta_max < math.inf:
+            raise ConfigurationError(
+                f"beta_min={beta_min}, beta_max={beta_max}: 0 < beta_min <= beta_max is needed"
+            )
+        if t_min <= 0:
+            raise ConfigurationError(f"t_min={t_min}: must be positive, since sigma(0) = 0")
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """B(t)."""
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+    def _time_of_integral(self, integral: Tensor) -> Tensor:
+        """Positive root of B(t) = B, with no difference in it and hence good for β_min = β_max too."""
+        integral = integral.clamp(max=0.5 * (self.beta_min + self.beta_max))
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+        return self._within(2 * integral / (self.beta_min + root))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """exp(−B/2)."""
+        return torch.exp(-0.5 * self._integral(t))
 
 
-class VPSDE(ForwardProcess):
+class VPSDE(_LinearBetaSDE):
     """Variance-preserving process, the continuous DDPM: dx = −½β(t) x dt + √β(t) dw.
 
     Args:
@@ -47,24 +69,16 @@ class VPSDE(ForwardProcess):
         t_max: Time of the prior.
     """
 
-    def __init__(
-        self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_max: float = 1.0
-    ) -> None:
-        super().__init__(t_min, t_max)
-        _check_beta(beta_min, beta_max, t_min)
-        self.beta_min = beta_min
-        self.beta_max = beta_max
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """exp(−B/2)."""
-        return torch.exp(-0.5 * _integrated_beta(t, self.beta_min, self.beta_max))
-
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(1 − exp(−B))."""
-        return torch.sqrt(-torch.expm1(-_integrated_beta(t, self.beta_min, self.beta_max)))
+        return torch.sqrt(-torch.expm1(-self._integral(t)))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The root for B = log(1 + σ²/α²)."""
+        return self._time_of_integral(-logsigmoid(log_snr.to(torch.float64)))
 
 
-class SubVPSDE(ForwardProcess):
+class SubVPSDE(_LinearBetaSDE):
     """Sub-variance-preserving process: VP's drift, g² = β(t) (1 − exp(−2B)), a smaller variance than VP.
 
     Args:
@@ -74,21 +88,13 @@ class SubVPSDE(ForwardProcess):
         t_max: Time of the prior.
     """
 
-    def __init__(
-        self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_max: float = 1.0
-    ) -> None:
-        super().__init__(t_min, t_max)
-        _check_beta(beta_min, beta_max, t_min)
-        self.beta_min = beta_min
-        self.beta_max = beta_max
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """exp(−B/2)."""
-        return torch.exp(-0.5 * _integrated_beta(t, self.beta_min, self.beta_max))
-
     def sigma(self, t: Tensor) -> Tensor:
         """1 − exp(−B)."""
-        return -torch.expm1(-_integrated_beta(t, self.beta_min, self.beta_max))
+        return -torch.expm1(-self._integral(t))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The root for B = 2 asinh(½ σ/α), since σ/α = 2 sinh(B/2)."""
+        return self._time_of_integral(2 * torch.asinh(0.5 * _sigma_over_alpha(log_snr)))
 
 
 class VESDE(ForwardProcess):
@@ -119,6 +125,12 @@ class VESDE(ForwardProcess):
     def sigma(self, t: Tensor) -> Tensor:
         """σ_min (σ_max/σ_min)ᵗ."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """log(σ/σ_min)/log(σ_max/σ_min) with log σ = −½ log SNR."""
+        log_sigma = -0.5 * log_snr.to(torch.float64)
+        rise = log_sigma - math.log(self.sigma_min)
+        return self._within(rise / math.log(self.sigma_max / self.sigma_min))
 
 
 class CosineVPSDE(ForwardProcess):
@@ -151,6 +163,14 @@ class CosineVPSDE(ForwardProcess):
         start = self._angle(0.0)
         rise = math.pi / 2 * t / (1 + self.offset)
         return torch.sqrt(torch.sin(rise) * torch.sin(rise + 2 * start)) / math.cos(start)
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """tan² a = tan² a₀ + q² with q = σ/(α cos a₀); a − a₀ follows with no difference of near numbers."""
+        start = self._angle(0.0)
+        low, q = math.tan(start), _sigma_over_alpha(log_snr.clamp(-600, 600)) / math.cos(start)
+        high = torch.sqrt(low**2 + q**2)
+        rise = torch.atan2(q / (low + high) * q, 1 + low * high)
+        return self._within(rise * 2 / math.pi * (1 + self.offset))
 
 
 class KarrasVESDE(ForwardProcess):
@@ -188,5 +208,13 @@ class KarrasVESDE(ForwardProcess):
 
     def sigma(self, t: Tensor) -> Tensor:
         """(σ_min^(1/ρ) + t (σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ."""
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        low, high = self._ends()
         return (low + t * (high - low)) ** self.rho
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The share of σ^(1/ρ) between its two ends."""
+        low, high = self._ends()
+        return self._within((_sigma_over_alpha(log_snr) ** (1 / self.rho) - low) / (high - low))
+
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)

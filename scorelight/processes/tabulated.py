@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess, check_sigmas
@@ -60,7 +61,7 @@ class DDPMProcess(ForwardProcess):
         if keep is not None:
             log_alpha_bar = log_alpha_bar[_kept(keep, len(table))]
         super().__init__(t_min=1 / len(log_alpha_bar), t_max=1.0)
-        self.num_levels = len(log_alpha_bar)
+        self.num_levels: int = len(log_alpha_bar)
         start = torch.zeros(1, dtype=torch.float64)
         self.log_alpha_bar = torch.cat([start, log_alpha_bar])
 
@@ -79,6 +80,11 @@ class DDPMProcess(ForwardProcess):
     def sigma(self, t: Tensor) -> Tensor:
         """√(1 − ᾱ)."""
         return torch.sqrt(-torch.expm1(self._log_alpha_bar_at(t)))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The time of log ᾱ = −log(1 + 1/SNR) in the table."""
+        log_alpha_bar = logsigmoid(log_snr.to(torch.float64))
+        return self._within(_position(-self.log_alpha_bar, -log_alpha_bar) / self.num_levels)
 
 
 class SMLDProcess(ForwardProcess):
@@ -109,7 +115,7 @@ class SMLDProcess(ForwardProcess):
         if log_sigma.ndim != 1 or len(log_sigma) < 2 or not (log_sigma.diff() > 0).all():
             raise ConfigurationError("sigmas: at least two numbers are needed, positive and increasing")
         super().__init__(t_min=1 / len(log_sigma), t_max=1.0)
-        self.num_levels = len(log_sigma)
+        self.num_levels: int = len(log_sigma)
         self.log_sigma = log_sigma
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -119,6 +125,11 @@ class SMLDProcess(ForwardProcess):
     def sigma(self, t: Tensor) -> Tensor:
         """σ_i at t = i/N, geometric in between."""
         return torch.exp(_interpolate(self.log_sigma, t * self.num_levels - 1))
+
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The time of log σ = −½ log SNR in the table."""
+        log_sigma = -0.5 * log_snr.to(torch.float64)
+        return self._within((_position(self.log_sigma, log_sigma) + 1) / self.num_levels)
 
 
 def _beta_table(num_levels: int, schedule: str) -> Tensor:
@@ -148,3 +159,10 @@ def _interpolate(table: Tensor, position: Tensor) -> Tensor:
     below = (position.detach() - 1e-9).ceil().long().sub(1).clamp(0, len(table) - 2)
     share = position - below
     return table[below] * (1 - share) + table[below + 1] * share
+
+
+def _position(table: Tensor, value: Tensor) -> Tensor:
+    """The inverse of `_interpolate` for an increasing table: the position at which it has the value."""
+    table = table.to(value.device)
+    below = torch.bucketize(value.contiguous(), table).sub(1).clamp(0, len(table) - 2)
+    return below + (value - table[below]) / (table[below + 1] - table[below])

@@ -28,8 +28,6 @@ class TimeSampler(Component, nn.Module, ABC):
 
     unbiased: bool = True
     """Whether the weights (10) make up for the density."""
-    discrete: bool = False
-    """Whether the times are levels: N equally spaced ones, which for a table are its entries."""
 
     @abstractmethod
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +38,10 @@ class TimeSampler(Component, nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Draw `num` times and the weights that go with them, both of shape (num,), float64."""
         return self.quantile(process, rand(num, generator, device))
+
+    def num_levels_of(self, process: ForwardProcess) -> int | None:
+        """N if the times are levels: equally spaced ones, for a table its entries. None on a continuum."""
+        return None
 
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
         """Learn from the losses, without weights, at the times t of a training step; both of shape (B,)."""

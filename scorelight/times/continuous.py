@@ -37,7 +37,6 @@ class StratifiedTime(TimeSampler):
         super().__init__()
         self.times = times or UniformTime()
         self.unbiased = self.times.unbiased
-        self.discrete = self.times.discrete
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """That of the distribution."""
@@ -51,6 +50,10 @@ class StratifiedTime(TimeSampler):
             return super().forward(process, num, generator=generator, device=device)
         steps = torch.arange(num, dtype=torch.float64, device=device) / num
         return self.quantile(process, (rand(1, generator, device) + steps) % 1)
+
+    def num_levels_of(self, process: ForwardProcess) -> int | None:
+        """That of the distribution."""
+        return self.times.num_levels_of(process)
 
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
         """Pass on."""

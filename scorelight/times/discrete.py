@@ -21,15 +21,17 @@ class DiscreteTime(TimeSampler):
         num_levels: Number of levels (default: that of the process).
     """
 
-    discrete = True
-
     def __init__(self, num_levels: int | None = None) -> None:
         super().__init__()
         self.num_levels = num_levels
 
+    def num_levels_of(self, process: ForwardProcess) -> int:
+        """Those asked for, else those of the process."""
+        return level_number(process, self.num_levels, "DiscreteTime")
+
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The level at floor(u N); all weights are 1."""
-        num = level_number(process, self.num_levels, "DiscreteTime")
+        num = self.num_levels_of(process)
         return level_times(process, num, u.device)[(u * num).long()], torch.ones_like(u)
 
 
@@ -46,8 +48,6 @@ class LossAwareTime(TimeSampler):
         uniform_share: Probability of drawing uniformly instead, so that no level is forgotten.
     """
 
-    discrete = True
-
     def __init__(
         self, num_levels: int | None = None, history: int = 10, uniform_share: float = 0.001
     ) -> None:
@@ -63,6 +63,10 @@ class LossAwareTime(TimeSampler):
         self.losses = torch.zeros(0, history, dtype=torch.float64)
         self.seen = torch.zeros(0, dtype=torch.long)
 
+    def num_levels_of(self, process: ForwardProcess) -> int:
+        """Those asked for, else those of the process."""
+        return level_number(process, self.num_levels, "LossAwareTime")
+
     def probabilities(self, num: int) -> Tensor:
         """p_i, shape (num,), float64."""
         uniform = torch.full((num,), 1 / num, dtype=torch.float64)
@@ -75,7 +79,7 @@ class LossAwareTime(TimeSampler):
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The level at which the sum of probabilities passes u; the weight (10)."""
-        num = level_number(process, self.num_levels, "LossAwareTime")
+        num = self.num_levels_of(process)
         p = self.probabilities(num).to(u.device)
         index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=num - 1)
         return level_times(process, num, u.device)[index], 1 / (num * p[index])
@@ -83,7 +87,7 @@ class LossAwareTime(TimeSampler):
     @torch.no_grad()
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
         """Remember the losses of all processes, the newest in place of the oldest."""
-        num = level_number(process, self.num_levels, "LossAwareTime")
+        num = self.num_levels_of(process)
         if len(self.seen) != num:
             self.losses = torch.zeros(num, self.history, dtype=torch.float64)
             self.seen = torch.zeros(num, dtype=torch.long)

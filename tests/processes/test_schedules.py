@@ -35,14 +35,6 @@ def diffusers_scheduler(**config):
     return DDPMScheduler(num_train_timesteps=1000, clip_sample=False, **config)
 
 
-@pytest.mark.parametrize("process", SMOOTH, ids=lambda p: type(p).__name__)
-def test_derivatives_agree_with_central_differences(process):
-    t, h = torch.linspace(0.05, 0.95, 19, dtype=D), 1e-5
-    level = process.evaluate(t)
-    for exact, function in ((level.dalpha, process.alpha), (level.dsigma, process.sigma)):
-        torch.testing.assert_close(exact, (function(t + h) - function(t - h)) / (2 * h), rtol=1e-6, atol=1e-8)
-
-
 @pytest.mark.parametrize("t", [1e-8, 1e-5, 1e-3, 0.1, 0.5, 0.9946])
 @pytest.mark.parametrize("offset", [0.0, 0.008])
 def test_the_cosine_schedule_has_14_digits_at_every_time(t, offset):

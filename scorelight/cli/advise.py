@@ -1,0 +1,237 @@
+"""``scorelight advise``: noise levels that suit a data set, as YAML to paste."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import yaml
+from jsonargparse import auto_cli
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from tqdm import tqdm
+
+from scorelight.advice import (
+    NCSN_RATIO,
+    Schedule,
+    largest_distance,
+    level_ratio,
+    suggest_schedule,
+    variance_ratio,
+)
+from scorelight.batch import as_batch
+from scorelight.cli.configs import resolve_configs
+from scorelight.cli.errors import explain
+from scorelight.data import ArrayDataModule
+from scorelight.errors import ConfigurationError
+
+__all__ = ["Advice", "advise", "examples", "run_advise"]
+
+_SAYS_NO_DATA = ("required: data", "class_path 'lightning.LightningDataModule'")
+_NO_DATA = "which data? --data DigitsDataModule, or --config digits/vp_epsilon for those of a configuration"
+
+
+def run_advise(args: list[str]) -> None:
+    """Parse with the data of the configurations as the default."""
+    try:
+        auto_cli(
+            advise,
+            args=[*_data_sections(args)],
+            as_positional=False,
+            config_help="Configuration, shipped or your own, to take the data from.",
+            prog="scorelight advise",
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+    except ArgumentError as error:
+        if any(said in str(error) for said in _SAYS_NO_DATA):
+            raise ConfigurationError(_NO_DATA) from error
+        roots = dict.fromkeys(inspect.signature(advise).parameters, advise)
+        raise ConfigurationError(explain(str(error), roots, [f"--{name}" for name in roots])) from error
+
+
+def _data_sections(args: list[str]) -> Iterator[str]:
+    """The arguments, with nothing left of each configuration but its data."""
+    for arg in resolve_configs(args):
+        flag, _, path = arg.partition("=")
+        if flag != "--config":
+            yield arg
+        elif data := yaml.safe_load(Path(path).read_text()).get("data"):
+            yield f"--config={yaml.safe_dump({'data': data})}"
+
+
+def advise(
+    data: LightningDataModule,
+    process: Literal["SMLDProcess", "VESDE"] = "SMLDProcess",
+    sigma_min: float = 0.01,
+    langevin_steps: int = 5,
+    max_examples: int | None = None,
+    out: str | None = None,
+) -> None:
+    """Noise levels that suit a data set, by the techniques of NCSNv2, as YAML to paste.
+
+    The source is Song & Ermon (2020), Improved Techniques for Training Score-Based Generative Models.
+
+    Args:
+        data: Data module whose training set to look at.
+        process: A table of levels, or its limit in continuous time.
+        sigma_min: Smallest noise level, in units of the data.
+        langevin_steps: Steps of Langevin dynamics per level.
+        max_examples: Look at no more than that: a lower bound of sigma_max, in less time (it grows with N²).
+        out: New file to write the YAML to.
+    """
+    _check(sigma_min=sigma_min, langevin_steps=langevin_steps, max_examples=max_examples, out=out)
+    advice = _measure(type(data).__name__, examples(data, max_examples), sigma_min, langevin_steps)
+    text = _yaml(advice, process)
+    print(_report(advice), text, sep="\n", end="")
+    if out:
+        _write(Path(out), text)
+        print(f"\nWritten to {out}. To train with it: scorelight fit --config MODEL --config {out}")
+
+
+def _check(sigma_min: float, langevin_steps: int, max_examples: int | None, out: str | None) -> None:
+    """Find mistakes before the minutes that large data takes."""
+    if not 0 < sigma_min < math.inf:
+        raise ConfigurationError(f"--sigma_min {sigma_min}: must be positive")
+    if langevin_steps < 1:
+        raise ConfigurationError(f"--langevin_steps {langevin_steps}: must be at least 1")
+    if max_examples is not None and max_examples < 2:
+        raise ConfigurationError(f"--max_examples {max_examples}: must be at least 2")
+    if out and Path(out).exists():
+        raise ConfigurationError(f"--out {out}: exists already; name a new file")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigurationError(f"--out {path}: cannot be written: {error}") from error
+
+
+@singledispatch
+def examples(data: LightningDataModule, num: int | None) -> Tensor:
+    """The training set as the model sees it, shape (N, ...): one pass, or the first `num` examples of it.
+
+    Raises:
+        ConfigurationError: If there is no example.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    found: list[Tensor] = []
+    for batch in data.train_dataloader():
+        batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
+        found.append(as_batch(batch).x0)
+        if num and sum(map(len, found)) >= num:
+            break
+    if not found:
+        raise ConfigurationError(f"{type(data).__name__}: train_dataloader() gives no batch")
+    return torch.cat(found)[:num]
+
+
+@examples.register
+def _(data: ArrayDataModule, num: int | None) -> Tensor:
+    """Every example once, unlike the stream of batches; or at most `num`, evenly spaced."""
+    data.prepare_data()
+    data.setup("fit")
+    stored = data.train.x
+    return data.scale(stored if num is None else stored[:: -(-len(stored) // num)])
+
+
+class Advice(NamedTuple):
+    """What was measured and what follows from it."""
+
+    name: str
+    num: int
+    shape: tuple[int, ...]
+    ends: tuple[float, float]
+    sigma_data: float
+    distance: float
+    schedule: Schedule
+    langevin_steps: int
+
+
+def _measure(name: str, x: Tensor, sigma_min: float, langevin_steps: int) -> Advice:
+    distance = largest_distance(x, _with_bar)
+    if not sigma_min < distance:
+        raise ConfigurationError(
+            f"--sigma_min {sigma_min}: must be below {distance:.4g}, the largest distance of two examples"
+        )
+    x = x if x.is_floating_point() else x.float()
+    schedule = suggest_schedule(sigma_min, _short(distance), x[0].numel(), langevin_steps)
+    ends = x.min().item(), x.max().item()
+    sigma_data = _short(x.std(correction=0).item())
+    return Advice(name, len(x), tuple(x.shape[1:]), ends, sigma_data, distance, schedule, langevin_steps)
+
+
+def _with_bar(blocks: list[Any]) -> Iterable[Any]:
+    """A progress bar, on a terminal and for more than a second or so."""
+    return tqdm(blocks, desc="largest distance", leave=False, disable=True if len(blocks) < 10 else None)
+
+
+def _short(value: float) -> float:
+    """Four significant digits."""
+    return float(f"{value:.4g}")
+
+
+_REPORT = """\
+{name}: {num:,} training examples of shape {shape}, values from {low:.4g} to {high:.4g}
+
+  sigma_data  {sigma_data:<9.4g} standard deviation of the data
+  sigma_max   {sigma_max:<9.4g} largest distance between two examples (Technique 1)
+  sigma_min   {sigma_min:<9.4g} as given
+  num_levels  {num_levels:<9} each {ratio:.4g} times the one below ({rule})
+  epsilon     {step:<9.3g} Langevin step: {steps} leave {variance:.3g} times a level's variance (Technique 4)
+
+Techniques: Song & Ermon (2020), Improved Techniques for Training Score-Based Generative Models.
+Units: those of the data. Images in [-1, 1] have twice the scale of [0, 1], for which sigma_min 0.01 is
+usual: in [-1, 1] the same noise is 0.02.
+"""
+
+
+def _report(advice: Advice) -> str:
+    s, dim = advice.schedule, math.prod(advice.shape)
+    widest = level_ratio(dim)
+    rule = f"Technique 2: at most {widest:.4g} in {dim} dimensions"
+    if widest > NCSN_RATIO:
+        rule = f"at most NCSN's {NCSN_RATIO:.4g}: Technique 2 is for 29 dimensions and more"
+    return _REPORT.format(
+        name=advice.name,
+        num=advice.num,
+        shape=advice.shape,
+        low=advice.ends[0],
+        high=advice.ends[1],
+        sigma_data=advice.sigma_data,
+        rule=rule,
+        step=s.langevin_step,
+        steps=advice.langevin_steps,
+        variance=variance_ratio(s.langevin_step / s.sigma_min**2, s.ratio, advice.langevin_steps),
+        **s._asdict(),
+    )
+
+
+_COMMENTS = """\
+# Noise levels for {name}, by scorelight advise.
+# Technique 3, a score that is the output over sigma, is Epsilon; EDM scales the input as well.
+# Technique 4: {num_levels} levels, on each {steps} Langevin steps of epsilon (sigma/sigma_min)^2,
+# epsilon = {langevin_step:.3g}.
+"""
+
+
+def _yaml(advice: Advice, process: str) -> str:
+    """The keys to paste; what has none is in comments."""
+    s = advice.schedule
+    levels = {"num_levels": s.num_levels} if process == "SMLDProcess" else {}
+    ends = {"sigma_min": s.sigma_min, "sigma_max": s.sigma_max}
+    parts = {
+        "process": {"class_path": process, "init_args": levels | ends},
+        "parameterization": {"class_path": "EDM", "init_args": {"sigma_data": advice.sigma_data}},
+    }
+    comments = _COMMENTS.format(name=advice.name, steps=advice.langevin_steps, **s._asdict())
+    return comments + yaml.safe_dump({"model": parts}, sort_keys=False)
