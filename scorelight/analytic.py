@@ -119,8 +119,8 @@ def posterior_mean(
 ) -> Tensor:
     """E[x0 | x_t] = Σ_n π_n x_n, π = softmax(−‖x_t − α x_n‖²/2σ²), for data that are the points of a bank.
 
-    In float64, log space and chunks of the bank, with the maximum carried along: exact for any σ, in memory
-    for (B + N_chunk) examples.
+    In float64, log space and chunks of the bank, with the maximum carried along: for any σ, in memory for
+    (B + N_chunk) examples. Rounding changes a weight by about 1e-16 (α r/σ)², r the extent of the bank.
 
     Args:
         bank: The points x_n, shape (N, ...).
@@ -128,28 +128,34 @@ def posterior_mean(
         alpha: α, a float or of shape (B, 1, ...).
         sigma: σ, likewise.
         labels: Classes of x_t, shape (B,), and of the bank, shape (N,), to admit points of the same class
-            only; a class beyond those of the bank admits all.
+            only; a class of no point of the bank admits all.
         chunk_size: Points looked at together.
     """
     alpha, sigma = (v.double().reshape(-1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
-    x, points = x_t.double().flatten(1), bank.flatten(1)
+    points = bank.flatten(1)
+    origin = points[:1].double()  # far from zero, squares would lose what tells the points apart
+    x = x_t.double().flatten(1) - alpha * origin
     mean, total = torch.zeros_like(x), x.new_zeros(len(x), 1)
     top = torch.full_like(total, -math.inf)
+    admitted = None if labels is None else _of_the_class(*labels)
     for start in range(0, len(points), chunk_size):
-        part = points[start : start + chunk_size].double()
+        part = points[start : start + chunk_size].double() - origin
         scale = alpha / sigma**2
         logit = scale * (x @ part.mT) - 0.5 * alpha * scale * part.square().sum(1)  # ‖x_t‖² cancels
-        if labels is not None:
-            mine, theirs = labels[0][:, None], labels[1]
-            logit = logit.where(
-                (mine == theirs[start : start + chunk_size]) | (mine > theirs.max()), -math.inf
-            )
+        if admitted is not None:
+            logit = logit.where(admitted[:, start : start + chunk_size], -math.inf)
         newtop = torch.maximum(top, logit.amax(1, keepdim=True))
         shift = newtop.clamp(min=-1e300)  # no point of the class so far: −∞ − (−∞) is not a number
         weight, keep = (logit - shift).exp(), (top - shift).exp()
         total = keep * total + weight.sum(1, keepdim=True)
         mean, top = keep * mean + weight @ part, newtop
-    return (mean / total).reshape(x_t.shape).to(x_t.dtype)
+    return (origin + mean / total).reshape(x_t.shape).to(x_t.dtype)
+
+
+def _of_the_class(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Which points are of the class of each example, shape (B, N); to a class without points belong all."""
+    same = mine[:, None] == theirs
+    return same | ~same.any(1, keepdim=True)
 
 
 class EmpiricalDenoiser(Denoiser):
@@ -165,6 +171,8 @@ class EmpiricalDenoiser(Denoiser):
 
     def __init__(self, bank: Tensor, process: ForwardProcess, chunk_size: int = 4096) -> None:
         super().__init__()
+        if chunk_size < 1:
+            raise ConfigurationError(f"chunk_size={chunk_size}: must be at least 1")
         self.register_buffer("bank", bank)
         self.process = process
         self.chunk_size = chunk_size

@@ -1,10 +1,20 @@
 import math
 
+import mpmath
 import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from scorelight import VESDE, VPSDE, AnalyticDenoiser, ConfigurationError, GaussianMixture, SubVPSDE
+from scorelight import (
+    VESDE,
+    VPSDE,
+    AnalyticDenoiser,
+    ConfigurationError,
+    EmpiricalDenoiser,
+    GaussianMixture,
+    SubVPSDE,
+)
+from scorelight.analytic import posterior_mean
 from scorelight.seeding import generators
 
 D = torch.float64
@@ -198,3 +208,112 @@ def test_rounding_of_a_singular_covariance_is_forgiven():
 def test_what_is_not_a_weight_raises(weights):
     with pytest.raises(ConfigurationError, match="weights"):
         GaussianMixture(torch.tensor(weights), torch.zeros(2, 1), torch.ones(2))
+
+
+def softmax_mean(bank, x_t, alpha, sigma):
+    # sum_n softmax_n(-|x_t - alpha x_n|^2 / 2 sigma^2) x_n, to 50 digits
+    with mpmath.workdps(50):
+        points = [[mpmath.mpf(v) for v in p] for p in bank.tolist()]
+        means = []
+        for x in x_t.tolist():
+            energies = [mpmath.fsum((u - alpha * v) ** 2 for u, v in zip(x, p, strict=True)) for p in points]
+            weights = [mpmath.exp((min(energies) - e) / (2 * mpmath.mpf(sigma) ** 2)) for e in energies]
+            means.append(
+                [float(mpmath.fdot(weights, c) / mpmath.fsum(weights)) for c in zip(*points, strict=True)]
+            )
+    return torch.tensor(means, dtype=D)
+
+
+def clusters(alpha, sigma, generator, offset=0.0):
+    # four threes of points as near to each other as the noise, so that no posterior is a single point
+    centres = torch.randn(4, 1, 3, dtype=D, generator=generator) + offset
+    bank = (centres + sigma / alpha * torch.randn(4, 3, 3, dtype=D, generator=generator)).flatten(0, 1)
+    return bank, alpha * bank[::2] + sigma * torch.randn(6, 3, dtype=D, generator=generator)
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 0.1, 1.0, 30.0, 1e3])
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 1e-3])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_the_posterior_mean_over_a_bank_is_the_softmax_of_50_digits(sigma, alpha, offset, generator):
+    bank, x_t = clusters(alpha, sigma, generator, offset)
+    expected = softmax_mean(bank, x_t, alpha, sigma)
+    rounding = 1e-14 * (1 + (alpha / sigma) ** 2) + 1e-14 * alpha * offset / sigma
+    for chunk_size in (1, 5, 12, 4096):
+        mean = posterior_mean(bank, x_t, alpha, sigma, chunk_size=chunk_size)
+        assert ((mean - expected).abs() * alpha / sigma).max() < rounding  # as the error of epsilon
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 0.5, 1e3])
+def test_points_apart_are_told_apart_whatever_the_noise(sigma, generator):
+    bank = torch.randn(12, 3, dtype=D, generator=generator)
+    x_t = bank[:5] + min(sigma, 1) * torch.randn(5, 3, dtype=D, generator=generator)
+    expected = softmax_mean(bank, x_t, 1.0, sigma)
+    torch.testing.assert_close(posterior_mean(bank, x_t, 1.0, sigma), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 7, 100])
+@pytest.mark.parametrize("sigma", [1e-6, 0.5, 1e3])
+def test_the_posterior_mean_given_a_class_is_that_over_its_points(chunk_size, sigma, generator):
+    bank, x_t = torch.randn(2, 10, 3, dtype=D, generator=generator)
+    theirs = torch.tensor([0, 2, 2, 0, 2, 0, 4, 4, 2, 0])
+    mine = torch.tensor([0, 2, 4, 5, 3, -1, 4, 2, 0, 0])  # 5, 3 and -1 are of no point: all points
+    mean = posterior_mean(bank, x_t, 1.0, sigma, (mine, theirs), chunk_size)
+    for i, label in enumerate(mine):
+        points = bank[theirs == label] if label in theirs else bank
+        torch.testing.assert_close(mean[i : i + 1], posterior_mean(points, x_t[i : i + 1], 1.0, sigma))
+
+
+def test_every_example_of_any_shape_and_type_has_a_posterior_mean_of_its_own(generator):
+    bank, x_t = torch.randn(2, 6, 2, 3, 2, generator=generator)
+    alpha, sigma = torch.rand(2, 6, 1, 1, 1, generator=generator) + 0.1
+    mean = posterior_mean(bank, x_t, alpha, sigma, chunk_size=4)
+    assert mean.dtype == torch.float32 and mean.shape == x_t.shape
+    for i in range(6):
+        alone = softmax_mean(bank.flatten(1), x_t[i : i + 1].flatten(1), alpha[i].item(), sigma[i].item())
+        torch.testing.assert_close(mean[i], alone.float().reshape(2, 3, 2), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.3, 1.0, 1e3])
+@pytest.mark.parametrize("chunk_size", [5, 4096])
+def test_the_derivative_of_the_posterior_mean_is_the_posterior_covariance(sigma, chunk_size, generator):
+    # dE[x0|x_t]/dx_t = (alpha / sigma^2) Cov[x0|x_t]
+    bank, x_t = clusters(0.7, sigma, generator)
+    x_t.requires_grad_()
+    mean = posterior_mean(bank, x_t, 0.7, sigma, chunk_size=chunk_size)
+    rows = [torch.autograd.grad(mean[:, d].sum(), x_t, retain_graph=True)[0] for d in range(3)]
+    weights = (-(torch.cdist(x_t.detach(), 0.7 * bank) ** 2) / (2 * sigma**2)).softmax(1)
+    away = bank - mean.detach()[:, None]
+    covariance = torch.einsum("bn,bnd,bne->bde", weights, away, away)
+    torch.testing.assert_close(torch.stack(rows, 1), 0.7 / sigma**2 * covariance, rtol=1e-6, atol=1e-6)
+
+
+@every_process
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_the_empirical_denoiser_is_that_of_a_mixture_of_points(process, dtype, generator):
+    bank, x_t = torch.randn(2, 8, 2, 2, dtype=D, generator=generator)
+    t = torch.linspace(0.05, 1, 8, dtype=D)
+    exact = AnalyticDenoiser(GaussianMixture(torch.ones(8), bank, torch.zeros(8)), process)(x_t, t)
+    pred = EmpiricalDenoiser(bank.to(dtype), process, chunk_size=3)(x_t.to(dtype), t)
+    tolerance = 1e-9 if dtype == D else 1e-4  # x0 = (x_t - sigma epsilon) / alpha, alpha down to 0.0066
+    assert pred.score.dtype == dtype
+    for name in ("x0", "epsilon", "score", "velocity"):
+        found, expected = getattr(pred, name).double(), getattr(exact, name)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * expected.abs().max())
+
+
+def test_the_empirical_denoiser_can_be_differentiated_twice(generator):
+    denoiser = EmpiricalDenoiser(torch.randn(6, 2, dtype=D, generator=generator), VPSDE(), chunk_size=4)
+    x_t = torch.randn(3, 2, dtype=D, generator=generator).requires_grad_()
+    t = torch.tensor([0.1, 0.3, 0.8], dtype=D)
+    score = lambda x: denoiser(x, t).score  # noqa: E731
+    assert torch.autograd.gradcheck(score, x_t) and torch.autograd.gradgradcheck(score, x_t)
+
+
+def test_the_bank_of_the_empirical_denoiser_goes_where_the_module_goes():
+    denoiser = EmpiricalDenoiser(torch.zeros(3, 2), VPSDE()).double()
+    assert denoiser.state_dict()["bank"].dtype == D
+
+
+def test_a_chunk_holds_at_least_one_point():
+    with pytest.raises(ConfigurationError, match="chunk_size=0"):
+        EmpiricalDenoiser(torch.zeros(3, 2), VPSDE(), chunk_size=0)

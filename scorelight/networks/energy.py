@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scorelight.autodiff import input_gradients
+from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
 from scorelight.networks.mlp import MLP
 
@@ -40,7 +41,15 @@ class Energy(ScoreNetwork):
     def energy(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """E(x) of each example, shape (B,)."""
         output: Tensor = self.network(x, noise_label, label)
-        return output if output.ndim == 1 else -(x * output).flatten(1).sum(1)
+        if output.ndim == 1:
+            return output
+        if output.shape != x.shape:
+            raise ConfigurationError(
+                f"Energy: {type(self.network).__name__} outputs {tuple(output.shape)} for x of "
+                f"{tuple(x.shape)}; a scalar per example, shape ({len(x)},), or an output like x is needed, "
+                "without learned_variance"
+            )
+        return -(x * output).flatten(1).sum(1)
 
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """−∇E, of x's shape; by automatic differentiation, also where gradients are switched off."""

@@ -31,8 +31,8 @@ __all__ = ["ExplicitScoreMatching"]
 class ExplicitScoreMatching(Objective):
     """Equation (7b). The bank of training points is taken from the data module, at the start of training.
 
-    With a ``label`` the density is that of the points of the same class; a label beyond those of the bank,
-    "no class", stands for all of them. Every step compares every example with every point of the bank.
+    With a ``label`` the density is that of the points of the same class; a label that no point has, such as
+    that for "no class", stands for all. Every step compares every example with every point of the bank.
 
     Args:
         space: What the residual is measured in, whatever the network outputs (default: the weighting's).
@@ -75,13 +75,15 @@ class ExplicitScoreMatching(Objective):
         if self.bank is None:
             raise ConfigurationError(
                 "ExplicitScoreMatching has no bank: train with a data module, "
-                "or call prepare(lambda: Batch(x0, {}))"
+                "or call prepare(lambda: scorelight.batch.Batch(x0, {}))"
             )
         if unknown := set(cond) - {"label"}:
             raise ConfigurationError(
                 f"ExplicitScoreMatching: the exact score given {sorted(unknown)[0]!r} is not known, "
                 "only that given a label"
             )
+        if cond and "label" not in self.bank.cond:
+            raise ConfigurationError("ExplicitScoreMatching: the batch has labels, the training set none")
         self.bank = _on(noisy.x_t.device, self.bank)
         labels = (cond["label"], self.bank.cond["label"]) if cond else None
         level = noisy.level

@@ -37,7 +37,8 @@ class ImplicitScoreMatching(Objective):
     Args:
         weighting: λ of each noise level (default `SigmaSquaredWeighting`).
         time_sampler: Distribution of t (default `UniformTime`); `FixedTime` for one noise level.
-        chunk_size: Dimensions differentiated together; bounds the memory.
+        chunk_size: Dimensions differentiated together; bounds the memory of validation, while training keeps
+            all of them for its own derivative.
     """
 
     def __init__(
