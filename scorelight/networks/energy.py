@@ -26,7 +26,8 @@ class Energy(ScoreNetwork):
     Args:
         shape: Shape of one example.
         network: The inner network, made from the shape.
-        num_classes: Number of classes to condition on, if any; handed to the inner network.
+        num_classes: Number of classes to condition on, if any; handed to the inner network (default: as the
+            inner network says).
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class Energy(ScoreNetwork):
         network: Callable[[Sequence[int]], ScoreNetwork] = MLP,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(shape, num_classes)
-        self.network: nn.Module = network(shape, **({"num_classes": num_classes} if num_classes else {}))
+        inner = network(shape, **({"num_classes": num_classes} if num_classes else {}))
+        super().__init__(shape, inner.num_classes)
+        self.network: nn.Module = inner
 
     def energy(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """E(x) of each example, shape (B,)."""
