@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorelight import _threads as _threads
 from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
+from scorelight.certification import Certificate, certify
 from scorelight.denoiser import Denoiser, NetworkDenoiser, Prediction
 from scorelight.errors import ConfigurationError, TrainingDivergedError
 from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
@@ -87,6 +88,7 @@ __all__ = [
     "X0",
     "AnalyticDenoiser",
     "AncestralSampler",
+    "Certificate",
     "ConfigurationError",
     "CosineVPSDE",
     "DDPMProcess",
@@ -149,6 +151,7 @@ __all__ = [
     "VariationalBound",
     "Velocity",
     "Weighting",
+    "certify",
 ]
 
 _LIGHTNING_EDGE = {

@@ -29,6 +29,9 @@ ALLOWED = {
     "analytic": BASICS | CORE | {"parameterizations", "denoiser"},
     "objectives": BASICS | CORE | {"parameterizations", "denoiser", "times", "analytic", "autodiff"},
     "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times"},
+    "certification": BASICS
+    | CORE
+    | {"parameterizations", "denoiser", "times", "analytic", "networks", "objectives.base"},
     "ema": BASICS | {"denoiser"},
     "pictures": set(),
     "data": BASICS | {"analytic"},
