@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.special import log_ndtr
+from torch.special import erfcx, log_ndtr
 
 from scorelight.denoiser import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
@@ -47,7 +47,8 @@ class VariationalBound(Objective):
 
     Args:
         num_levels: Number of levels (default: those of the process's table, else continuous time).
-        variance: Variance of a step unless the network learns it: ``small`` is c², ``large`` σ²_{t|s}.
+        variance: Variance of a step unless the network learns it: ``small`` is c², ``large`` σ²_{t|s}. At
+            little noise ``large`` is exact; ``small`` costs DDPM's table 0.29 nats per dimension for any N.
         bins: Number of grey levels of the data, equally spaced from −1 to 1, each standing for the interval
             around it; the bound is then on a probability (Ho et al., 2020, eq. 13). Default: on a density.
         time_sampler: Distribution of t, which must be unbiased (default `DiscreteTime` or `ImportanceTime`).
@@ -96,7 +97,7 @@ class VariationalBound(Objective):
         """The time sampler, on the levels of the bound if it has levels."""
         number = process.num_levels if self.num_levels is None else self.num_levels
         if self.time_sampler is None:
-            return DiscreteTime(self.num_levels) if number else ImportanceTime()
+            return ImportanceTime() if number is None else DiscreteTime(number)
         return _on_levels(number, self.time_sampler, process, "VariationalBound")
 
     def term(self, process: ForwardProcess, pred: Prediction, x0: Tensor, noisy: Noisy) -> Tensor:
@@ -187,14 +188,18 @@ def _on_levels(
         return time_sampler
     name, levels = type(time_sampler).__name__, f"{found} levels" if found else "no levels"
     need = (
-        f"{number} levels: use DiscreteTime or LossAwareTime" if number else "continuous time; or num_levels"
+        f"the bound {number}: use DiscreteTime or LossAwareTime with as many"
+        if number
+        else f"the bound is in continuous time: give {owner} num_levels={found}, or use UniformTime, "
+        "StratifiedTime or ImportanceTime"
     )
-    raise ConfigurationError(f"{owner}: time_sampler={name} has {levels}, the bound {need}")
+    raise ConfigurationError(f"{owner}: time_sampler={name} has {levels}, {need}")
 
 
 def _prior_term(process: ForwardProcess, x0: Tensor) -> Tensor:
     """KL(N(α x0, σ² I) ‖ N(0, σ² I)) at t_max, shape (B,)."""
-    level = process.level(torch.full((len(x0),), process.t_max, device=x0.device), like=x0)
+    t_max = torch.full((len(x0),), process.t_max, dtype=torch.float64, device=x0.device)
+    level = process.level(t_max, like=x0)
     return 0.5 * (level.snr * x0**2).flatten(1).sum(1)
 
 
@@ -226,7 +231,15 @@ def _log_bin_probability(x0: Tensor, mean: Tensor, std: Tensor, bins: int) -> Te
     high = torch.where(x0 > 1 - half, math.inf, (x0 + half - mean) / std)
     flip = low > 0  # in the upper tail, by symmetry: there Φ is 1 and a difference nothing
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    return log_ndtr(high) + torch.log1p(-torch.exp(log_ndtr(low) - log_ndtr(high)))
+    log_high = _log_ndtr(high)
+    return log_high + torch.log1p(-torch.exp(_log_ndtr(low) - log_high))
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    """The logarithm of Φ(z); the derivative of torch's own is 10⁻⁴ off at z = −10⁶ and 0 at −10⁹."""
+    tail = z.clamp(max=-1)
+    log_tail = torch.log(0.5 * erfcx(-math.sqrt(0.5) * tail)) - 0.5 * tail**2
+    return torch.where(z < -1, log_tail, log_ndtr(z.clamp(min=-1)))
 
 
 def _shaped(value: Tensor, like: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""The schedules beyond Song et al.'s three: against 50 digits, finite differences, and diffusers."""
+"""The schedules beyond Song et al.'s three: against 50 digits and finite differences."""
 
 import math
-import warnings
 
 import mpmath
 import numpy as np
@@ -28,13 +27,6 @@ TABLES = [DDPMProcess(), DDPMProcess(200, "cosine"), DDPMProcess(schedule="scale
 every = pytest.mark.parametrize("process", SMOOTH + TABLES, ids=lambda p: type(p).__name__)
 
 
-def diffusers_scheduler(**config):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from diffusers import DDPMScheduler
-    return DDPMScheduler(num_train_timesteps=1000, clip_sample=False, **config)
-
-
 @pytest.mark.parametrize("t", [1e-8, 1e-5, 1e-3, 0.1, 0.5, 0.9946])
 @pytest.mark.parametrize("offset", [0.0, 0.008])
 def test_the_cosine_schedule_has_14_digits_at_every_time(t, offset):
@@ -57,35 +49,6 @@ def test_equal_steps_of_the_karras_process_are_their_noise_levels():
 def test_the_velocity_of_rectified_flow_is_the_straight_line_from_data_to_noise():
     level = RectifiedFlow().evaluate(torch.linspace(0.01, 0.99, 9, dtype=D))
     assert (level.dalpha == -1).all() and (level.dsigma == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("schedule", "config"),
-    [
-        ("linear", dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)),
-        ("scaled_linear", dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)),
-        ("cosine", dict(beta_schedule="squaredcos_cap_v2")),
-    ],
-)
-def test_beta_tables_are_those_of_diffusers(schedule, config):
-    """Up to float32, which diffusers keeps its tables in; ᾱ is a product of a thousand of them."""
-    theirs, ours = diffusers_scheduler(**config), DDPMProcess(schedule=schedule)
-    np.testing.assert_allclose(
-        ours.betas.numpy(), theirs.betas.double().numpy(), rtol=2e-5 if schedule == "cosine" else 1e-6
-    )
-    alpha_bar = ours.alpha(torch.arange(1, 1001, dtype=D) / 1000) ** 2
-    keep = alpha_bar > 1e-6  # the last of the cosine table is 2e-9, where float32 has lost its digits
-    expected = theirs.alphas_cumprod.double()
-    np.testing.assert_allclose(alpha_bar[keep].numpy(), expected[keep].numpy(), rtol=5e-5)
-
-
-@pytest.mark.parametrize("i", [2, 10, 500, 1000])
-def test_the_posterior_variance_is_that_of_diffusers(i):
-    """Up to the digits that diffusers loses in float32: 1 − ᾱ is 0.0017 at i = 10."""
-    theirs, ours = diffusers_scheduler(variance_type="fixed_small"), DDPMProcess()
-    t, s = ours.levels(torch.tensor([i, i - 1], dtype=D) / 1000)
-    variance = (t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2) * (s.sigma / t.sigma) ** 2
-    assert variance == pytest.approx(theirs._get_variance(i - 1).item(), rel=5e-4)
 
 
 def test_a_table_of_ones_own_and_its_product():
