@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
-import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
@@ -97,15 +96,16 @@ class SigmoidWeighting(Weighting):
     The factor g²/σ² = −d log SNR/dt makes it a weight of log SNR, the same for every process.
 
     Args:
-        bias: log SNR at which the weight is ½; larger for more weight on little noise.
+        bias: log SNR at which the weight is ½, from −700 to 700; larger for more weight on little noise.
     """
 
     space = Epsilon()
 
     def __init__(self, bias: float = 2.0) -> None:
+        if not abs(bias) <= 700:
+            raise ConfigurationError(f"bias={bias}: a log SNR from -700 to 700 is needed")
         self.bias = bias
 
     def __call__(self, level: NoiseLevel) -> Scalar:
-        """sigmoid(bias − log SNR) · g²/σ²."""
-        shifted: Any = torch.as_tensor(self.bias - level.log_snr)
-        return shifted.sigmoid() * level.g2 / level.sigma**2
+        """sigmoid(bias − log SNR) · g²/σ², with sigmoid(bias − log SNR) = 1/(1 + SNR e^−bias)."""
+        return level.g2 / level.sigma**2 / (1 + level.snr * math.exp(-self.bias))

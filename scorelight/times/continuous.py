@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -101,7 +102,8 @@ class LogitNormalTime(TimeSampler):
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The logistic function of the normal quantile."""
         ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device=u.device).logit()
-        return _truncated_normal(u, self.mean, self.std, *ends).sigmoid(), torch.ones_like(u)
+        t = _truncated_normal(u, self.mean, self.std, *ends).sigmoid()
+        return t.clamp(process.t_min, process.t_max), torch.ones_like(u)
 
 
 class FixedTime(TimeSampler):
@@ -162,12 +164,19 @@ def _check_std(std: float) -> None:
 
 
 def _truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Tensor) -> Tensor:
-    """Quantiles of N(mean, std²) between low and high."""
-    first, last = torch.special.ndtr((low - mean) / std), torch.special.ndtr((high - mean) / std)
-    if not last - first > 1e-3:
+    """Quantiles of N(mean, std²) between low and high, with all their digits in both tails."""
+    below, above = _normal_cdf((low - mean) / std), _normal_cdf((mean - high) / std)
+    inside = 1 - below - above
+    if not inside > 1e-3:
         raise ConfigurationError(
             f"mean={mean}, std={std}: almost no noise level of the process, {low:.3g} to {high:.3g} on this "
-            "scale, would be drawn"
+            "scale, would be drawn; choose a mean in between or a larger std"
         )
-    value = mean + std * torch.special.ndtri(first + u * (last - first))
-    return value.clamp(low, high)
+    p, one_minus_p = below + u * inside, above + (1 - u) * inside
+    z = torch.where(p < 0.5, torch.special.ndtri(p), -torch.special.ndtri(one_minus_p))
+    return mean + std * z
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    """Φ(z); `torch.special.ndtr` is 1 + erf, of which nothing is left at z = −8."""
+    return 0.5 * torch.erfc(-z / math.sqrt(2))

@@ -108,7 +108,7 @@ class LossAwareTime(TimeSampler):
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """The history, from the checkpoint."""
         if state["losses"].shape[1] == self.history:
-            self.losses, self.seen = state["losses"].cpu(), state["seen"].cpu()
+            self.losses, self.seen = (state[name].cpu().clone() for name in ("losses", "seen"))
 
 
 def _from_all_ranks(*columns: Tensor) -> list[Tensor]:

@@ -1,42 +1,12 @@
 import pytest
 import torch
-from scipy import stats
 
-from scorelight import (
-    VESDE,
-    VPSDE,
-    ForwardProcess,
-    LogSNRGrid,
-    SubVPSDE,
-    TimeGrid,
-    TimeSampler,
-    UniformGrid,
-    UniformTime,
-)
-from scorelight.seeding import generators
+from scorelight import VESDE, VPSDE, ForwardProcess, LogSNRGrid, SubVPSDE, UniformGrid
 
 D = torch.float64
-CPU = torch.device("cpu")
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), VPSDE(t_min=1e-5, t_max=0.7), VESDE(t_min=0.1, t_max=0.9)]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.t_max}")
 every_grid = pytest.mark.parametrize("grid", [UniformGrid(), LogSNRGrid()], ids=lambda g: type(g).__name__)
-per_example = pytest.mark.parametrize("per_example", [False, True])
-
-
-@every_process
-@per_example
-def test_uniform_times_are_uniform_between_t_min_and_t_max(process, per_example, generator):
-    source = generators(0, range(4000)) if per_example else generator
-    t, weight = UniformTime()(process, 4000, generator=source, device=CPU)
-    assert t.shape == weight.shape == (4000,) and t.dtype == weight.dtype == D
-    assert process.t_min <= t.min() and t.max() <= process.t_max
-    uniform = stats.uniform(process.t_min, process.t_max - process.t_min)
-    assert stats.kstest(t.numpy(), uniform.cdf).pvalue > 6e-7  # 5 standard errors, two-sided
-
-
-def test_uniform_times_are_not_reweighted(generator):
-    _, weight = UniformTime()(VPSDE(), 100, generator=generator, device=CPU)
-    assert (weight == 1).all()
 
 
 @every_process
@@ -68,12 +38,6 @@ def test_log_snr_grid_has_equal_steps_in_log_snr(process, num):
 
 def test_the_log_snr_of_ve_is_linear_in_time_so_that_both_grids_agree():
     torch.testing.assert_close(LogSNRGrid()(VESDE(), 50), UniformGrid()(VESDE(), 50), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("base", [TimeSampler, TimeGrid])
-def test_the_bases_are_abstract(base):
-    with pytest.raises(TypeError, match="abstract"):
-        base()
 
 
 class Learned(ForwardProcess):
