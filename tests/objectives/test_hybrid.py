@@ -236,11 +236,11 @@ def test_with_it_the_bound_is_the_entropy_plus_the_prior_term_for_any_number_of_
 def test_gradient_descent_finds_it_from_random_draws():
     """Adam on the default weight, times and noise drawn at random: each f to 0.15 of the exact one."""
     process, n = DDPMProcess(8, betas=[0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]), 8
-    denoiser, objective = Adjustable(process, n), HybridObjective(time_sampler=EveryLevel(None, 32))
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=0.03)
+    denoiser, objective = Adjustable(process, n), HybridObjective(time_sampler=EveryLevel(None, 64))
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=0.05)
     source = torch.Generator().manual_seed(0)
-    for _ in range(200):
-        loss = objective(denoiser, denoiser.exact.density.sample(32 * n, source), generator=source).value
+    for _ in range(100):
+        loss = objective(denoiser, denoiser.exact.density.sample(64 * n, source), generator=source).value
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
@@ -357,7 +357,7 @@ def test_it_is_trained_like_any_other_objective_and_improves_both_losses(make_tr
         ]
 
     before = losses()
-    trainer = make_trainer(max_steps=120, limit_val_batches=0)
+    trainer = make_trainer(max_steps=80, limit_val_batches=0, log_every_n_steps=1000)
     trainer.fit(module, data)
     after = losses()
     assert after[0] < 0.7 * before[0] and after[1] < 0.8 * before[1]
