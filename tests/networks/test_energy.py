@@ -153,6 +153,13 @@ def test_the_class_reaches_the_inner_network():
     assert not torch.allclose(outputs[0], outputs[1]) and not torch.allclose(outputs[0], outputs[3])
 
 
+def test_the_classes_can_be_given_to_either_network():
+    outer, inner = Energy((2,), small, num_classes=3), Energy((2,), functools.partial(small, num_classes=3))
+    for net in (outer, inner):
+        assert net.num_classes == net.network.num_classes == 3
+    assert Energy((2,), small).num_classes is None
+
+
 @pytest.mark.parametrize(
     ("network", "shape"),
     [(functools.partial(MLP, learned_variance=True), (2,)), (lambda s: Column(s), (2,))],
@@ -288,8 +295,10 @@ def run(tmp_path, monkeypatch, *args):
 
 
 def test_flags_make_an_energy(tmp_path, monkeypatch):
-    net = run(tmp_path, monkeypatch, "--model.network", "Energy", "--model.network.network.width", "24")
+    flags = ["--model.network.network.width", "24", "--model.network.num_classes", "3"]
+    net = run(tmp_path, monkeypatch, "--model.network", "Energy", *flags)
     assert type(net) is Energy and type(net.network) is MLP and net.network.first.out_features == 24
+    assert net.num_classes == net.network.num_classes == 3
 
 
 def test_yaml_makes_an_energy_of_an_inner_network_of_ones_own(tmp_path, monkeypatch):
@@ -300,12 +309,6 @@ def test_yaml_makes_an_energy_of_an_inner_network_of_ones_own(tmp_path, monkeypa
     net = run(tmp_path, monkeypatch, "--config", "energy.yaml")
     assert type(net) is Energy and type(net.network).__name__ == "Bowl"
     assert net.network.first.out_features == 24
-
-
-@pytest.mark.parametrize("where", ["num_classes", "network.num_classes"])
-def test_the_classes_can_be_given_to_either_network(where, tmp_path, monkeypatch):
-    net = run(tmp_path, monkeypatch, "--model.network", "Energy", f"--model.network.{where}", "3")
-    assert net.num_classes == net.network.num_classes == 3
 
 
 def test_an_unknown_inner_network_is_named(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from scorelight import (
     MLP,
     VESDE,
     VPSDE,
+    X0,
     ConfigurationError,
     Denoiser,
     DenoisingScoreMatching,
@@ -60,18 +61,22 @@ every_target = pytest.mark.parametrize(
 
 
 class Off(Denoiser):
-    # the exact epsilon plus an affine function of x_t, and of what is handed over for each example
+    # the exact epsilon plus an affine function of x_t, and of what is handed over for each example;
+    # stated in the units of any space
 
-    def __init__(self, process, offset=0.0, slope=0.0, each=0.0):
+    def __init__(self, process, offset=0.0, slope=0.0, each=0.0, space=None):
         super().__init__()
         self.exact, self.process = EmpiricalDenoiser(BANK, process), process
         self.offset, self.slope, self.each = offset, slope, each
+        self.space = space or Epsilon()
 
     def predict(self, x_t, level, label=None):
         labels = None if label is None else (label, LABELS)
         mean = posterior_mean(BANK, x_t, level.alpha, level.sigma, labels)
         epsilon = (x_t - level.alpha * mean) / level.sigma
-        return Prediction(x_t, level, epsilon + self.offset + self.slope * x_t + self.each, Epsilon())
+        pred = Prediction(x_t, level, epsilon + self.offset + self.slope * x_t + self.each, Epsilon())
+        a, b = self.space.coefficients(level)
+        return Prediction(x_t, level, a * pred.x0 + b * pred.epsilon, self.space)
 
 
 def seeded(seed=1):
@@ -122,6 +127,16 @@ def test_the_loss_of_a_change_of_the_exact_denoiser_is_its_mean_square(process, 
     _, weight = reference.time_sampler.eval()(process, 50, generator=seeded(), device=x0.device)
     expected = weight * (reference.weighting(level) * ratio**2 * 0.3**2).flatten()
     torch.testing.assert_close(loss.value, expected, rtol=1e-9, atol=0)
+
+
+@every_process
+@pytest.mark.parametrize("space", [Score(), X0(), VPrediction(), EDM(0.5)], ids=lambda s: type(s).__name__)
+def test_the_loss_does_not_depend_on_what_the_network_outputs(process, space):
+    x0, _ = examples(50)
+    direct, restated = (
+        explicit()(Off(process, 0.3, 0.5, space=s), x0, generator=seeded()).value for s in (None, space)
+    )
+    torch.testing.assert_close(restated, direct, rtol=1e-8, atol=1e-12)
 
 
 @every_process
