@@ -20,9 +20,11 @@ from scorelight import (
     Objective,
     SlicedScoreMatching,
     UNet,
+    UniformTime,
     VariationalBound,
 )
 from scorelight.batch import Batch
+from scorelight.seeding import mix
 
 CLASSES, B = 10, 400
 OBJECTIVES = [
@@ -128,8 +130,6 @@ def test_each_step_drops_others_and_a_run_of_the_same_seed_the_same(make_module,
 
 @every_objective
 def test_without_dropout_the_step_is_that_of_a_module_that_knows_none(objective, make_module, make_trainer):
-    """Bit for bit: nothing is drawn."""
-
     def weights(**given):
         torch.manual_seed(0)
         network = MLP((2,), 8, 1, num_classes=CLASSES, learned_variance=objective is HybridObjective)
@@ -141,6 +141,21 @@ def test_without_dropout_the_step_is_that_of_a_module_that_knows_none(objective,
 
     assert torch.equal(weights(), weights(condition_dropout=0.0))
     assert not torch.equal(weights(), weights(condition_dropout=0.5))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_without_dropout_no_random_number_is_spent_on_it(rate, make_module, make_trainer):
+    """The times are the first that the seed of the step gives; with it, the second batch of them."""
+    made, times = EpsilonPrediction(), []
+    made.register_forward_hook(lambda module, args, loss: times.append(loss.t))
+    network = MLP((2,), 8, 1, num_classes=CLASSES)
+    module = make_module(network=network, objective=made, condition_dropout=rate, seed=3)
+    make_trainer(max_steps=1, limit_val_batches=0).fit(module, loader(), loader())
+    torch.manual_seed(mix(3, 0, 0, 0))
+    if rate:
+        torch.rand(B)
+    expected, _ = UniformTime()(module.denoiser.process, B, generator=None, device=torch.device("cpu"))
+    assert torch.equal(times[0], expected)
 
 
 def test_with_everything_dropped_only_no_class_is_trained(make_module, make_trainer):
