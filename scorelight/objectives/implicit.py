@@ -159,8 +159,6 @@ def _evaluate(
             return (v * rows).flatten(2).sum(2)
 
         value = _score_weight(weighting, noisy.level, x0) * fisher(score, curvature)
-        if not training:
-            value = value.detach()
     return Loss(weighted(process, noisy, time_sampler, value), noisy.t)
 
 
