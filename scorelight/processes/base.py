@@ -166,11 +166,14 @@ class ForwardProcess(Component, nn.Module, ABC):
         target = log_snr.to(torch.float64)
         low = torch.full_like(target, self.t_min)
         high = torch.full_like(target, self.t_max)
-        for _ in range(80):
+        for _ in range(60):
             middle = (low + high) / 2
-            later = 2 * (self.alpha(middle).log() - self.sigma(middle).log()) > target
+            later = self._log_snr(middle) > target
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return (low + high) / 2
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def _within(self, t: Tensor) -> Tensor:
         return t.clamp(self.t_min, self.t_max)
