@@ -223,6 +223,19 @@ def test_a_weighting_of_another_space_is_moved_to_the_score(process, weighting):
     torch.testing.assert_close(loss.value, scale.flatten() * plain.value, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize(("chunk_size", "passes"), [(1, 6), (4, 2), (64, 1)])
+def test_no_more_dimensions_are_differentiated_together_than_the_chunk_size(chunk_size, passes, monkeypatch):
+    sizes, grad = [], torch.autograd.grad
+
+    def spy(outputs, inputs, grad_outputs, **options):
+        sizes.append(len(grad_outputs) if options["is_grads_batched"] else 1)
+        return grad(outputs, inputs, grad_outputs, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    ImplicitScoreMatching(chunk_size=chunk_size)(network((2, 3)), data(3, (2, 3)))
+    assert len(sizes) == passes and max(sizes) <= chunk_size and sum(sizes) == 6
+
+
 # Sliced score matching
 
 
