@@ -230,7 +230,7 @@ def _check(
             f"condition_dropout={condition_dropout}: the network has no condition; "
             "set model.network.num_classes"
         )
-    objective.check(process)
+    objective.check(process, network)
 
 
 def _divergence(loss: Loss, bad: Tensor, step: int, checkpoint: str) -> str:

@@ -82,6 +82,8 @@ class RunCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(
                 config["default_root_dir"], name="", version=self._version(Path(config["default_root_dir"]))
             )
+        if config["enable_progress_bar"] in (None, True):
+            self.trainer_defaults["callbacks"].append(RunProgressBar())
         try:
             return super().instantiate_trainer(**kwargs)
         except (ModuleNotFoundError, ValueError) as error:  # a device or an option that is not there
@@ -139,7 +141,7 @@ def run(args: list[str]) -> None:
             "num_sanity_val_steps": 0,
             "enable_model_summary": False,
             "log_every_n_steps": 10,
-            "callbacks": [RunProgressBar(), best],
+            "callbacks": [best],
         },
         seed_everything_default=0,
         parser_kwargs={"exit_on_error": False, "allow_abbrev": False},

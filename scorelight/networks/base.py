@@ -27,6 +27,9 @@ class ScoreNetwork(Component, nn.Module, ABC):
         self.shape = tuple(shape)
         self.num_classes = num_classes
 
+    learned_variance: bool = False
+    """Whether the output is twice as much as x: its second half is then the variance of the reverse step."""
+
     @abstractmethod
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x, or twice as much along dimension 1 (`Prediction.variance_fraction`).

@@ -32,6 +32,7 @@ class MLP(ScoreNetwork):
         learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
+        self.learned_variance = learned_variance
         size = math.prod(shape)
         self.embed = ConditionEmbedding(width, num_classes)
         self.first = nn.Linear(size, width)

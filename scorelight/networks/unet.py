@@ -46,6 +46,7 @@ class UNet(ScoreNetwork):
         learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
+        self.learned_variance = learned_variance
         _check(shape, base_channels, multipliers, attention_levels, num_heads)
         if num_blocks < 1:
             raise ConfigurationError(f"UNet: num_blocks={num_blocks}: at least 1")

@@ -53,11 +53,11 @@ class Objective(Component, nn.Module, ABC):
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
 
-    def check(self, process: ForwardProcess) -> None:
+    def check(self, process: ForwardProcess, network: nn.Module | None = None) -> None:
         """Called before training.
 
         Raises:
-            ConfigurationError: If the objective is not defined for the process.
+            ConfigurationError: If the objective is not defined for the process or the network.
         """
         if not self.trains_process and any(p.requires_grad for p in process.parameters()):
             raise ConfigurationError(

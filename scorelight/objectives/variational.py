@@ -24,7 +24,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.special import erfcx, log_ndtr
 
 from scorelight.denoiser import Denoiser, Prediction
@@ -127,6 +127,11 @@ class VariationalBound(Objective):
         return _negative_log_likelihood(pred.x0, -level.log_snr, x0, self.bins)
 
 
+_NO_VARIANCE = (
+    "HybridObjective: the network does not learn the variance; set model.network.learned_variance to true"
+)
+
+
 class HybridObjective(Objective):
     """L_simple + λ L_vlb with the mean held fixed in the bound (Nichol & Dhariwal, 2021, eq. 16).
 
@@ -157,6 +162,12 @@ class HybridObjective(Objective):
                 f"HybridObjective: time_sampler={name}: DiscreteTime or LossAwareTime is needed"
             )
 
+    def check(self, process: ForwardProcess, network: nn.Module | None = None) -> None:
+        """Refuse a network that does not learn the variance, too."""
+        super().check(process, network)
+        if not getattr(network, "learned_variance", True):
+            raise ConfigurationError(_NO_VARIANCE)
+
     def times(self, process: ForwardProcess) -> TimeSampler:
         """The time sampler, on the levels of the bound."""
         number = level_number(process, self.bound.num_levels, "HybridObjective")
@@ -168,10 +179,7 @@ class HybridObjective(Objective):
         noisy = draw(process, x0, self.times(process), generator)
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
         if pred.variance_fraction is None:
-            raise ConfigurationError(
-                "HybridObjective: the network does not learn the variance; "
-                "set model.network.learned_variance to true"
-            )
+            raise ConfigurationError(_NO_VARIANCE)
         simple = pred.residual(x0, noisy.epsilon, Epsilon()).square().flatten(1).mean(1)
         fixed_mean = dataclasses.replace(pred, output=pred.output.detach())
         bits = self.bound.term(process, fixed_mean, x0, noisy) / (x0[0].numel() * math.log(2))

@@ -76,6 +76,39 @@ MISTAKES = {
     "a device that is not there": (["--trainer.accelerator", "gpu"], ["No supported gpu"]),
     "a network that cannot take vectors": (["--model.network", "UNet"], ["UNet", "(2,)", "MLP"]),
     "a missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "a variance that is not learned": (
+        ["--model.process", "DDPMProcess", "--model.objective", "HybridObjective"],
+        ["HybridObjective", "model.network.learned_variance to true"],
+    ),
+    "levels without a table": (
+        ["--model.objective.time_sampler", "DiscreteTime"],
+        ["DiscreteTime", "VPSDE is in continuous time", "num_levels", "DDPMProcess"],
+    ),
+    "a bound without levels": (
+        ["--model.objective", "HybridObjective", "--model.network.learned_variance", "true"],
+        ["HybridObjective", "VPSDE is in continuous time", "num_levels"],
+    ),
+    "a bound that would be none": (
+        ["--model.objective", "VariationalBound", "--model.objective.time_sampler", "LogNormalTime"],
+        ["time_sampler=LogNormalTime", "ImportanceTime"],
+    ),
+    "a continuous bound on a table": (
+        "--model.process DDPMProcess --model.objective VariationalBound "
+        "--model.objective.time_sampler ImportanceTime".split(),
+        ["time_sampler=ImportanceTime", "1000", "DiscreteTime"],
+    ),
+    "a learned schedule made easy": (
+        ["--model.process", "LearnedVPSDE"],
+        ["LearnedVPSDE", "EpsilonPrediction", "use VariationalBound"],
+    ),
+    "a level that the process does not have": (
+        ["--model.objective.time_sampler", "FixedTime", "--model.objective.time_sampler.sigma", "1e6"],
+        ["FixedTime", "sigma=1000000.0", "goes from"],
+    ),
+    "a dropped condition that is not there": (
+        ["--model.condition_dropout", "0.1"],
+        ["condition_dropout=0.1", "model.network.num_classes"],
+    ),
     "no configuration": (["--config"], ["--config: give a file", "digits/vp_epsilon"]),
     "a missing configuration": (
         ["--config", "toy/vp_epsilonn"],
@@ -210,6 +243,12 @@ def test_the_seed_of_a_resumed_run_is_the_checkpoints_unless_given(tmp_path):
         flags = ["--trainer.max_steps", "4", "--trainer.default_root_dir", f"other{expected}", *given]
         assert main(["fit", "--ckpt_path", run, *flags]) == 0
         assert hparams(f"other{expected}/version_0/checkpoints/last.ckpt")["seed"] == expected
+
+
+def test_the_progress_bar_can_be_switched_off(capsys):
+    assert main(["fit", "--config", "toy/vp_epsilon", *SMALL, "--trainer.enable_progress_bar", "false"]) == 0
+    captured = capsys.readouterr()
+    assert "it/s" not in captured.out + captured.err and "Run folder" in captured.out
 
 
 def test_validate_repeats_the_validation_loss_and_leaves_nothing_behind(run, capsys):

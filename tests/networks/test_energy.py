@@ -237,11 +237,9 @@ def test_every_objective_trains_an_energy_whatever_its_output_stands_for(
 
 
 def test_what_needs_a_learned_variance_is_refused(make_module, make_trainer):
-    module = make_module(
-        network=Energy((2,), small), objective=HybridObjective(), process=DDPMProcess(num_levels=50)
-    )
+    parts = dict(objective=HybridObjective(), process=DDPMProcess(num_levels=50))
     with pytest.raises(ConfigurationError, match="the network does not learn the variance"):
-        make_trainer(max_steps=1).fit(module, toy())
+        make_trainer(max_steps=1).fit(make_module(network=Energy((2,), small), **parts), toy())
 
 
 def test_an_energy_starts_at_zero_and_learns(make_module, make_trainer):
