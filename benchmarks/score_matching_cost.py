@@ -1,6 +1,6 @@
 """What score matching costs without a look at the noise: time by dimension, variance of loss and gradient.
 
-    python benchmarks/score_matching_cost.py   # about two minutes on one core
+    python benchmarks/score_matching_cost.py   # about three minutes on one core
 
 Writes score_matching_cost.json, .md and .png beside this file.
 
