@@ -31,6 +31,7 @@ def run(tmp_path):
     return tmp_path / "runs/toy/vp_epsilon/version_0"
 
 
+IMPORTANCE = ["--model.objective.time_sampler", "ImportanceTime"]
 MISTAKES = {
     "an unknown class": (
         ["--model.process", "VPSDEE"],
@@ -93,8 +94,7 @@ MISTAKES = {
         ["time_sampler=LogNormalTime", "ImportanceTime"],
     ),
     "a continuous bound on a table": (
-        "--model.process DDPMProcess --model.objective VariationalBound "
-        "--model.objective.time_sampler ImportanceTime".split(),
+        ["--model.process", "DDPMProcess", "--model.objective", "VariationalBound", *IMPORTANCE],
         ["time_sampler=ImportanceTime", "1000", "DiscreteTime"],
     ),
     "a learned schedule made easy": (
