@@ -22,12 +22,28 @@ from scorelight.times import TimeGrid, UniformGrid
 
 __all__ = ["Levels", "Noise", "Predict", "Sampler"]
 
-Predict = Callable[[Tensor, NoiseLevel], Prediction]
-"""The denoiser with its conditions filled in: one network evaluation a call."""
 Levels = Sequence[NoiseLevel]
 """The levels of the grid, in Python floats."""
 Noise = Callable[[Tensor], Tensor]
 """Fresh standard normal noise like its argument."""
+
+
+class Predict:
+    """A denoiser with its conditions filled in: one network evaluation a call.
+
+    Args:
+        denoiser: The denoiser.
+        **cond: Its conditions, e.g. ``label`` of shape (B,).
+    """
+
+    def __init__(self, denoiser: Denoiser, **cond: Any) -> None:
+        self.denoiser = denoiser
+        self.process = denoiser.process
+        self.cond = cond
+
+    def __call__(self, x: Tensor, level: NoiseLevel) -> Prediction:
+        """The prediction at x of shape (B, ...) and a level of floats or of broadcastable tensors."""
+        return self.denoiser.predict(x, level, **self.cond)
 
 
 class Sampler(Component, ABC):
@@ -69,9 +85,7 @@ class Sampler(Component, ABC):
         """
         process = denoiser.process
         levels = process.levels(self.grid(process, self.num_steps + 1 - self.denoise))
-
-        def predict(x: Tensor, level: NoiseLevel) -> Prediction:
-            return denoiser.predict(x, level, **cond)
+        predict = Predict(denoiser, **cond)
 
         def fresh(like: Tensor) -> Tensor:
             return randn_like(like, generator)
