@@ -16,8 +16,13 @@ __all__ = ["explain"]
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _BAD_OPTION = re.compile(r"Option '([^']+)' is not accepted")
+_BUILT_LATER = re.compile(r"Got value: Namespace\(class_path='([^']+)'")
 _BAD_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _BAD_VALUE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
+_BAD_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)")
+_ABSTRACT = re.compile(r"Expected an instantiatable class, but \S*?(\w+) is abstract")
+_NO_MEMBER = re.compile(r"((?:- Expected a <class '\w+'>\s+)+)Given value type: .*\s+Given value: (.*)")
+_QUOTED = re.compile(r"'([^']*)'")
 _BAD_KEY = re.compile(r"(?:unrecognized arguments:|does not accept option|Key) ['\"]?([^'\"\s]+)")
 
 
@@ -29,7 +34,7 @@ def explain(message: str, roots: dict[str, Callable[..., Any]], options: Iterabl
         roots: For each top-level key the class or function whose annotations describe what is below it.
         options: All option strings of the parser.
     """
-    keys, classes = _KEY.findall(message), _CLASS.findall(message)
+    keys, classes = _KEY.findall(message), _CLASS.findall(message) + _BUILT_LATER.findall(message)
     key = ".".join(keys)
     if bad := _BAD_OPTION.search(message):
         owner = _load(classes[-1]) if classes else None
@@ -40,6 +45,14 @@ def explain(message: str, roots: dict[str, Callable[..., Any]], options: Iterabl
         allowed = _classes(_annotation(keys, classes, roots))
         hint = nearest(bad[1], allowed)
         return f"{key}: unknown class {bad[1]!r}; {hint}, or the import path of a class of your own"
+    if bad := _ABSTRACT.search(message):
+        names = ", ".join(sorted(_classes(_annotation(keys, classes, roots))))
+        return f"{key}: which {bad[1]}? Its options come after its class: --{key} CLASS; allowed: {names}"
+    if bad := _BAD_CHOICE.search(message):
+        return f"{key}: {bad[2]!r}; {nearest(bad[2], _QUOTED.findall(bad[1]))}"
+    if bad := _NO_MEMBER.search(message):
+        types = [name for name in _QUOTED.findall(bad[1]) if name != "NoneType"]
+        return f"{key}: expected {' or '.join(types)}, got {bad[2]!r}"
     if bad := _BAD_VALUE.search(message):
         return f"{key}: expected {bad[1]}, got {bad[2]!r}"
     if bad := _BAD_KEY.search(message):

@@ -77,6 +77,22 @@ MISTAKES = {
     "a device that is not there": (["--trainer.accelerator", "gpu"], ["No supported gpu"]),
     "a network that cannot take vectors": (["--model.network", "UNet"], ["UNet", "(2,)", "MLP"]),
     "a missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt does not exist"]),
+    "a misspelt option of a network in a network": (
+        ["--model.network", "Energy", "--model.network.network", "MLP", "--model.network.network.widht", "9"],
+        ["model.network.network", "MLP", "'widht'", "did you mean 'width'"],
+    ),
+    "an option of a class that was not named": (
+        ["--model.objective", "DenoisingScoreMatching", "--model.objective.weighting.gamma", "3"],
+        ["model.objective.weighting", "which Weighting", "MinSNRWeighting"],
+    ),
+    "a choice of a class that is none": (
+        ["--model.process", "DDPMProcess", "--model.process.schedule", "lineer"],
+        ["model.process.schedule", "'lineer'", "did you mean 'linear'", "cosine"],
+    ),
+    "a word for a number that may be left out": (
+        ["--model.objective", "VariationalBound", "--model.objective.bins", "many"],
+        ["model.objective.bins", "int", "'many'"],
+    ),
     "a variance that is not learned": (
         ["--model.process", "DDPMProcess", "--model.objective", "HybridObjective"],
         ["HybridObjective", "model.network.learned_variance to true"],
