@@ -343,6 +343,15 @@ def picture(rows, columns, results, path):
     figure.savefig(path, dpi=110)
 
 
+def rounded(value):
+    """Three digits are enough for a file."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
 REPORT = """\
 # The minimiser of every objective
 
@@ -386,7 +395,7 @@ def main():
     ).stdout.strip()
     facts = {"commit": commit, "torch": torch.__version__, "seconds": round(time.time() - start)}
     cells = [{"cell": key, **result} for part in (results, weightings) for key, result in part.items()]
-    (HERE / "certify.json").write_text(json.dumps(facts | {"cells": cells}) + "\n")
+    (HERE / "certify.json").write_text(json.dumps(rounded(facts | {"cells": cells})) + "\n")
     counts, refused = summary(results)
     report = REPORT.format(
         summary=counts,

@@ -1,0 +1,227 @@
+"""Langevin dynamics at fixed levels, alone, annealed, or as the corrector of another sampler.
+
+    x ← x + h ∇log p_t(x) + √(2h) z                                        (16)
+
+has p_t as its stationary density for h → 0 (Welling & Teh, 2011).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from scorelight.component import Component
+from scorelight.errors import ConfigurationError
+from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
+from scorelight.samplers.ancestral import AncestralSampler
+from scorelight.samplers.base import Levels, Noise, Predict, Sampler
+from scorelight.times import FixedTime, LogSNRGrid, TimeGrid
+
+__all__ = [
+    "AnnealedCorrector",
+    "AnnealedLangevin",
+    "Corrector",
+    "LangevinCorrector",
+    "LangevinDynamics",
+    "PredictorCorrector",
+]
+
+
+def _step(score: Tensor, x: Tensor, h: Scalar, z: Tensor) -> Tensor:
+    """Equation (16)."""
+    return x + h * score + (2 * h) ** 0.5 * z
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigurationError(f"{name}={value}: must be positive")
+
+
+class LangevinDynamics(Sampler):
+    """Steps (16) at one noise level, for a model of one level, such as one trained with `FixedTime`.
+
+    Args:
+        num_steps: Steps in all, one network evaluation each.
+        step: h.
+        t: Time of the level, or
+        sigma: its σ/α (default: t_min of the process).
+        start_std: Standard deviation of the state to start from.
+        denoise: Whether the last step is the posterior mean at the level.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        step: float = 1e-4,
+        t: float | None = None,
+        sigma: float | None = None,
+        start_std: float = 1.0,
+        denoise: bool = True,
+    ) -> None:
+        super().__init__(num_steps, _OneLevel(t, sigma), denoise)
+        _positive(step=step, start_std=start_std)
+        self.step = step
+        self.start_std = start_std
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """One evaluation a step."""
+        x = x * (self.start_std / levels[0].sigma)
+        for level in levels[1:]:
+            x = _step(predict(x, level).score, x, self.step, noise(x))
+            yield x
+
+
+class _OneLevel(TimeGrid):
+    """The same time again and again."""
+
+    def __init__(self, t: float | None, sigma: float | None) -> None:
+        self.time = None if t is None and sigma is None else FixedTime(t, sigma)
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        if self.time is None:
+            return torch.full((num_times,), process.t_min, dtype=torch.float64)
+        return self.time.quantile(process, torch.zeros(num_times, dtype=torch.float64))[0]
+
+
+class AnnealedLangevin(Sampler):
+    """Langevin dynamics at every level of the grid in turn: Song & Ermon (2019), algorithm 1.
+
+    The step is h = ε σ_t² α_L²/σ_L² with the last level L; for VE that is their ε σ_i²/σ_L². Between levels
+    the state is scaled by α_s/α_t. ``scorelight advise`` suggests levels and ε. With `denoise` it ends as in
+    Song & Ermon (2020), sec. 5.
+
+    Args:
+        num_steps: Levels; without `denoise` there is one more.
+        grid: Where the levels lie (default `LogSNRGrid`: geometric).
+        denoise: Whether the last step is the posterior mean at t_min.
+        steps_per_level: Their T, network evaluations per level.
+        step: Their ε.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 232,
+        grid: TimeGrid | None = None,
+        denoise: bool = True,
+        steps_per_level: int = 5,
+        step: float = 6.2e-6,
+    ) -> None:
+        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        _positive(steps_per_level=steps_per_level, step=step)
+        self.steps_per_level = steps_per_level
+        self.step = step
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """`steps_per_level` evaluations at every level, the first included."""
+        unit = self.step * levels[-1].snr
+        if not unit < 2:
+            raise ConfigurationError(
+                f"AnnealedLangevin: step={self.step}: diverges from {2 / levels[-1].snr:.3g} on, twice the "
+                "(σ/α)² of the last level; take a smaller step"
+            )
+
+        def anneal(x: Tensor, level: NoiseLevel) -> Tensor:
+            for _ in range(self.steps_per_level):
+                x = _step(predict(x, level).score, x, unit * level.sigma**2, noise(x))
+            return x
+
+        x = anneal(x, levels[0])
+        for t, s in pairwise(levels):
+            x = anneal(x * (s.alpha / t.alpha), s)
+            yield x
+
+
+class Corrector(Component, ABC):
+    """Brings a state that is nearly from p_t nearer to it; see `PredictorCorrector`."""
+
+    @abstractmethod
+    def __call__(self, predict: Predict, x: Tensor, level: NoiseLevel, noise: Noise) -> Tensor:
+        """The corrected state at the level."""
+
+
+class LangevinCorrector(Corrector):
+    """Steps (16) with h = 2 (r ‖z‖/‖∇log p_t(x)‖)²: Song et al. (2021), algorithms 4 and 5, with α_i = 1.
+
+    The norms are those of each example, so that no sample depends on those that it is drawn with. That needs
+    many dimensions, where norms hardly vary: in a few, use `AnnealedCorrector`.
+
+    Args:
+        snr: Their r, "signal-to-noise ratio"; useful from 0.05 to 0.2.
+        num_steps: Steps at a level, one network evaluation each.
+    """
+
+    def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
+        _positive(snr=snr, num_steps=num_steps)
+        self.snr = snr
+        self.num_steps = num_steps
+
+    def __call__(self, predict: Predict, x: Tensor, level: NoiseLevel, noise: Noise) -> Tensor:
+        """`num_steps` evaluations."""
+        for _ in range(self.num_steps):
+            score, z = predict(x, level).score, noise(x)
+            x = _step(score, x, 2 * (self.snr * _norm(z) / _norm(score)) ** 2, z)
+        return x
+
+
+class AnnealedCorrector(Corrector):
+    """Steps (16) with h = 2 (r σ_t)², which depends on the level alone, in any number of dimensions.
+
+    That is Song & Ermon's (2019) step, r² = ε/(2σ_L²), as Song et al.'s (2021) "ald" corrector takes it.
+
+    Args:
+        snr: r.
+        num_steps: Steps at a level, one network evaluation each.
+    """
+
+    def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
+        _positive(snr=snr, num_steps=num_steps)
+        self.snr = snr
+        self.num_steps = num_steps
+
+    def __call__(self, predict: Predict, x: Tensor, level: NoiseLevel, noise: Noise) -> Tensor:
+        """`num_steps` evaluations."""
+        for _ in range(self.num_steps):
+            x = _step(predict(x, level).score, x, 2 * (self.snr * level.sigma) ** 2, noise(x))
+        return x
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Of each example, shape (B, 1, ...)."""
+    return x.flatten(1).norm(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+class PredictorCorrector(Sampler):
+    """A step of any sampler to the next level, then a correction there: Song et al. (2021), algorithm 1.
+
+    Args:
+        num_steps: Steps in all; with `denoise` the last is the posterior mean at t_min.
+        grid: Where the times lie (default `UniformGrid`).
+        denoise: Whether the last step is the posterior mean at t_min.
+        predictor: The sampler; its own number of steps, grid and last step are not used (default
+            `AncestralSampler`).
+        corrector: What is done at each level (default `LangevinCorrector`).
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        grid: TimeGrid | None = None,
+        denoise: bool = True,
+        predictor: Sampler | None = None,
+        corrector: Corrector | None = None,
+    ) -> None:
+        super().__init__(num_steps, grid, denoise)
+        self.predictor = predictor or AncestralSampler()
+        self.corrector = corrector or LangevinCorrector()
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """The evaluations of a step of the predictor and of the corrector."""
+        for t, s in pairwise(levels):
+            (x,) = self.predictor.trajectory(predict, x, (t, s), noise)
+            x = self.corrector(predict, x, s, noise)
+            yield x
