@@ -47,7 +47,7 @@ RELATIVE = {
 }
 
 
-class FixedTime(TimeSampler):
+class AtTime(TimeSampler):
     def __init__(self, t, weight=1.0):
         super().__init__()
         self.t, self.weight = t, weight
@@ -124,7 +124,7 @@ def test_score_matching_weighted_by_sigma_squared_is_the_default():
 @some_times
 def test_the_loss_of_every_space_is_a_known_multiple_of_the_epsilon_loss(process, space, t):
     denoiser, x0 = network(process), data(20)
-    ask = lambda j: DenoisingScoreMatching(j, UniformWeighting(), FixedTime(t))  # noqa: E731
+    ask = lambda j: DenoisingScoreMatching(j, UniformWeighting(), AtTime(t))  # noqa: E731
     loss = ask(space)(denoiser, x0, generator=seeded()).value
     epsilon = ask(Epsilon())(denoiser, x0, generator=seeded()).value
     relative = RELATIVE[name(space)](process.levels(torch.tensor([t], dtype=D))[0])
@@ -149,7 +149,7 @@ def test_the_exact_denoiser_of_gaussian_data_has_the_loss_of_the_closed_form(pro
     # Var(epsilon | x_t) for x0 ~ N(0, s^2)
     n = 20_000
     density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([spread**2], dtype=D))
-    objective = EpsilonPrediction(FixedTime(t))
+    objective = EpsilonPrediction(AtTime(t))
     loss = objective(AnalyticDenoiser(density, process), spread * data(n, (1,)), generator=seeded()).value
     level = process.levels(torch.tensor([t], dtype=D))[0]
     signal = (level.alpha * spread) ** 2
@@ -162,7 +162,7 @@ def test_the_exact_denoiser_of_gaussian_data_has_the_loss_of_the_closed_form(pro
 def test_any_change_of_the_exact_denoiser_raises_the_loss_by_its_mean_square(process, t, offset, slope):
     n, means = 20_000, torch.tensor([[1.0, -1.0], [-2.0, 0.5]])
     density = GaussianMixture(torch.tensor([0.3, 0.7]), means, torch.tensor([0.2, 0.6]))
-    x0, objective = density.sample(n, torch.Generator().manual_seed(3)), EpsilonPrediction(FixedTime(t))
+    x0, objective = density.sample(n, torch.Generator().manual_seed(3)), EpsilonPrediction(AtTime(t))
     exact = AnalyticDenoiser(density, process)
     changed = Changed(exact, offset, slope)
     loss, least = (objective(d, x0, generator=seeded()).value for d in (changed, exact))
@@ -191,7 +191,7 @@ def test_the_loss_is_the_mean_over_the_dimensions_and_not_the_sum():
 
 def test_the_weight_of_the_time_sampler_multiplies_the_loss():
     plain, tripled = (
-        EpsilonPrediction(FixedTime(0.3, w))(network(), data(5), generator=seeded()).value for w in (1.0, 3.0)
+        EpsilonPrediction(AtTime(0.3, w))(network(), data(5), generator=seeded()).value for w in (1.0, 3.0)
     )
     torch.testing.assert_close(tripled, 3 * plain)
 
