@@ -28,7 +28,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -77,7 +76,7 @@ class DPMSolverPP(Sampler):
         kappa = 2 if self.stochastic else 1
         points: deque[_Point] = deque(maxlen=self.order)
         for t, s in pairwise(levels):
-            points.appendleft(_Point(_lambda(t), predict(x, t).x0))
+            points.appendleft((_lambda(t), predict(x, t).x0))
             x = _step(x, t, s, points, kappa, rough=True)
             if self.stochastic:
                 x = x + s.sigma * math.sqrt(-math.expm1(2 * (_lambda(t) - _lambda(s)))) * noise(x)
@@ -115,15 +114,16 @@ class UniPC(Sampler):
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
-        return _predict_and_correct(predict, x, levels, self.order, self.corrector, kappa=1, rough=True)
+        n = self.order
+        return _predict_and_correct(predict, x, levels, n, n, self.corrector, kappa=1, rough=True)
 
 
 class ExponentialAdams(Sampler):
-    """Exponential Adams–Bashforth predictor and Adams–Moulton corrector in noise prediction: (12) with c = σ.
+    """Exponential Adams–Bashforth predictor and Adams–Moulton corrector: (12) with (13), exact for any steps.
 
     The predictor is DEIS (Zhang & Chen, 2023, tAB) with polynomials in λ instead of t; the corrector is that
-    of SA-Solver (Xue et al., 2023) without its noise. Steps may differ in length: (13) is exact for each. The
-    last state is not corrected, as that would take an evaluation more.
+    of SA-Solver (Xue et al., 2023) without its noise. The last state is not corrected, as that would take an
+    evaluation more; so where the last step is long, h > ½, it is of first order.
 
     Args:
         num_steps: Steps in all, one network evaluation each.
@@ -132,6 +132,7 @@ class ExponentialAdams(Sampler):
         order: Predictions interpolated by the predictor, 1 to 4; fewer in the first steps. The corrector
             interpolates one more.
         corrector: Whether to correct; without it the start leaves order 2.
+        data_prediction: Whether to interpolate x̂0 (c = α), safer for six steps or fewer, and not ε̂ (c = σ).
     """
 
     def __init__(
@@ -141,41 +142,46 @@ class ExponentialAdams(Sampler):
         denoise: bool = True,
         order: Literal[1, 2, 3, 4] = 3,
         corrector: bool = True,
+        data_prediction: bool = False,
     ) -> None:
         super().__init__(num_steps, grid or MixedGrid(), denoise)
         _check_order("ExponentialAdams", order, 4)
         self.order: int = order if corrector else min(order, 2)
         self.num_points = order
         self.corrector = corrector
+        self.data_prediction = data_prediction
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
-        return _predict_and_correct(
-            predict, x, levels, self.num_points, self.corrector, kappa=-1, rough=False
-        )
+        n, kappa = self.num_points, 1 if self.data_prediction else -1
+        last = n if _lambda(levels[-1]) - _lambda(levels[-2]) <= 0.5 else 1
+        return _predict_and_correct(predict, x, levels, n, last, self.corrector, kappa)
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """A prediction Y and where on the λ axis it was made."""
-
-    at: float
-    value: Tensor
+_Point = tuple[float, Tensor]
+"""Where on the λ axis a prediction Y was made, and Y."""
 
 
 def _predict_and_correct(
-    predict: Predict, x: Tensor, levels: Levels, order: int, corrector: bool, kappa: int, rough: bool
+    predict: Predict,
+    x: Tensor,
+    levels: Levels,
+    order: int,
+    last_order: int,
+    corrector: bool,
+    kappa: int,
+    rough: bool = False,
 ) -> Iterator[Tensor]:
     """One evaluation a step: it ends the step before, by the corrector, and starts the next."""
     points: deque[_Point] = deque(maxlen=order + 1)
-    before = x
+    before, last = x, len(levels) - 2
     for i, (t, s) in enumerate(pairwise(levels)):
         pred = predict(x, t)
-        points.appendleft(_Point(_lambda(t), pred.epsilon if kappa < 0 else pred.x0))
+        points.appendleft((_lambda(t), pred.epsilon if kappa < 0 else pred.x0))
         if i and corrector:
             x = _step(before, levels[i - 1], t, points, kappa, rough)
         before = x
-        x = _step(x, t, s, list(points)[:order], kappa, rough)
+        x = _step(x, t, s, list(points)[: last_order if i == last else order], kappa, rough)
         yield x
 
 
@@ -185,11 +191,10 @@ def _step(
     """(12) without the noise, from x at t to s, with the polynomial through the points."""
     start, h = _lambda(t), _lambda(s) - _lambda(t)
     c_t, c_s = (t.sigma, s.sigma) if kappa < 0 else (t.alpha, s.alpha)
+    weights = _weights(kappa * h, [(at - start) / h for at, _ in points], rough)
     x = x * (c_s / c_t * math.exp(-kappa * h))
-    for point, weight in zip(
-        points, _weights(kappa * h, [(p.at - start) / h for p in points], rough), strict=True
-    ):
-        x = torch.add(x, point.value, alpha=c_s * weight)
+    for weight, (_, value) in zip(weights, points, strict=True):
+        x = torch.add(x, value, alpha=c_s * weight)
     return x
 
 

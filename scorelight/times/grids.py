@@ -166,10 +166,11 @@ def _with_ends(process: ForwardProcess, times: Tensor) -> Tensor:
 
 
 def _invert(function: Callable[[Tensor], Tensor], values: Tensor, low: float, high: float) -> Tensor:
-    """Where a decreasing function of [low, high] has the values: 11 times the bracket is split into 32."""
+    """Where a decreasing function of [low, high] has the values: 6 times split in 16, then linear."""
     left, width = torch.full_like(values, low), high - low
-    for _ in range(11):
-        width /= 32
-        points = left + width * torch.arange(1, 32, dtype=values.dtype)[:, None]
-        left = left + width * (function(points) > values).sum(0)
-    return left + width / 2
+    inner = torch.arange(1, 16, dtype=values.dtype)[:, None]
+    for _ in range(6):
+        width /= 16
+        left = left + width * (function(left + width * inner) > values).sum(0)
+    above, below = function(torch.stack([left, left + width]))
+    return left + width * (above - values) / (above - below)
