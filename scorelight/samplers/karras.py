@@ -26,8 +26,9 @@ class EDMSampler(Sampler):
         x' = x̂ + (σ̄_s − σ̂) ε̂(x̂, σ̂)
         x̄_s = x̂ + (σ̄_s − σ̂) [ε̂(x̂, σ̂) + ε̂(x', σ̄_s)]/2
 
-    Noise and step both keep to the marginals of the process, so churn costs no order. σ̂ never exceeds σ̄ at
-    t_max, beyond which the process does not go.
+    Noise and step both keep to the marginals of the process, so churn costs no order. Two corners are cut: σ̂
+    never exceeds σ̄ at t_max, beyond which the process does not go, and no noise is added before the last
+    step, the posterior mean (theirs would be, for S_tmin ≤ σ_min).
 
     Args:
         num_steps: Steps in all, two network evaluations each, one for the last with `denoise`.
