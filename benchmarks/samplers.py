@@ -3,17 +3,19 @@
     python benchmarks/samplers.py     # about two minutes on one core
 
 * error: distance of each sample from the end of the probability flow from the same noise, by RK4 with 1,500
-  steps in log σ; median and root mean square over 1,000 samples. DDPM's table of 1,000 levels (linear), data of
-  8 Gaussians: on the unit circle, standard deviation 0.1 (2-D), and at random centres, 0.2 (16-D). All in
+  steps in log σ; median and root mean square over 1,000 samples. DDPM's table of 1,000 levels (linear), data
+  of 8 Gaussians: on the unit circle, standard deviation 0.1 (2-D), and at random centres, 0.2 (16-D). All in
   float64 (diffusers too). The last evaluation is the posterior mean at the lowest level that is used, here
-  E[x0 | x] at level 1 for the reference; diffusers' "linspace" and "trailing" stop above it, which is an error
-  of theirs. NFE are counted, the denoise step included.
-* overhead: time per evaluation of a run of 50 evaluations with a network that takes 4 µs, on 16 × 784 numbers
-  in float32, everything included; the fastest of 15 runs, in turn. For diffusers the network is called directly.
+  E[x0 | x] at level 1 for the reference; grids that stop above it are charged for that. NFE are counted, the
+  denoising step included.
+* overhead: of a run of 50 evaluations with a network that takes 4 µs, on 16 × 784 numbers in float32: what
+  the grid costs before the first, and the rest divided by 50, network included; the fastest of 15 runs, in
+  turn. Ours calls the network through `NetworkDenoiser`, for diffusers it is called directly.
 
 Writes samplers.json, .md and .png beside this file.
 """
 
+import functools
 import json
 import math
 import os
@@ -21,7 +23,6 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
@@ -36,14 +37,16 @@ from scorelight import (
     DPMSolverPP,
     EDMSampler,
     Epsilon,
-    Euler,
     ExponentialAdams,
     GaussianMixture,
     Heun,
     LogSNRGrid,
+    MixedGrid,
     NetworkDenoiser,
     NoiseLevel,
     QuadraticGrid,
+    TrailingGrid,
+    UniformGrid,
     UniPC,
 )
 
@@ -54,7 +57,18 @@ HERE = Path(__file__).parent
 D, SEED, SAMPLES = torch.float64, 0, 1000
 NFES = (5, 10, 20, 50, 100)
 PROCESS = DDPMProcess()
-QUADRATIC = QuadraticGrid()
+TRAILING = {
+    "t": TrailingGrid(UniformGrid()),
+    "√t": TrailingGrid(QuadraticGrid()),
+    "mixed": TrailingGrid(MixedGrid()),
+    "mixed 0.75": TrailingGrid(MixedGrid(0.75)),
+}
+
+
+def adams(grid=None, **options):
+    return lambda n: ExponentialAdams(n, grid, **options)
+
+
 OURS = {
     "DDIM": DDIM,
     "Heun": lambda n: Heun((n + 1) // 2),
@@ -63,13 +77,17 @@ OURS = {
     "DPMSolverPP 3": lambda n: DPMSolverPP(n, order=3),
     "UniPC 2": UniPC,
     "UniPC 3": lambda n: UniPC(n, order=3),
-    "ExponentialAdams 2": lambda n: ExponentialAdams(n, order=2),
+    "UniPC 2, trailing √t": lambda n: UniPC(n, TRAILING["√t"]),
+    "ExponentialAdams 2": adams(order=2),
     "ExponentialAdams": ExponentialAdams,
-    "ExponentialAdams 4": lambda n: ExponentialAdams(n, order=4),
-    "ExponentialAdams 4, log-SNR": lambda n: ExponentialAdams(n, LogSNRGrid(), order=4),
-    "ExponentialAdams 2, √t, x0": lambda n: ExponentialAdams(n, QUADRATIC, order=2, data_prediction=True),
-    "ExponentialAdams 3, √t, x0": lambda n: ExponentialAdams(n, QUADRATIC, order=3, data_prediction=True),
-    "ExponentialAdams 4, √t": lambda n: ExponentialAdams(n, QUADRATIC, order=4),
+    "ExponentialAdams 4": adams(order=4),
+    "ExponentialAdams 4, √t": adams(QuadraticGrid(), order=4),
+    "ExponentialAdams 4, log-SNR": adams(LogSNRGrid(), order=4),
+    "ExponentialAdams 2, mixed 0.25, not corrected": adams(MixedGrid(0.25), order=2, corrector=False),
+    "ExponentialAdams 2, trailing t": adams(TRAILING["t"], order=2),
+    "ExponentialAdams 2, trailing mixed 0.75": adams(TRAILING["mixed 0.75"], order=2),
+    "ExponentialAdams, trailing mixed, x0": adams(TRAILING["mixed"], data_prediction=True),
+    "ExponentialAdams, trailing √t, x0": adams(TRAILING["√t"], data_prediction=True),
 }
 DPM, UNIPC, DEIS = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"
 THEIRS = {
@@ -81,7 +99,6 @@ THEIRS = {
     "DPM-Solver++ 2M karras": (DPM, dict(use_karras_sigmas=True)),
     "DPM-Solver++ 2M lu": (DPM, dict(use_lu_lambdas=True)),
     "DPM-Solver++ 3M lu": (DPM, dict(solver_order=3, use_lu_lambdas=True)),
-    "DPM-Solver++ 3M lu final": (DPM, dict(solver_order=3, use_lu_lambdas=True, euler_at_final=True)),
     "UniPC 2": (UNIPC, dict()),
     "UniPC 2 exponential": (UNIPC, dict(use_exponential_sigmas=True)),
     "UniPC 3 exponential": (UNIPC, dict(solver_order=3, use_exponential_sigmas=True)),
@@ -176,9 +193,7 @@ def errors():
     rows = []
     for problem, density in densities().items():
         denoiser = AnalyticDenoiser(density, PROCESS)
-        noise = torch.randn(
-            SAMPLES, *density.shape, dtype=D, generator=torch.Generator().manual_seed(SEED)
-        )
+        noise = torch.randn(SAMPLES, *density.shape, dtype=D, generator=torch.Generator().manual_seed(SEED))
         exact = reference(density, noise)
         for library, name, found, nfe, evaluations in runs(denoiser, noise):
             assert evaluations <= nfe, (library, name, nfe, evaluations)
@@ -197,23 +212,31 @@ class Trivial(torch.nn.Module):
 
 
 def overhead(num_runs=15, nfe=50):
-    """Microseconds per evaluation, for each sampler the fastest run."""
+    """Milliseconds before the first evaluation and microseconds per evaluation: the fastest of the runs."""
     noise = torch.randn(16, 784, generator=torch.Generator().manual_seed(SEED))
     network = Trivial()
     denoiser = NetworkDenoiser(network, PROCESS, Epsilon())
-    jobs = {("scorelight", name): (OURS[name](nfe), None) for name in TIMED["scorelight"]}
-    jobs |= {("diffusers", name): (None, scheduler(name, {})) for name in TIMED["diffusers"]}
-    best = dict.fromkeys(jobs, math.inf)
+    jobs = {}
+    for name in TIMED["scorelight"]:
+        ours = OURS[name](nfe)
+        set_up = functools.partial(lambda s: PROCESS.levels(s.grid(PROCESS, s.num_steps)), ours)
+        jobs["scorelight", name] = set_up, functools.partial(ours, denoiser, noise)
+    for name in TIMED["diffusers"]:
+        made = scheduler(name, {})
+        run = functools.partial(their_sample, made, nfe, noise, network)
+        jobs["diffusers", name] = functools.partial(made.set_timesteps, nfe), run
+    best = {key: [math.inf, math.inf] for key in jobs}
     with torch.inference_mode():
         for _ in range(num_runs):
-            for key, (sampler, made) in jobs.items():
-                start = time.perf_counter()
-                if sampler is not None:
-                    sampler(denoiser, noise)
-                else:
-                    their_sample(made, nfe, noise, network)
-                best[key] = min(best[key], time.perf_counter() - start)
-    return [{"library": k[0], "sampler": k[1], "us": 1e6 * v / nfe} for k, v in best.items()]
+            for key, parts in jobs.items():
+                for i, part in enumerate(parts):
+                    start = time.perf_counter()
+                    part()
+                    best[key][i] = min(best[key][i], time.perf_counter() - start)
+    return [
+        {"library": k[0], "sampler": k[1], "set_up_ms": 1e3 * a, "us": 1e6 * (b - a) / nfe}
+        for k, (a, b) in best.items()
+    ]
 
 
 def cell(value, best):
@@ -221,29 +244,38 @@ def cell(value, best):
     return f"**{text}**" if value == best else text
 
 
+def table(rows, problem, measure):
+    """{(library, sampler): [error at each NFE]}."""
+    found = {}
+    for row in rows:
+        if row["problem"] == problem:
+            found.setdefault((row["library"], row["sampler"]), []).append(row[measure])
+    return found
+
+
+def best_of(found, library):
+    return [min(column) for column in zip(*(v for k, v in found.items() if k[0] == library), strict=True)]
+
+
 def report(rows, times):
     lines = []
     for problem in dict.fromkeys(row["problem"] for row in rows):
         for measure in ("median", "rms"):
-            chosen = [row for row in rows if row["problem"] == problem]
-            table = {}
-            for row in chosen:
-                table.setdefault((row["library"], row["sampler"]), {})[row["nfe"]] = row[measure]
-            lines += [f"{problem}, {measure} error at NFE:", "", "| | | " + " | ".join(map(str, NFES)) + " |"]
-            lines += ["| --- | --- |" + " --- |" * len(NFES)]
-            best = {
-                lib: [min(v[n] for k, v in table.items() if k[0] == lib) for n in NFES]
-                for lib in ("scorelight", "diffusers")
-            }
-            for (library, name), value in table.items():
-                cells = [cell(value[n], b) for n, b in zip(NFES, best[library], strict=True)]
+            found = table(rows, problem, measure)
+            best = {library: best_of(found, library) for library in ("scorelight", "diffusers")}
+            lines += [f"{problem}, {measure} error at NFE:", ""]
+            lines += ["| | | " + " | ".join(map(str, NFES)) + " |", "| --- | --- |" + " --- |" * len(NFES)]
+            for (library, name), values in found.items():
+                cells = map(cell, values, best[library])
                 lines.append(f"| {library} | {name} | " + " | ".join(cells) + " |")
-            ratio = [t / o for o, t in zip(best["scorelight"], best["diffusers"], strict=True)]
-            lines.append("| best of theirs / best of ours | | " + " | ".join(f"{r:.2f}" for r in ratio) + " |")
-            default = [t / table["scorelight", "ExponentialAdams"][n] for n, t in zip(NFES, best["diffusers"], strict=True)]
-            lines += ["| best of theirs / `ExponentialAdams()` | | " + " | ".join(f"{r:.2f}" for r in default) + " |", ""]
-    lines += ["Overhead, µs per evaluation:", "", "| | | µs |", "| --- | --- | --- |"]
-    lines += [f"| {row['library']} | {row['sampler']} | {row['us']:.0f} |" for row in times]
+            default = found["scorelight", "ExponentialAdams"]
+            for name, ours in (("best of ours", best["scorelight"]), ("`ExponentialAdams()`", default)):
+                ratios = [f"{t / o:.2f}" for o, t in zip(ours, best["diffusers"], strict=True)]
+                lines.append(f"| best of theirs / {name} | | " + " | ".join(ratios) + " |")
+            lines.append("")
+    lines += ["Overhead:", "", "| | | set-up, ms per run | µs per evaluation |", "| --- | --- | --- | --- |"]
+    for row in times:
+        lines.append(f"| {row['library']} | {row['sampler']} | {row['set_up_ms']:.1f} | {row['us']:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -255,6 +287,7 @@ def picture(rows, path):
         ("scorelight", "DDIM"): "C0:",
         ("scorelight", "DPMSolverPP 2"): "C0--",
         ("scorelight", "UniPC 3"): "C0-.",
+        ("scorelight", "ExponentialAdams, trailing mixed, x0"): "C3-",
         ("scorelight", "ExponentialAdams"): "C0-",
         ("diffusers", "DDIM"): "C1:",
         ("diffusers", "DPM-Solver++ 2M"): "C2--",
@@ -267,12 +300,17 @@ def picture(rows, path):
         for axis, measure in zip(axes[:, column], ("median", "rms"), strict=True):
             for (library, name), style in shown.items():
                 found = [
-                    r
-                    for r in rows
-                    if (r["problem"], r["library"], r["sampler"]) == (problem, library, name)
+                    r for r in rows if (r["problem"], r["library"], r["sampler"]) == (problem, library, name)
                 ]
                 label = f"{library} {name}"
-                axis.loglog([r["nfe"] for r in found], [r[measure] for r in found], style, label=label, marker="o", ms=3)
+                axis.loglog(
+                    [r["nfe"] for r in found],
+                    [r[measure] for r in found],
+                    style,
+                    label=label,
+                    marker="o",
+                    ms=3,
+                )
             axis.set(title=f"{problem}, {measure}", xlabel="network evaluations", ylabel="error")
             axis.set_xticks(NFES, map(str, NFES))
             axis.minorticks_off()

@@ -84,6 +84,7 @@ from scorelight.times import (
     StratifiedTime,
     TimeGrid,
     TimeSampler,
+    TrailingGrid,
     UniformGrid,
     UniformTime,
 )
@@ -167,6 +168,7 @@ __all__ = [
     "TimeGrid",
     "TimeSampler",
     "ToyDataModule",
+    "TrailingGrid",
     "TrainingDivergedError",
     "UNet",
     "UniPC",

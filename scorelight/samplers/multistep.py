@@ -132,7 +132,8 @@ class ExponentialAdams(Sampler):
         order: Predictions interpolated by the predictor, 1 to 4; fewer in the first steps. The corrector
             interpolates one more.
         corrector: Whether to correct; without it the start leaves order 2.
-        data_prediction: Whether to interpolate x̂0 (c = α), safer for six steps or fewer, and not ε̂ (c = σ).
+        data_prediction: Whether to interpolate x̂0 (c = α) instead of ε̂ (c = σ); with `TrailingGrid`, better
+            for six steps or fewer.
     """
 
     def __init__(

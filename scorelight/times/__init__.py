@@ -10,7 +10,15 @@ from scorelight.times.continuous import (
     UniformTime,
 )
 from scorelight.times.discrete import DiscreteTime, LossAwareTime
-from scorelight.times.grids import DiscreteGrid, KarrasGrid, LogSNRGrid, MixedGrid, QuadraticGrid, UniformGrid
+from scorelight.times.grids import (
+    DiscreteGrid,
+    KarrasGrid,
+    LogSNRGrid,
+    MixedGrid,
+    QuadraticGrid,
+    TrailingGrid,
+    UniformGrid,
+)
 
 __all__ = [
     "DiscreteGrid",
@@ -27,6 +35,7 @@ __all__ = [
     "StratifiedTime",
     "TimeGrid",
     "TimeSampler",
+    "TrailingGrid",
     "UniformGrid",
     "UniformTime",
 ]

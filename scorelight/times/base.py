@@ -52,7 +52,7 @@ class TimeGrid(Component, ABC):
 
     @abstractmethod
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
-        """Decreasing times, shape (num_times,), float64; the first is t_max, the last t_min."""
+        """Decreasing times, shape (num_times,), float64; from t_max to t_min where the grid says no other."""
 
 
 def level_number(process: ForwardProcess, num_levels: int | None, owner: str) -> int:

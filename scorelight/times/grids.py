@@ -13,7 +13,15 @@ from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
 from scorelight.times.base import TimeGrid, level_number, level_times, log_snr_ends
 
-__all__ = ["DiscreteGrid", "KarrasGrid", "LogSNRGrid", "MixedGrid", "QuadraticGrid", "UniformGrid"]
+__all__ = [
+    "DiscreteGrid",
+    "KarrasGrid",
+    "LogSNRGrid",
+    "MixedGrid",
+    "QuadraticGrid",
+    "TrailingGrid",
+    "UniformGrid",
+]
 
 _CPU = torch.device("cpu")
 
@@ -93,6 +101,23 @@ class MixedGrid(TimeGrid):
         with torch.no_grad():
             shares = torch.linspace(0, 1, num_times, dtype=torch.float64)
             return _with_ends(process, _invert(mean, shares, root_last, root_first) ** 2)
+
+
+class TrailingGrid(TimeGrid):
+    """Another grid without its last time: the last step is then that of `denoise`, from one time earlier.
+
+    The posterior mean is then taken at more noise, which few steps can afford better than a longer way.
+
+    Args:
+        grid: The grid to cut (default `QuadraticGrid`).
+    """
+
+    def __init__(self, grid: TimeGrid | None = None) -> None:
+        self.grid = grid or QuadraticGrid()
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """The first `num_times` of one more: they end before t_min."""
+        return self.grid(process, num_times + 1)[:-1]
 
 
 class DiscreteGrid(TimeGrid):

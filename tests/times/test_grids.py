@@ -20,6 +20,7 @@ from scorelight import (
     RectifiedFlow,
     SMLDProcess,
     SubVPSDE,
+    TrailingGrid,
     UniformGrid,
 )
 
@@ -95,6 +96,22 @@ def test_mixed_grid_has_equal_steps_in_the_mean_of_log_snr_and_root_of_time(proc
 @pytest.mark.parametrize(("share", "same"), [(0.0, QuadraticGrid()), (1.0, LogSNRGrid())])
 def test_mixed_grid_lies_between_the_two(process, share, same):
     torch.testing.assert_close(MixedGrid(share)(process, 50), same(process, 50), rtol=1e-8, atol=1e-9)
+
+
+@every_process
+@every_grid
+def test_a_trailing_grid_is_one_of_a_time_more_without_the_last(process, grid):
+    times = TrailingGrid(grid)(process, 20)
+    assert torch.equal(times, grid(process, 21)[:20])
+    assert times[0] == process.t_max and times[-1] > process.t_min
+
+
+def test_a_trailing_grid_of_uniform_times_is_nearly_that_of_the_levels():
+    """From T down by T/n: Lin et al. (2024), table 2; to the denoising step at t_min instead of 0."""
+    trailing, levels = TrailingGrid(UniformGrid()), DiscreteGrid("trailing")
+    process = DDPMProcess()
+    torch.testing.assert_close(trailing(process, 10), levels(process, 10), rtol=0, atol=1e-3)
+    assert torch.equal(TrailingGrid()(process, 10), TrailingGrid(QuadraticGrid())(process, 10))
 
 
 def levels(grid, num, process=None):
