@@ -83,7 +83,7 @@ OURS = {
     "ExponentialAdams 4": adams(order=4),
     "ExponentialAdams 4, √t": adams(QuadraticGrid(), order=4),
     "ExponentialAdams 4, log-SNR": adams(LogSNRGrid(), order=4),
-    "ExponentialAdams 2, mixed 0.25, not corrected": adams(MixedGrid(0.25), order=2, corrector=False),
+    "ExponentialAdams, mixed 0.25": adams(MixedGrid(0.25)),
     "ExponentialAdams 2, trailing t": adams(TRAILING["t"], order=2),
     "ExponentialAdams 2, trailing mixed 0.75": adams(TRAILING["mixed 0.75"], order=2),
     "ExponentialAdams, trailing mixed, x0": adams(TRAILING["mixed"], data_prediction=True),
@@ -295,7 +295,7 @@ def picture(rows, path):
         ("diffusers", "UniPC 2"): "C2-.",
         ("diffusers", "UniPC 3 exponential"): "C1-.",
     }
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained", sharex=True)
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained", sharex=True)
     for column, problem in enumerate(("2-D", "16-D")):
         for axis, measure in zip(axes[:, column], ("median", "rms"), strict=True):
             for (library, name), style in shown.items():
@@ -314,7 +314,7 @@ def picture(rows, path):
             axis.set(title=f"{problem}, {measure}", xlabel="network evaluations", ylabel="error")
             axis.set_xticks(NFES, map(str, NFES))
             axis.minorticks_off()
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
