@@ -1,9 +1,9 @@
 """Exponential multistep solvers: one network evaluation a step.
 
 With λ = log(α/σ) the probability flow and a family of reverse SDEs relax towards what the network predicts
-(Lu et al., 2022, prop. 3.1 and "DPM-Solver++", eq. 8; Xue et al., 2023, eq. 9):
+(Lu et al., 2022, prop. 3.1; "DPM-Solver++", prop. 4.1; Xue et al., 2023, "SA-Solver"):
 
-    u = x/c,   du = κ (Y − u) dλ + √(2 (κ − 1)) e^−λ dw                      (11)
+    u = x/c,   du = κ (Y − u) dλ + √(2 (κ − 1)) e^−λ dw                      (16)
 
     c = α,   Y = x̂0,   κ = 1     probability flow, data prediction
     c = σ,   Y = ε̂,    κ = −1    probability flow, noise prediction (the noise term is absent)
@@ -12,15 +12,16 @@ With λ = log(α/σ) the probability flow and a family of reverse SDEs relax tow
 Over a step from t to s, h = λ_s − λ_t, the linear part is solved exactly and Y is replaced by the polynomial
 through the last k predictions Y_j at λ_j:
 
-    x_s = c_s [e^(−κh) x_t/c_t + Σ_j w_j Y_j] + σ_s √(1 − e^(−2(κ−1)h)) z    (12)
-    w_j = ∫ κ e^(κ(λ − λ_s)) ℓ_j(λ) dλ,   ℓ_j the Lagrange polynomials        (13)
+    x_s = c_s [e^(−κh) x_t/c_t + Σ_j w_j Y_j] + σ_s √(1 − e^(−2(κ−1)h)) z    (17)
+    w_j = ∫ κ e^(κ(λ − λ_s)) ℓ_j(λ) dλ,   ℓ_j the Lagrange polynomials        (18)
 
-Every solver of this file is (12) with the weights (13), for any process and any grid: the predictor
+Every solver of this file is (17) with the weights (18), for any process and any grid: the predictor
 extrapolates (Adams–Bashforth); the corrector redoes the last step with the evaluation at its end, which the
 next predictor needs anyway, as one more point (Adams–Moulton).
 
-The first step has one point to go by, the second two. At t_max the predictions hardly change, as e^(2λ), and
-the error of such a start is as small: at the orders declared here it is not seen before the others are 1e-7.
+The first step has one point to go by, the second two: as h → 0 that leaves order 2, with a corrector 3. But
+at t_max the predictions change with e^(2λ) only, and it is not seen before the error is below 1e-7: until
+then the orders declared are those measured.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ __all__ = ["DPMSolverPP", "ExponentialAdams", "UniPC"]
 
 
 class DPMSolverPP(Sampler):
-    """DPM-Solver++, multistep (Lu et al., 2022, "DPM-Solver++", algorithm 2 and app. B): (12) with c = α.
+    """DPM-Solver++, multistep (Lu et al., 2022, "DPM-Solver++", algorithm 2 and app. B): (17) with c = α.
 
-    Order 1 is DDIM (η = 0; for the SDE η = 1). Order 2 is the paper's 2M and SDE-2M to the digit: for (13) it
-    takes the linear polynomial at the middle of the step. Order 3 is (13) itself: the published third-order
+    Order 1 is DDIM (η = 0; for the SDE η = 1). Order 2 is the paper's 2M and SDE-2M to the digit: for (18) it
+    takes the linear polynomial at the middle of the step. Order 3 is (18) itself: the published third-order
     code has half of the quadratic term, and measures 2.2. For the SDE it is refused: one normal number a step
     cannot carry more than weak order 2.
 
@@ -84,9 +85,9 @@ class DPMSolverPP(Sampler):
 
 
 class UniPC(Sampler):
-    """UniPC in data prediction with B₂(h) = e^h − 1 (Zhao et al., 2023, algorithms 1 and 2): (12) with c = α.
+    """UniPC in data prediction with B₂(h) = e^h − 1 (Zhao et al., 2023, algorithms 1 and 2): (17) with c = α.
 
-    Predictor and corrector are the paper's to the digit: its weights are (13), but where two points are
+    Predictor and corrector are the paper's to the digit: its weights are (18), but where two points are
     interpolated it takes the polynomial at the middle of the step. The last state is not corrected, as that
     would take an evaluation more.
 
@@ -119,7 +120,7 @@ class UniPC(Sampler):
 
 
 class ExponentialAdams(Sampler):
-    """Exponential Adams–Bashforth predictor and Adams–Moulton corrector: (12) with (13), exact for any steps.
+    """Exponential Adams–Bashforth predictor and Adams–Moulton corrector: (17) with (18), exact for any steps.
 
     The predictor is DEIS (Zhang & Chen, 2023, tAB) with polynomials in λ instead of t; the corrector is that
     of SA-Solver (Xue et al., 2023) without its noise. The last state is not corrected, as that would take an
@@ -189,7 +190,7 @@ def _predict_and_correct(
 def _step(
     x: Tensor, t: NoiseLevel, s: NoiseLevel, points: Sequence[_Point], kappa: int, rough: bool
 ) -> Tensor:
-    """(12) without the noise, from x at t to s, with the polynomial through the points."""
+    """(17) without the noise, from x at t to s, with the polynomial through the points."""
     start, h = _lambda(t), _lambda(s) - _lambda(t)
     c_t, c_s = (t.sigma, s.sigma) if kappa < 0 else (t.alpha, s.alpha)
     weights = _weights(kappa * h, [(at - start) / h for at, _ in points], rough)
@@ -200,7 +201,7 @@ def _step(
 
 
 def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[float]:
-    """w_j of (13) for a step of length 1, z = κh, and points at the places: Σ_j w_j r_j^k = m_k for k < n.
+    """w_j of (18) for a step of length 1, z = κh, and points at the places: Σ_j w_j r_j^k = m_k for k < n.
 
     The system is solved as by Björck & Pereyra (1970), algorithm 2, without cancellation for ordered places.
 

@@ -97,7 +97,7 @@ def test_weights_are_the_integrals_of_the_lagrange_polynomials(z, places):
 
 @pytest.mark.parametrize("degree", range(5))
 def test_a_polynomial_of_lambda_is_integrated_exactly(degree):
-    """(13) for Y = λ^k gives what (11) says: u' = κ (Y − u), solved here by undetermined coefficients."""
+    """(18) for Y = λ^k gives what (16) says: u' = κ (Y − u), solved here by undetermined coefficients."""
     kappa, times = 1.7, [0.9, 0.3, 0.1, -0.4, -1.0]  # the step is from 0.3 to 0.9
     h, places = 0.6, [(v - 0.3) / 0.6 for v in times]
     found = sum(w * v**degree for w, v in zip(_weights(kappa * h, places), times, strict=True))
