@@ -206,7 +206,7 @@ def test_gaussian_data_are_sampled_to_high_accuracy_on_any_grid(process, grid, m
     exact = mean + s.alpha * variance / v_s * (last - s.alpha * mean)
     errors = [
         (make(n, grid, order=3)(AnalyticDenoiser(density, process), noise()) - exact).abs().max()
-        for n in (10, 50, 1000)
+        for n in (10, 50, 300)
     ]
     assert errors[0] < 3.0  # no blow-up
     assert errors[2] < 1e-3
