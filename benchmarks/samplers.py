@@ -1,6 +1,6 @@
 """What a sampler makes of its network evaluations: ours and those of diffusers, on exact denoisers.
 
-    python benchmarks/samplers.py     # about two minutes on one core
+    python benchmarks/samplers.py     # about one minute on one core
 
 * error: distance of each sample from the end of the probability flow from the same noise, by RK4 with 1,500
   steps in log σ; median and root mean square over 1,000 samples. DDPM's table of 1,000 levels (linear), data
@@ -9,7 +9,7 @@
   E[x0 | x] at level 1 for the reference; grids that stop above it are charged for that. NFE are counted, the
   denoising step included.
 * overhead: of a run of 50 evaluations with a network that takes 4 µs, on 16 × 784 numbers in float32: what
-  the grid costs before the first, and the rest divided by 50, network included; the fastest of 15 runs, in
+  the grid costs before the first, and the rest divided by 50, network included; the fastest of 60 runs, in
   turn. Ours calls the network through `NetworkDenoiser`, for diffusers it is called directly.
 
 Writes samplers.json, .md and .png beside this file.
@@ -211,7 +211,7 @@ class Trivial(torch.nn.Module):
         return 0.5 * x
 
 
-def overhead(num_runs=15, nfe=50):
+def overhead(num_runs=60, nfe=50):
     """Milliseconds before the first evaluation and microseconds per evaluation: the fastest of the runs."""
     noise = torch.randn(16, 784, generator=torch.Generator().manual_seed(SEED))
     network = Trivial()
