@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from scorelight import _threads as _threads
 from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
 from scorelight.certification import Certificate, certify
-from scorelight.denoiser import Denoiser, NetworkDenoiser, Prediction
+from scorelight.denoiser import CountedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from scorelight.errors import ConfigurationError, TrainingDivergedError
 from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
 from scorelight.objectives import (
@@ -56,18 +56,35 @@ from scorelight.processes import (
     SMLDProcess,
     SubVPSDE,
 )
-from scorelight.samplers import DDIM, AncestralSampler, Euler, EulerMaruyama, Heun, Sampler
+from scorelight.samplers import (
+    DDIM,
+    AncestralSampler,
+    DPMSolverPP,
+    EDMSampler,
+    Euler,
+    EulerMaruyama,
+    ExponentialAdams,
+    Heun,
+    ReverseDiffusion,
+    Sampler,
+    UniPC,
+)
 from scorelight.times import (
+    DiscreteGrid,
     DiscreteTime,
     FixedTime,
     ImportanceTime,
+    KarrasGrid,
     LogitNormalTime,
     LogNormalTime,
     LogSNRGrid,
     LossAwareTime,
+    MixedGrid,
+    QuadraticGrid,
     StratifiedTime,
     TimeGrid,
     TimeSampler,
+    TrailingGrid,
     UniformGrid,
     UniformTime,
 )
@@ -91,11 +108,15 @@ __all__ = [
     "Certificate",
     "ConfigurationError",
     "CosineVPSDE",
+    "CountedDenoiser",
     "DDPMProcess",
+    "DPMSolverPP",
     "Denoiser",
     "DenoisingScoreMatching",
     "DigitsDataModule",
+    "DiscreteGrid",
     "DiscreteTime",
+    "EDMSampler",
     "EDMWeighting",
     "EmpiricalDenoiser",
     "Energy",
@@ -104,6 +125,7 @@ __all__ = [
     "Euler",
     "EulerMaruyama",
     "ExplicitScoreMatching",
+    "ExponentialAdams",
     "FixedTime",
     "ForwardProcess",
     "GaussianMixture",
@@ -111,6 +133,7 @@ __all__ = [
     "HybridObjective",
     "ImplicitScoreMatching",
     "ImportanceTime",
+    "KarrasGrid",
     "KarrasVESDE",
     "LearnedVPSDE",
     "LikelihoodWeighting",
@@ -120,12 +143,15 @@ __all__ = [
     "Loss",
     "LossAwareTime",
     "MinSNRWeighting",
+    "MixedGrid",
     "NetworkDenoiser",
     "NoiseLevel",
     "Objective",
     "Parameterization",
     "Prediction",
+    "QuadraticGrid",
     "RectifiedFlow",
+    "ReverseDiffusion",
     "SMLDProcess",
     "SampleGridCallback",
     "SampleWriter",
@@ -142,8 +168,10 @@ __all__ = [
     "TimeGrid",
     "TimeSampler",
     "ToyDataModule",
+    "TrailingGrid",
     "TrainingDivergedError",
     "UNet",
+    "UniPC",
     "UniformGrid",
     "UniformTime",
     "UniformWeighting",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
 
-__all__ = ["Denoiser", "NetworkDenoiser", "Prediction"]
+__all__ = ["CountedDenoiser", "Denoiser", "NetworkDenoiser", "Prediction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,27 @@ class NetworkDenoiser(Denoiser):
             return Prediction(x_t, level, output, self.parameterization)
         output, v = output.chunk(2, dim=1)
         return Prediction(x_t, level, output, self.parameterization, (v + 1) / 2)
+
+
+class CountedDenoiser(Denoiser):
+    """Another denoiser that counts how often it is evaluated: the cost of a sampler, measured.
+
+    Around a guided denoiser it counts the calls of the sampler, inside it those of the network.
+
+    Args:
+        denoiser: The denoiser that answers.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.process = denoiser.process
+        self.num_evaluations = 0
+
+    def predict(self, x_t: Tensor, level: NoiseLevel, **cond: Any) -> Prediction:
+        """One evaluation more, of the whole batch."""
+        self.num_evaluations += 1
+        return self.denoiser.predict(x_t, level, **cond)
 
 
 def _label(value: Scalar, x_t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from scorelight import (
     VESDE,
     VPSDE,
     X0,
+    CountedDenoiser,
     Denoiser,
     Epsilon,
     ForwardProcess,
@@ -154,3 +155,22 @@ def test_gradients_reach_every_weight():
 def test_a_denoiser_without_predict_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Denoiser()
+
+
+def test_a_counted_denoiser_answers_as_the_other_and_counts(generator):
+    inner = NetworkDenoiser(network(), VPSDE(), Epsilon())
+    counted = CountedDenoiser(inner)
+    x_t, t = torch.randn(4, 3, 2, dtype=D, generator=generator), torch.full((4,), 0.3, dtype=D)
+    assert counted.num_evaluations == 0
+    for n in (1, 2, 3):
+        pred, expected = counted(x_t, t), inner(x_t, t)
+        assert torch.equal(pred.x0, expected.x0) and torch.equal(pred.epsilon, expected.epsilon)
+        assert counted.num_evaluations == n
+    assert counted.process is inner.process
+
+
+def test_a_counted_denoiser_passes_conditions_on():
+    recorder = Recorder()
+    counted = CountedDenoiser(NetworkDenoiser(recorder, VPSDE(), Epsilon()))
+    counted(torch.ones(2, 3), torch.full((2,), 0.3), label=5)
+    assert recorder.cond == {"label": 5}

@@ -2,7 +2,21 @@
 
 from scorelight.samplers.ancestral import DDIM, AncestralSampler
 from scorelight.samplers.base import Sampler
+from scorelight.samplers.karras import EDMSampler
+from scorelight.samplers.multistep import DPMSolverPP, ExponentialAdams, UniPC
 from scorelight.samplers.ode import Euler, Heun
-from scorelight.samplers.sde import EulerMaruyama
+from scorelight.samplers.sde import EulerMaruyama, ReverseDiffusion
 
-__all__ = ["DDIM", "AncestralSampler", "Euler", "EulerMaruyama", "Heun", "Sampler"]
+__all__ = [
+    "DDIM",
+    "AncestralSampler",
+    "DPMSolverPP",
+    "EDMSampler",
+    "Euler",
+    "EulerMaruyama",
+    "ExponentialAdams",
+    "Heun",
+    "ReverseDiffusion",
+    "Sampler",
+    "UniPC",
+]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
 
-__all__ = ["EulerMaruyama"]
+__all__ = ["EulerMaruyama", "ReverseDiffusion"]
 
 
 class EulerMaruyama(Sampler):
@@ -31,4 +31,31 @@ class EulerMaruyama(Sampler):
             h = s.t - t.t
             drift = t.f * x - t.g2 * predict(x, t).score
             x = x + h * drift + (-h * t.g2) ** 0.5 * noise(x)
+            yield x
+
+
+class ReverseDiffusion(Sampler):
+    """The forward steps themselves, discretised, run backwards (Song et al., 2021, eq. 46 and app. E).
+
+    The transition (8) from s to t is x_t = x_s + F(x_s) + G z with F(x) = (a − 1) x, a = α_t/α_s, and
+    G² = σ_t² − a² σ_s². Its reverse, for any process and any two levels:
+
+        x_s = x_t − F(x_t) + G² ∇log p_t(x_t) + G z.
+
+    For DDPM's table a = √(1 − β) and G² = β: their eq. 46; for VE it is the predictor of their algorithm 2.
+
+    Args:
+        num_steps: Steps in all, one network evaluation each.
+        grid: Where the times lie (default `UniformGrid`).
+        denoise: Whether the last step is the posterior mean at t_min.
+    """
+
+    order = 1
+
+    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+        """One evaluation a step."""
+        for t, s in pairwise(levels):
+            a = t.alpha / s.alpha
+            g2 = t.sigma**2 * (1 - (a * s.sigma / t.sigma) ** 2)
+            x = (2 - a) * x + g2 * predict(x, t).score + g2**0.5 * noise(x)
             yield x

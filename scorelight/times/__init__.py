@@ -10,19 +10,32 @@ from scorelight.times.continuous import (
     UniformTime,
 )
 from scorelight.times.discrete import DiscreteTime, LossAwareTime
-from scorelight.times.grids import LogSNRGrid, UniformGrid
+from scorelight.times.grids import (
+    DiscreteGrid,
+    KarrasGrid,
+    LogSNRGrid,
+    MixedGrid,
+    QuadraticGrid,
+    TrailingGrid,
+    UniformGrid,
+)
 
 __all__ = [
+    "DiscreteGrid",
     "DiscreteTime",
     "FixedTime",
     "ImportanceTime",
+    "KarrasGrid",
     "LogNormalTime",
     "LogSNRGrid",
     "LogitNormalTime",
     "LossAwareTime",
+    "MixedGrid",
+    "QuadraticGrid",
     "StratifiedTime",
     "TimeGrid",
     "TimeSampler",
+    "TrailingGrid",
     "UniformGrid",
     "UniformTime",
 ]

@@ -52,7 +52,7 @@ class TimeGrid(Component, ABC):
 
     @abstractmethod
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
-        """Decreasing times, shape (num_times,), float64; the first is t_max, the last t_min."""
+        """Decreasing times, shape (num_times,), float64; from t_max to t_min where the grid says no other."""
 
 
 def level_number(process: ForwardProcess, num_levels: int | None, owner: str) -> int:
@@ -86,4 +86,4 @@ def level_index(process: ForwardProcess, num_levels: int, t: Tensor) -> Tensor:
 def log_snr_ends(process: ForwardProcess, device: torch.device) -> Tensor:
     """Log SNR at t_min and t_max, shape (2,)."""
     ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device=device)
-    return process.evaluate(ends).log_snr
+    return 2 * (process.alpha(ends) / process.sigma(ends)).log()  # `evaluate` would derive α', σ' as well

@@ -1,14 +1,29 @@
-"""Grids of sampling times."""
+"""Grids of sampling times: where between t_max and t_min the steps of a sampler lie."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.times.base import TimeGrid, log_snr_ends
+from scorelight.times.base import TimeGrid, level_number, level_times, log_snr_ends
 
-__all__ = ["LogSNRGrid", "UniformGrid"]
+__all__ = [
+    "DiscreteGrid",
+    "KarrasGrid",
+    "LogSNRGrid",
+    "MixedGrid",
+    "QuadraticGrid",
+    "TrailingGrid",
+    "UniformGrid",
+]
+
+_CPU = torch.device("cpu")
 
 
 class UniformGrid(TimeGrid):
@@ -19,12 +34,168 @@ class UniformGrid(TimeGrid):
         return torch.linspace(process.t_max, process.t_min, num_times, dtype=torch.float64)
 
 
+class QuadraticGrid(TimeGrid):
+    """Equal steps in √t (Song, Meng & Ermon, 2021, app. D.2; "time_quadratic" of Lu et al., 2022)."""
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """linspace(√t_max, √t_min)², the ends set to t_max and t_min exactly."""
+        first, last = math.sqrt(process.t_max), math.sqrt(process.t_min)
+        return _with_ends(process, torch.linspace(first, last, num_times, dtype=torch.float64) ** 2)
+
+
 class LogSNRGrid(TimeGrid):
     """Equal steps in log(α²/σ²) (Lu et al., 2022, "DPM-Solver", sec. 3.4)."""
 
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
         """Times of equally spaced log-SNR, the ends set to t_max and t_min exactly."""
-        last, first = log_snr_ends(process, torch.device("cpu")).tolist()
-        times = process.time_of_log_snr(torch.linspace(first, last, num_times, dtype=torch.float64))
-        times[0], times[-1] = process.t_max, process.t_min
-        return times
+        last, first = log_snr_ends(process, _CPU).tolist()
+        log_snr = torch.linspace(first, last, num_times, dtype=torch.float64)
+        return _with_ends(process, process.time_of_log_snr(log_snr))
+
+
+class KarrasGrid(TimeGrid):
+    """Equal steps in (σ/α)^(1/ρ) (Karras et al., 2022, eq. 5, with σ/α for their σ).
+
+    Args:
+        rho: Their ρ, positive; 1 is uniform in σ/α, and ρ → ∞ uniform in log-SNR.
+    """
+
+    def __init__(self, rho: float = 7.0) -> None:
+        if not 0 < rho < math.inf:
+            raise ConfigurationError(f"KarrasGrid: rho={rho}: must be positive")
+        self.rho = rho
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """Times of equally spaced (σ/α)^(1/ρ), the ends set to t_max and t_min exactly."""
+        last, first = (-0.5 / self.rho * log_snr_ends(process, _CPU)).exp().tolist()
+        root = torch.linspace(first, last, num_times, dtype=torch.float64)
+        return _with_ends(process, process.time_of_log_snr(-2 * self.rho * root.log()))
+
+
+class MixedGrid(TimeGrid):
+    """Equal steps in a mean of log-SNR and √t: little noise and much noise both get their share.
+
+    With both scaled to go from 0 at t_max to 1 at t_min, the steps are equal in
+
+        w log SNR + (1 − w) √t.
+
+    Args:
+        log_snr_share: The weight w: 1 is `LogSNRGrid`, 0 is `QuadraticGrid`.
+    """
+
+    def __init__(self, log_snr_share: float = 0.5) -> None:
+        if not 0 <= log_snr_share <= 1:
+            raise ConfigurationError(f"MixedGrid: log_snr_share={log_snr_share}: must be from 0 to 1")
+        self.log_snr_share = log_snr_share
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """The times at which the mean is i/(num_times − 1), the ends set to t_max and t_min exactly."""
+        last, first = log_snr_ends(process, _CPU).tolist()
+        root_first, root_last = math.sqrt(process.t_max), math.sqrt(process.t_min)
+
+        def mean(root: Tensor) -> Tensor:
+            log_snr = 2 * (process.alpha(root**2) / process.sigma(root**2)).log()
+            a, b = (log_snr - first) / (last - first), (root - root_first) / (root_last - root_first)
+            return self.log_snr_share * a + (1 - self.log_snr_share) * b
+
+        with torch.no_grad():
+            shares = torch.linspace(0, 1, num_times, dtype=torch.float64)
+            return _with_ends(process, _invert(mean, shares, root_last, root_first) ** 2)
+
+
+class TrailingGrid(TimeGrid):
+    """Another grid without its last time: the last step is then that of `denoise`, from one time earlier.
+
+    The posterior mean is then taken at more noise, which few steps can afford better than a longer way.
+
+    Args:
+        grid: The grid to cut (default `QuadraticGrid`).
+    """
+
+    def __init__(self, grid: TimeGrid | None = None) -> None:
+        self.grid = grid or QuadraticGrid()
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """The first `num_times` of one more: they end before t_min."""
+        return self.grid(process, num_times + 1)[:-1]
+
+
+class DiscreteGrid(TimeGrid):
+    """Times that are levels 1, ..., N: a sub-sequence of those a model in discrete time was trained on.
+
+    For n times, i = 0, ..., n − 1 from the least noise to the most:
+
+    ========= ======================= ================================================================
+    spacing   level                   from, to
+    ========= ======================= ================================================================
+    linspace  1 + (N − 1) i/(n − 1)   1 to N
+    trailing  N (i + 1)/n             N/n to N                         (Lin et al., 2024, table 2)
+    leading   1 + i ⌊N/n⌋             1 to below N, "linear" of        (Song, Meng & Ermon, 2021, app. D.2)
+    quadratic 1 + ⌊0.8 N (i/(n−1))²⌋  1 to 0.8 N, "quadratic" of       (the same)
+    ========= ======================= ================================================================
+
+    Rounded to the nearest level unless ⌊ ⌋ says down; equal levels are moved apart, upwards. Sampling starts
+    from unit noise at the highest level and ends, with `denoise`, with the posterior mean at the lowest.
+
+    Args:
+        spacing: Name of the rule.
+        levels: The levels themselves instead, increasing, each from 1 to N; as many as there are steps.
+        num_levels: Number N of levels (default: that of the process); in continuous time, equally spaced.
+    """
+
+    def __init__(
+        self,
+        spacing: Literal["linspace", "trailing", "leading", "quadratic"] = "trailing",
+        levels: Sequence[int] | None = None,
+        num_levels: int | None = None,
+    ) -> None:
+        if spacing not in ("linspace", "trailing", "leading", "quadratic"):
+            raise ConfigurationError(
+                f"DiscreteGrid: spacing={spacing!r}: linspace, trailing, leading or quadratic"
+            )
+        self.spacing = spacing
+        self.levels = levels
+        self.num_levels = num_levels
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """Times of the chosen levels, the highest first."""
+        num = level_number(process, self.num_levels, "DiscreteGrid")
+        levels = _spaced(self.spacing, num, num_times) if self.levels is None else list(self.levels)
+        if len(levels) != num_times or levels != sorted(set(levels)) or levels[0] < 1 or levels[-1] > num:
+            raise ConfigurationError(
+                f"DiscreteGrid: {num_times} increasing levels from 1 to {num} are needed, one for each "
+                f"evaluation of the sampler; got {len(levels)}: {levels if len(levels) < 9 else '...'}"
+            )
+        return level_times(process, num, _CPU)[torch.tensor(levels[::-1]) - 1]
+
+
+def _spaced(spacing: str, num: int, count: int) -> list[int]:
+    """The levels of `DiscreteGrid`, the lowest first."""
+    intervals = max(count - 1, 1)
+    level: Callable[[int], int] = {
+        "linspace": lambda i: 1 + round((num - 1) * i / intervals),
+        "trailing": lambda i: round(num * (i + 1) / count),
+        "leading": lambda i: 1 + i * (num // count),
+        "quadratic": lambda i: 1 + math.floor(0.8 * num * (i / intervals) ** 2),
+    }[spacing]
+    levels = [0]
+    for i in range(count):
+        levels.append(max(level(i), levels[-1] + 1))
+    return levels[1:]
+
+
+def _with_ends(process: ForwardProcess, times: Tensor) -> Tensor:
+    """The times without the rounding error of the first and the last."""
+    times[0], times[-1] = process.t_max, process.t_min
+    return times
+
+
+def _invert(function: Callable[[Tensor], Tensor], values: Tensor, low: float, high: float) -> Tensor:
+    """Where a decreasing function of [low, high] has the values: 6 times split in 16, then linear."""
+    left, width = torch.full_like(values, low), high - low
+    inner = torch.arange(1, 16, dtype=values.dtype)[:, None]
+    for _ in range(6):
+        width /= 16
+        left = left + width * (function(left + width * inner) > values).sum(0)
+    above, below = function(torch.stack([left, left + width]))
+    return left + width * (above - values) / (above - below)

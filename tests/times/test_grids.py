@@ -1,12 +1,36 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 
-from scorelight import VESDE, VPSDE, ForwardProcess, LogSNRGrid, SubVPSDE, UniformGrid
+from scorelight import (
+    VESDE,
+    VPSDE,
+    ConfigurationError,
+    CosineVPSDE,
+    DDPMProcess,
+    DiscreteGrid,
+    ForwardProcess,
+    KarrasGrid,
+    KarrasVESDE,
+    LogSNRGrid,
+    MixedGrid,
+    QuadraticGrid,
+    RectifiedFlow,
+    SMLDProcess,
+    SubVPSDE,
+    TrailingGrid,
+    UniformGrid,
+)
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), VPSDE(t_min=1e-5, t_max=0.7), VESDE(t_min=0.1, t_max=0.9)]
+PROCESSES += [CosineVPSDE(), RectifiedFlow(), KarrasVESDE(), DDPMProcess(), SMLDProcess()]
+GRIDS = [UniformGrid(), LogSNRGrid(), QuadraticGrid(), KarrasGrid(), KarrasGrid(rho=1.0), MixedGrid()]
+GRIDS += [MixedGrid(log_snr_share=0.9), DiscreteGrid("linspace", num_levels=2000)]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.t_max}")
-every_grid = pytest.mark.parametrize("grid", [UniformGrid(), LogSNRGrid()], ids=lambda g: type(g).__name__)
+every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name__)
 
 
 @every_process
@@ -34,6 +58,139 @@ def test_uniform_grid_has_equal_steps_in_time(process, num):
 @pytest.mark.parametrize("num", [3, 50, 1001])
 def test_log_snr_grid_has_equal_steps_in_log_snr(process, num):
     assert_equal_steps(process.evaluate(LogSNRGrid()(process, num)).log_snr)
+
+
+@every_process
+@pytest.mark.parametrize("num", [3, 50, 1001])
+def test_quadratic_grid_has_equal_steps_in_the_root_of_time(process, num):
+    assert_equal_steps(QuadraticGrid()(process, num).sqrt())
+
+
+@every_process
+@pytest.mark.parametrize("rho", [1.0, 7.0, 20.0])
+@pytest.mark.parametrize("num", [3, 50, 1001])
+def test_karras_grid_has_equal_steps_in_the_root_of_sigma_over_alpha(process, rho, num):
+    level = process.evaluate(KarrasGrid(rho)(process, num))
+    root = (level.sigma / level.alpha) ** (1 / rho)
+    assert_equal_steps(root / root[0])
+
+
+def test_karras_grid_has_the_noise_levels_of_karras_et_al_equation_5():
+    i, n = torch.arange(18, dtype=D), 18
+    expected = (80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    process = KarrasVESDE(rho=3.0)
+    torch.testing.assert_close(process.sigma(KarrasGrid()(process, n)), expected, rtol=1e-10, atol=0)
+
+
+@every_process
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("num", [3, 50, 1001])
+def test_mixed_grid_has_equal_steps_in_the_mean_of_log_snr_and_root_of_time(process, share, num):
+    times = MixedGrid(share)(process, num)
+    log_snr, root = process.evaluate(times).log_snr, times.sqrt()
+    parts = [(v - v[0]) / (v[-1] - v[0]) for v in (log_snr, root)]
+    assert_equal_steps(share * parts[0] + (1 - share) * parts[1])
+
+
+@every_process
+@pytest.mark.parametrize(("share", "same"), [(0.0, QuadraticGrid()), (1.0, LogSNRGrid())])
+def test_mixed_grid_lies_between_the_two(process, share, same):
+    torch.testing.assert_close(MixedGrid(share)(process, 50), same(process, 50), rtol=1e-8, atol=1e-9)
+
+
+@every_process
+@every_grid
+def test_a_trailing_grid_is_one_of_a_time_more_without_the_last(process, grid):
+    times = TrailingGrid(grid)(process, 20)
+    assert torch.equal(times, grid(process, 21)[:20])
+    assert times[0] == process.t_max and times[-1] > process.t_min
+
+
+def test_a_trailing_grid_of_uniform_times_is_nearly_that_of_the_levels():
+    """From T down by T/n: Lin et al. (2024), table 2; to the denoising step at t_min instead of 0."""
+    trailing, levels = TrailingGrid(UniformGrid()), DiscreteGrid("trailing")
+    process = DDPMProcess()
+    torch.testing.assert_close(trailing(process, 10), levels(process, 10), rtol=0, atol=1e-3)
+    assert torch.equal(TrailingGrid()(process, 10), TrailingGrid(QuadraticGrid())(process, 10))
+
+
+def levels(grid, num, process=None):
+    process = process or DDPMProcess()
+    return (grid(process, num) * process.num_levels).tolist()
+
+
+def test_discrete_grids_are_the_sub_sequences_of_the_papers():
+    assert levels(DiscreteGrid("trailing"), 10) == pytest.approx([1000 - 100 * i for i in range(10)])
+    assert levels(DiscreteGrid("linspace"), 4) == pytest.approx([1000, 667, 334, 1])
+    for num in (7, 10, 20, 50, 100):
+        # Song, Meng & Ermon (2021), app. D.2, counting from 0: ⌊ci⌋ and ⌊ci²⌋, the latter up to 0.8 N
+        linear = [1000 // num * i for i in range(num)]
+        assert levels(DiscreteGrid("leading"), num) == pytest.approx([i + 1 for i in reversed(linear)])
+    quadratic = [math.floor((i * math.sqrt(800) / 9) ** 2 + 1e-9) for i in range(10)]
+    assert levels(DiscreteGrid("quadratic"), 10) == pytest.approx([i + 1 for i in reversed(quadratic)])
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading", "quadratic"])
+@pytest.mark.parametrize("num", [1, 2, 3, 50, 77, 500, 799])
+def test_discrete_grids_are_different_levels_of_the_table(spacing, num):
+    found = levels(DiscreteGrid(spacing), num)
+    assert len(found) == num
+    assert found == pytest.approx([round(v) for v in found])
+    assert all(a - b > 0.5 for a, b in pairwise(found))
+    assert round(found[-1]) >= 1 and round(found[0]) <= 1000
+
+
+def test_a_discrete_grid_of_all_levels_is_the_table():
+    for spacing in ("linspace", "trailing", "leading"):
+        torch.testing.assert_close(
+            DiscreteGrid(spacing)(SMLDProcess(), SMLDProcess().num_levels),
+            UniformGrid()(SMLDProcess(), SMLDProcess().num_levels),
+            rtol=1e-12,
+            atol=0,
+        )
+
+
+def test_discrete_grids_take_levels_of_ones_own():
+    assert levels(DiscreteGrid(levels=[1, 50, 999]), 3) == pytest.approx([999, 50, 1])
+
+
+def test_in_continuous_time_the_levels_are_equally_spaced():
+    process = VPSDE()
+    torch.testing.assert_close(
+        DiscreteGrid("linspace", num_levels=100)(process, 100),
+        UniformGrid()(process, 100),
+        rtol=1e-12,
+        atol=0,
+    )
+    with pytest.raises(ConfigurationError, match="give DiscreteGrid num_levels"):
+        DiscreteGrid()(process, 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "num"),
+    [([1, 2], 3), ([2, 1], 2), ([0, 5], 2), ([5, 1001], 2), ([5, 5], 2)],
+)
+def test_wrong_levels_raise(given, num):
+    with pytest.raises(ConfigurationError, match=f"{num} increasing levels from 1 to 1000 are needed"):
+        DiscreteGrid(levels=given)(DDPMProcess(), num)
+
+
+def test_more_times_than_levels_raise():
+    with pytest.raises(ConfigurationError, match="1001 increasing levels"):
+        DiscreteGrid()(DDPMProcess(), 1001)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KarrasGrid(0.0), "rho=0.0"),
+        (lambda: MixedGrid(1.5), "log_snr_share=1.5"),
+        (lambda: DiscreteGrid("even"), "spacing='even'"),
+    ],
+)
+def test_wrong_settings_raise(make, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make()
 
 
 def test_the_log_snr_of_ve_is_linear_in_time_so_that_both_grids_agree():
