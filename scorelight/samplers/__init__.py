@@ -3,6 +3,14 @@
 from scorelight.samplers.ancestral import DDIM, AncestralSampler
 from scorelight.samplers.base import Sampler
 from scorelight.samplers.karras import EDMSampler
+from scorelight.samplers.langevin import (
+    AnnealedCorrector,
+    AnnealedLangevin,
+    Corrector,
+    LangevinCorrector,
+    LangevinDynamics,
+    PredictorCorrector,
+)
 from scorelight.samplers.multistep import DPMSolverPP, ExponentialAdams, UniPC
 from scorelight.samplers.ode import Euler, Heun
 from scorelight.samplers.sde import EulerMaruyama, ReverseDiffusion
@@ -10,12 +18,18 @@ from scorelight.samplers.sde import EulerMaruyama, ReverseDiffusion
 __all__ = [
     "DDIM",
     "AncestralSampler",
+    "AnnealedCorrector",
+    "AnnealedLangevin",
+    "Corrector",
     "DPMSolverPP",
     "EDMSampler",
     "Euler",
     "EulerMaruyama",
     "ExponentialAdams",
     "Heun",
+    "LangevinCorrector",
+    "LangevinDynamics",
+    "PredictorCorrector",
     "ReverseDiffusion",
     "Sampler",
     "UniPC",

@@ -1,6 +1,6 @@
 """Langevin dynamics at fixed levels, alone, annealed, or as the corrector of another sampler.
 
-    x ← x + h ∇log p_t(x) + √(2h) z                                        (16)
+    x ← x + h ∇log p_t(x) + √(2h) z                                        (19)
 
 has p_t as its stationary density for h → 0 (Welling & Teh, 2011).
 """
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def _step(score: Tensor, x: Tensor, h: Scalar, z: Tensor) -> Tensor:
-    """Equation (16)."""
+    """Equation (19)."""
     return x + h * score + (2 * h) ** 0.5 * z
 
 
@@ -43,7 +43,7 @@ def _positive(**values: float) -> None:
 
 
 class LangevinDynamics(Sampler):
-    """Steps (16) at one noise level, for a model of one level, such as one trained with `FixedTime`.
+    """Steps (19) at one noise level, for a model of one level, such as one trained with `FixedTime`.
 
     Args:
         num_steps: Steps in all, one network evaluation each.
@@ -145,7 +145,7 @@ class Corrector(Component, ABC):
 
 
 class LangevinCorrector(Corrector):
-    """Steps (16) with h = 2 (r ‖z‖/‖∇log p_t(x)‖)²: Song et al. (2021), algorithms 4 and 5, with α_i = 1.
+    """Steps (19) with h = 2 (r ‖z‖/‖∇log p_t(x)‖)²: Song et al. (2021), algorithms 4 and 5, with α_i = 1.
 
     The norms are those of each example, so that no sample depends on those that it is drawn with. That needs
     many dimensions, where norms hardly vary: in a few, use `AnnealedCorrector`.
@@ -169,7 +169,7 @@ class LangevinCorrector(Corrector):
 
 
 class AnnealedCorrector(Corrector):
-    """Steps (16) with h = 2 (r σ_t)², which depends on the level alone, in any number of dimensions.
+    """Steps (19) with h = 2 (r σ_t)², which depends on the level alone, in any number of dimensions.
 
     That is Song & Ermon's (2019) step, r² = ε/(2σ_L²), as Song et al.'s (2021) "ald" corrector takes it.
 

@@ -8,11 +8,17 @@ from scorelight import (
     VPSDE,
     AnalyticDenoiser,
     AncestralSampler,
+    AnnealedCorrector,
+    AnnealedLangevin,
     ConfigurationError,
+    Corrector,
     CosineVPSDE,
     DDPMProcess,
     Euler,
     GaussianMixture,
+    LangevinCorrector,
+    LangevinDynamics,
+    PredictorCorrector,
     RectifiedFlow,
     SMLDProcess,
     SubVPSDE,
@@ -20,14 +26,6 @@ from scorelight import (
     UniformGrid,
 )
 from scorelight.advice import langevin_step, variance_ratio
-from scorelight.samplers.langevin import (
-    AnnealedCorrector,
-    AnnealedLangevin,
-    Corrector,
-    LangevinCorrector,
-    LangevinDynamics,
-    PredictorCorrector,
-)
 from scorelight.seeding import generators
 
 D = torch.float64
