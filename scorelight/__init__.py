@@ -22,7 +22,16 @@ from scorelight import _threads as _threads
 from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
 from scorelight.certification import Certificate, certify
 from scorelight.denoiser import Denoiser, NetworkDenoiser, Prediction
-from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
+from scorelight.likelihood import (
+    BitsPerDim,
+    LogLikelihood,
+    Protocol,
+    VariationalTerms,
+    bits_per_dim,
+    log_likelihood,
+    variational_bound,
+)
 from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
@@ -43,6 +52,7 @@ from scorelight.objectives import (
     Weighting,
 )
 from scorelight.parameterizations import EDM, X0, Epsilon, Parameterization, Score, Velocity, VPrediction
+from scorelight.probability_flow import decode, encode, slerp
 from scorelight.processes import (
     VESDE,
     VPSDE,
@@ -56,7 +66,7 @@ from scorelight.processes import (
     SMLDProcess,
     SubVPSDE,
 )
-from scorelight.samplers import DDIM, AncestralSampler, Euler, EulerMaruyama, Heun, Sampler
+from scorelight.samplers import DDIM, RK45, AncestralSampler, Euler, EulerMaruyama, Heun, Sampler
 from scorelight.times import (
     DiscreteTime,
     FixedTime,
@@ -83,11 +93,13 @@ __all__ = [
     "DDIM",
     "EDM",
     "MLP",
+    "RK45",
     "VESDE",
     "VPSDE",
     "X0",
     "AnalyticDenoiser",
     "AncestralSampler",
+    "BitsPerDim",
     "Certificate",
     "ConfigurationError",
     "CosineVPSDE",
@@ -114,6 +126,7 @@ __all__ = [
     "KarrasVESDE",
     "LearnedVPSDE",
     "LikelihoodWeighting",
+    "LogLikelihood",
     "LogNormalTime",
     "LogSNRGrid",
     "LogitNormalTime",
@@ -125,6 +138,7 @@ __all__ = [
     "Objective",
     "Parameterization",
     "Prediction",
+    "Protocol",
     "RectifiedFlow",
     "SMLDProcess",
     "SampleGridCallback",
@@ -137,6 +151,7 @@ __all__ = [
     "SigmaSquaredWeighting",
     "SigmoidWeighting",
     "SlicedScoreMatching",
+    "SolverError",
     "StratifiedTime",
     "SubVPSDE",
     "TimeGrid",
@@ -149,9 +164,16 @@ __all__ = [
     "UniformWeighting",
     "VPrediction",
     "VariationalBound",
+    "VariationalTerms",
     "Velocity",
     "Weighting",
+    "bits_per_dim",
     "certify",
+    "decode",
+    "encode",
+    "log_likelihood",
+    "slerp",
+    "variational_bound",
 ]
 
 _LIGHTNING_EDGE = {
