@@ -9,13 +9,15 @@ random v that are kept over the flow (Hutchinson, 1990; Grathwohl et al., 2019);
 network gives it together with v̂. What (21) leads to is the density at t_min, of noisy data. There are three
 ways on to that of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density of x0 + σ̄ ε:
 
-    smoothed    log p_σ̄(x0) = log p_{t_min}(α x0) + D log α        exact, of samples x_{t_min}/α of the model
+    smoothed    log p_σ̄(x0) = log p_{t_min}(α x0) + D log α        exact, for samples x_{t_min}/α
     corrected   log p_σ̄(x0) − ½σ̄² [tr ∇²log p_σ̄ + ‖∇log p_σ̄‖²](x0)   an estimate of log p(x0)          (22)
-    bound       log p_{t_min}(x_t) + log p(x0|x_t) − log q(x_t|x0)  its expectation is below log p(x0)   (23)
+    bound       log p_{t_min}(x_t) + log p(x0|x_t) − log q(x_t|x0)  below log p(x0), in the mean over ε  (23)
 
 The bracket of (22) is ∂log p_σ̄/∂(½σ̄²), by the heat equation: the error left is of order σ̄⁴, where that of
-`smoothed` is σ̄², for a density that is smooth on the scale σ̄. (23) is the model that draws x0 from
-N(x̂0, σ̄² I) given x_t; −log q is the entropy that published numbers lacked (Kim et al., 2022).
+`smoothed` is σ̄², for a density that is smooth on the scale σ̄. In (23), p is the model that goes on to draw
+x0 from N(x̂0, σ̄² I) (Song, Durkan et al., 2021), and −log q the entropy that is easily forgotten (Kim et
+al., 2022). `smoothed` and `bound` belong to densities that integrate to one, so that in the mean over the
+data neither can exceed what the data allow; `corrected`, the closest, can.
 """
 
 from __future__ import annotations
@@ -234,12 +236,11 @@ class Protocol:
         data_range: Where the first and the last grey level lie. Each stands for the interval of one spacing
             around it; score_sde's (U + 255 x)/256, scaled to [−1, 1], is (−255/256, 255/256).
         repeats: Dequantisations, probes and noises drawn for each example, averaged.
-        truncation: See `log_likelihood`. Both `smoothed` and `bound` give an upper bound on bits; `corrected`
-            is closer to the density of clean data but of no normalised model.
+        truncation: See `log_likelihood`; with `corrected` the bits are an estimate, and no bound.
         divergence: See `log_likelihood`.
         num_probes: See `log_likelihood`.
         probe: See `log_likelihood`.
-        rtol: See `log_likelihood`.
+        rtol: See `log_likelihood`. 10⁻³ costs about 60 evaluations and 0.003 bits/dim on trained digits.
         atol: See `log_likelihood`.
     """
 
@@ -250,8 +251,8 @@ class Protocol:
     divergence: Divergence | None = None
     num_probes: int = 1
     probe: Probe = "rademacher"
-    rtol: float = 1e-4
-    atol: float = 1e-4
+    rtol: float = 1e-3
+    atol: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.num_levels is not None and self.num_levels < 2:
@@ -309,7 +310,9 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits per dimension that the model needs for quantised data, an upper bound.
 
-    It is that of uniform dequantisation (Theis et al., 2016, sec. 3.1): with u ~ U[−½, ½] and grey levels Δ apart, −log₂ P(x) ≤ E_u[−log₂ p(x + Δu)] − D log₂ Δ.
+    By uniform dequantisation, with u ~ U[−½, ½] and grey levels Δ apart (Theis et al., 2016, sec. 3.1):
+
+        −log₂ P(x) ≤ E_u[−log₂ p(x + Δu)] − D log₂ Δ
 
     Args:
         denoiser: The model, of data in `protocol.data_range`.
@@ -453,7 +456,7 @@ def _terms_on_levels(
     """The terms of (11) from the last, at the first level, on."""
     process, x0 = evaluate.denoiser.process, evaluate.x0
     for i in range(len(times)):
-        pred, epsilon = evaluate(times[i].expand(len(x0)))
+        pred, epsilon = evaluate(times[i].repeat(len(x0)))
         index = torch.full((len(x0),), i, device=x0.device)
         yield level_term(process, pred, x0, epsilon, times, index, variance, bins)
 

@@ -35,8 +35,8 @@ class RK45(Sampler):
 
     def __init__(
         self,
-        rtol: float = 1e-4,
-        atol: float = 1e-4,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
         num_steps: int = 2,
         grid: TimeGrid | None = None,
         denoise: bool = True,
