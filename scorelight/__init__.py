@@ -8,6 +8,7 @@ Data at t = 0, noise at t = 1; x0 is data and ε ~ N(0, I):
     dx  = [α' x0 + σ' ε] dt                               (4)    or by the probability flow
     y   = a(t) x0 + b(t) ε                                (5)  Parameterization: what the network outputs
     L   = E[w λ ‖ŷ − y‖²], minimised by the true score    (7)  Objective
+    log p(x0) = log p_T(x_T) + ∫ tr ∂v̂/∂z dθ             (21)  log_likelihood, along the flow (4)
 
 A `Denoiser` joins process, network and parameterization: ``pred = denoiser(x_t, t)`` has
 ``pred.x0 .epsilon .score .velocity``. `ScoreModule` trains it under Lightning.

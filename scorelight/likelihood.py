@@ -57,7 +57,7 @@ Truncation = Literal["corrected", "smoothed", "bound"]
 LogDensity = Callable[[Tensor], Tensor]
 """Log-density in nats, shape (B,), of x of shape (B, ...)."""
 
-EXACT_UP_TO = 64
+EXACT_UP_TO = 32
 """Dimensions up to which the trace is exact unless asked otherwise."""
 
 
@@ -101,7 +101,7 @@ def log_likelihood(
         denoiser: The model; it carries the process, which may be a table.
         x0: Clean data of any shape (B, ...).
         divergence: ``exact``, D passes backward per evaluation, or ``hutchinson``, `num_probes` of them;
-            by default exact up to 64 dimensions.
+            by default exact up to 32 dimensions.
         num_probes: Directions v per example, kept over the flow; the standard error needs two.
         probe: Distribution of v; signs vary less than normal ones.
         truncation: What is made of the density at t_min, see the top of this module.
@@ -123,15 +123,13 @@ def log_likelihood(
     clean, noisy = ends(denoiser.process)
     epsilon = randn_like(x0, generator) if truncation == "bound" else torch.zeros_like(x0)
     x = clean.alpha * x0 + clean.sigma * epsilon
-    none = torch.zeros(
-        len(x0), len(probes) if probes is not None else 1, dtype=torch.float64, device=x0.device
-    )
-    start = (x / length(clean), none)
+    zero = x0.new_zeros(len(x0), 1 if probes is None else len(probes), dtype=torch.float64)
+    start = (x / length(clean), zero)
     solution = dopri5(model.rates, start, angle(clean), angle(noisy), rtol=rtol, atol=atol)
     z, integral = solution.state
     terminal = (prior or denoiser.process.prior_log_prob)(length(noisy) * z).double()
     log_prob = terminal[:, None] + size * (integral + math.log(length(noisy) / length(clean)))
-    more = 0 if truncation == "smoothed" else 1
+    more = int(truncation != "smoothed")
     if truncation == "bound":
         log_prob = log_prob + _decoded(denoiser, x0, epsilon, x, clean, cond)[:, None]
     else:

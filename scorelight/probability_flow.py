@@ -88,7 +88,7 @@ def flow(
     return Solution(length(end) * solution.state, solution.num_evaluations)
 
 
-def encode(denoiser: Denoiser, x0: Tensor, *, rtol: float = 1e-5, atol: float = 1e-5, **cond: Any) -> Tensor:
+def encode(denoiser: Denoiser, x0: Tensor, *, rtol: float = 1e-6, atol: float = 1e-6, **cond: Any) -> Tensor:
     """Unit noise, like x0, from which the probability flow leads to x0 (Song et al., 2021, sec. 4.3).
 
     The flow starts from α x0 at t_min and ends at σ(t_max) times the noise.
@@ -106,7 +106,7 @@ def encode(denoiser: Denoiser, x0: Tensor, *, rtol: float = 1e-5, atol: float = 
 
 
 def decode(
-    denoiser: Denoiser, noise: Tensor, *, rtol: float = 1e-5, atol: float = 1e-5, **cond: Any
+    denoiser: Denoiser, noise: Tensor, *, rtol: float = 1e-6, atol: float = 1e-6, **cond: Any
 ) -> Tensor:
     """The inverse of `encode`: x_{t_min}/α, like noise, without the denoising step of a sampler.
 

@@ -107,7 +107,7 @@ def test_images_of_8_by_8_within_1e_3_bits_per_dimension(process):
     density = gaussian((1, 8, 8), torch.logspace(-1.5, 0.5, 64), 0.3)
     x0 = density.sample(4, seeded(1)).float()
     denoiser, prior = AnalyticDenoiser(density, process), at_t_max(density, process)
-    found = log_likelihood(denoiser, x0, prior=prior, rtol=1e-4, atol=1e-4).log_prob
+    found = log_likelihood(denoiser, x0, divergence="exact", prior=prior, rtol=1e-4, atol=1e-4).log_prob
     error = (found - density.log_prob(x0)) / (64 * math.log(2))
     assert error.abs().max() < 1e-3
 
@@ -255,7 +255,7 @@ def test_all_signs_together_are_the_exact_trace(monkeypatch):
 
 
 def test_one_probe_has_no_standard_error_and_many_dimensions_get_probes():
-    small, large = (gaussian((n,), 0.5) for n in (64, 65))
+    small, large = (gaussian((n,), 0.5) for n in (32, 33))
     exact, sliced = (
         log_likelihood(
             AnalyticDenoiser(d, VPSDE()), d.sample(2, seeded()), num_probes=1, rtol=1e-2, atol=1e-2
