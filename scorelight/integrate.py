@@ -74,8 +74,7 @@ def dopri5(
     Raises:
         SolverError: If an example needs more steps, or no step is small enough (f is infinite or NaN).
     """
-    if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
-        raise ConfigurationError(f"rtol={rtol}, atol={atol}: must not be negative, and one of them positive")
+    _check_tolerances(rtol, atol)
     layout = _Layout.of(state)
     y = layout.pack(state)
     counts = torch.zeros(len(y), dtype=torch.long, device=y.device)
@@ -102,9 +101,14 @@ def dopri5(
         _check_progress(run, abs(end - start))
     raise SolverError(
         f"dopri5: {len(run.place)} of {len(y)} examples are not at t={end:.6g} after max_steps={max_steps} "
-        f"steps, the last of them at t={_furthest(run, end):.6g}; use larger tolerances (rtol={rtol:.1g}, "
-        f"atol={atol:.1g}) or more steps"
+        f"steps, the last of them at t={run.t[(end - run.t).abs().argmax()].item():.6g}; use larger "
+        f"tolerances (rtol={rtol:.1g}, atol={atol:.1g}) or more steps"
     )
+
+
+def _check_tolerances(rtol: float, atol: float) -> None:
+    if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
+        raise ConfigurationError(f"rtol={rtol}, atol={atol}: must not be negative, and one of them positive")
 
 
 class _Layout(NamedTuple):
@@ -222,7 +226,3 @@ def _check_progress(run: _Run, span: float) -> None:
             f"dopri5: no step is small enough at t={run.t[stuck][0].item():.6g}: the derivative is infinite "
             "or not a number there, or jumps"
         )
-
-
-def _furthest(run: _Run, end: float) -> float:
-    return run.t[(end - run.t).abs().argmax()].item()
