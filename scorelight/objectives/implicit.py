@@ -10,7 +10,7 @@ Shi & Ermon, 2019) needs one more pass through the network for each v, however m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -59,10 +59,13 @@ class ImplicitScoreMatching(Objective):
 
         def fisher(score: Tensor, curvature: Callable[[Tensor], Tensor]) -> Tensor:
             size = score[0].numel()
-            trace = torch.stack([curvature(v).sum(0) for v in unit_vectors(score, self.chunk_size)]).sum(0)
+            trace = torch.stack([curvature(v).sum(0) for v in self._axes(score)]).sum(0)
             return (score.square().flatten(1).sum(1) + 2 * trace) / size
 
         return _evaluate(fisher, self.weighting, self.time_sampler, denoiser, x0, generator, cond)
+
+    def _axes(self, like: Tensor) -> Iterator[Tensor]:
+        return unit_vectors(like, self.chunk_size)
 
 
 class SlicedScoreMatching(Objective):
