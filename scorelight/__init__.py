@@ -8,6 +8,7 @@ Data at t = 0, noise at t = 1; x0 is data and ε ~ N(0, I):
     dx  = [α' x0 + σ' ε] dt                               (4)    or by the probability flow
     y   = a(t) x0 + b(t) ε                                (5)  Parameterization: what the network outputs
     L   = E[w λ ‖ŷ − y‖²], minimised by the true score    (7)  Objective
+    log p(x0) = log p_T(x_T) + ∫ tr ∂v̂/∂z dθ             (21)  log_likelihood, along the flow (4)
 
 A `Denoiser` joins process, network and parameterization: ``pred = denoiser(x_t, t)`` has
 ``pred.x0 .epsilon .score .velocity``. `ScoreModule` trains it under Lightning.
@@ -22,7 +23,16 @@ from scorelight import _threads as _threads
 from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
 from scorelight.certification import Certificate, certify
 from scorelight.denoiser import CountedDenoiser, Denoiser, NetworkDenoiser, Prediction
-from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
+from scorelight.likelihood import (
+    BitsPerDim,
+    LogLikelihood,
+    Protocol,
+    VariationalTerms,
+    bits_per_dim,
+    log_likelihood,
+    variational_bound,
+)
 from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
@@ -43,6 +53,7 @@ from scorelight.objectives import (
     Weighting,
 )
 from scorelight.parameterizations import EDM, X0, Epsilon, Parameterization, Score, Velocity, VPrediction
+from scorelight.probability_flow import decode, encode, slerp
 from scorelight.processes import (
     VESDE,
     VPSDE,
@@ -58,6 +69,7 @@ from scorelight.processes import (
 )
 from scorelight.samplers import (
     DDIM,
+    RK45,
     AncestralSampler,
     AnnealedCorrector,
     AnnealedLangevin,
@@ -106,6 +118,7 @@ __all__ = [
     "DDIM",
     "EDM",
     "MLP",
+    "RK45",
     "VESDE",
     "VPSDE",
     "X0",
@@ -113,6 +126,7 @@ __all__ = [
     "AncestralSampler",
     "AnnealedCorrector",
     "AnnealedLangevin",
+    "BitsPerDim",
     "Certificate",
     "ConfigurationError",
     "Corrector",
@@ -148,6 +162,7 @@ __all__ = [
     "LangevinDynamics",
     "LearnedVPSDE",
     "LikelihoodWeighting",
+    "LogLikelihood",
     "LogNormalTime",
     "LogSNRGrid",
     "LogitNormalTime",
@@ -161,6 +176,7 @@ __all__ = [
     "Parameterization",
     "Prediction",
     "PredictorCorrector",
+    "Protocol",
     "QuadraticGrid",
     "RectifiedFlow",
     "ReverseDiffusion",
@@ -175,6 +191,7 @@ __all__ = [
     "SigmaSquaredWeighting",
     "SigmoidWeighting",
     "SlicedScoreMatching",
+    "SolverError",
     "StratifiedTime",
     "SubVPSDE",
     "TimeGrid",
@@ -189,9 +206,16 @@ __all__ = [
     "UniformWeighting",
     "VPrediction",
     "VariationalBound",
+    "VariationalTerms",
     "Velocity",
     "Weighting",
+    "bits_per_dim",
     "certify",
+    "decode",
+    "encode",
+    "log_likelihood",
+    "slerp",
+    "variational_bound",
 ]
 
 _LIGHTNING_EDGE = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["input_gradients"]
+__all__ = ["input_gradients", "quadratic_forms", "unit_vectors"]
 
 
 @contextmanager
@@ -31,3 +31,26 @@ def input_gradients(x: Tensor, *others: Any) -> Iterator[tuple[tuple[Any, ...], 
 
 def _outside_inference(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def quadratic_forms(y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
+    """vᵀ (∂y/∂x) v of each example for v of shape (n, B, ...), shape (n, B); the graph of y is kept.
+
+    Args:
+        y: A function of x of x's shape, example by example.
+        x: Shape (B, ...).
+        v: Directions; all of them are taken backward together.
+        create_graph: Whether the result must be differentiable.
+    """
+    one = len(v) == 1
+    (rows,) = torch.autograd.grad(
+        y, x, v[0] if one else v, create_graph=create_graph, retain_graph=True, is_grads_batched=not one
+    )
+    return (v * rows).flatten(2).sum(2)
+
+
+def unit_vectors(like: Tensor, chunk_size: int) -> Iterator[Tensor]:
+    """The axes of the examples' space, `chunk_size` of them at a time, each shape (n, B, ...)."""
+    size = like[0].numel()
+    for axes in torch.split(torch.eye(size, dtype=like.dtype, device=like.device), chunk_size):
+        yield axes.reshape(-1, 1, *like.shape[1:]).expand(-1, len(like), *like.shape[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigurationError", "TrainingDivergedError", "nearest"]
+__all__ = ["ConfigurationError", "SolverError", "TrainingDivergedError", "nearest"]
 
 
 class ConfigurationError(ValueError):
@@ -14,6 +14,10 @@ class ConfigurationError(ValueError):
 
 class TrainingDivergedError(RuntimeError):
     """The loss became NaN or infinite; the message names step, times and the last good checkpoint."""
+
+
+class SolverError(RuntimeError):
+    """An integrator did not arrive; the message names where it stopped and what to change."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -20,7 +20,16 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["Generators", "generators", "global_seed", "mix", "rand", "randn_like"]
+__all__ = [
+    "Generators",
+    "generators",
+    "global_seed",
+    "mix",
+    "rademacher_like",
+    "rand",
+    "rand_like",
+    "randn_like",
+]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -74,6 +83,19 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
         _check(generator, len(x))
         return torch.stack([_randn(x.shape[1:], g, x.dtype, g.device) for g in generator]).to(x.device)
     return _randn(x.shape, generator, x.dtype, generator.device if generator else x.device).to(x.device)
+
+
+def rademacher_like(x: Tensor, generator: Generators) -> Tensor:
+    """Signs, +1 or −1 with equal probability, of x's shape, type and device."""
+    return torch.where(randn_like(x, generator) < 0, -1.0, 1.0).to(x.dtype)
+
+
+def rand_like(x: Tensor, generator: Generators) -> Tensor:
+    """Uniform noise in [0, 1) of x's shape and device, float64."""
+    if isinstance(generator, Sequence):
+        _check(generator, len(x))
+        return torch.stack([rand(x[0].numel(), g, x.device).reshape(x.shape[1:]) for g in generator])
+    return rand(x.numel(), generator, x.device).reshape(x.shape)
 
 
 def _randn(

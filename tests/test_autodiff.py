@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from scorelight.autodiff import input_gradients
+from scorelight.autodiff import input_gradients, quadratic_forms, unit_vectors
 
 D = torch.float64
 MODES = {"enabled": torch.enable_grad, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
@@ -89,3 +89,26 @@ def test_an_error_leaves_the_modes_as_they_were():
         with pytest.raises(RuntimeError, match="mine"), input_gradients(torch.ones(2)):
             raise RuntimeError("mine")
         assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("num", [1, 5])
+def test_quadratic_forms_are_those_of_the_jacobian_of_each_example(num):
+    x = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=D, requires_grad=True)
+    f = lambda x: torch.sin(x.flatten(1).cumsum(1)).reshape(x.shape)  # noqa: E731
+    v = torch.randn(num, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=D)
+    found = quadratic_forms(f(x), x, v)
+    for i in range(3):
+        jacobian = torch.autograd.functional.jacobian(f, x[i : i + 1]).reshape(4, 4)
+        expected = torch.einsum("na,ab,nb->n", v[:, i].flatten(1), jacobian, v[:, i].flatten(1))
+        torch.testing.assert_close(found[:, i], expected)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 64])
+def test_unit_vectors_are_the_axes_in_chunks(chunk_size):
+    like = torch.zeros(2, 1, 2, 3)
+    chunks = list(unit_vectors(like, chunk_size))
+    assert max(map(len, chunks)) == min(chunk_size, 6)
+    axes = torch.cat(chunks)
+    assert axes.shape == (6, 2, 1, 2, 3)
+    for example in (0, 1):
+        assert torch.equal(axes[:, example].flatten(1), torch.eye(6))

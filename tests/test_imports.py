@@ -27,8 +27,16 @@ ALLOWED = {
     "times": BASICS | CORE,
     "denoiser": BASICS | CORE | {"parameterizations"},
     "analytic": BASICS | CORE | {"parameterizations", "denoiser"},
-    "objectives": BASICS | CORE | {"parameterizations", "denoiser", "times", "analytic", "autodiff"},
-    "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times"},
+    "bounds": BASICS | CORE | {"parameterizations", "denoiser"},
+    "integrate": {"errors"},
+    "probability_flow": BASICS | CORE | {"denoiser", "integrate"},
+    "objectives": BASICS
+    | CORE
+    | {"parameterizations", "denoiser", "times", "analytic", "autodiff", "bounds"},
+    "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times", "probability_flow"},
+    "likelihood": BASICS
+    | CORE
+    | {"parameterizations", "denoiser", "times", "autodiff", "bounds", "probability_flow", "integrate"},
     "certification": BASICS
     | CORE
     | {"parameterizations", "denoiser", "times", "analytic", "networks", "objectives.base"},

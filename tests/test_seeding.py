@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 
 from scorelight.errors import ConfigurationError
-from scorelight.seeding import generators, mix, rand, randn_like
+from scorelight.seeding import generators, mix, rademacher_like, rand, rand_like, randn_like
 
 CPU = torch.device("cpu")
 
@@ -125,3 +125,19 @@ def test_without_a_generator_the_global_one_is_used(draw):
 def test_a_list_of_the_wrong_length_raises(count, draw):
     with pytest.raises(ValueError, match=r"generators for a batch of 4|zip"):
         draw(generators(0, range(count)))
+
+
+@pytest.mark.parametrize("draw", [rademacher_like, rand_like])
+def test_signs_and_uniform_noise_of_an_example_do_not_depend_on_the_batch_either(draw):
+    x = torch.zeros(4, 2, 3)
+    whole = draw(x, generators(0, range(4)))
+    assert torch.equal(draw(x[:2], generators(0, [3, 1])), whole[[3, 1]])
+    assert whole.shape == x.shape and len(whole.unique()) == (2 if draw is rademacher_like else 24)
+
+
+def test_signs_are_fair_and_uniform_noise_is_uniform():
+    x, g = torch.zeros(100, 100), torch.Generator().manual_seed(0)
+    signs, uniform = rademacher_like(x, g), rand_like(x, g)
+    assert signs.dtype == x.dtype and set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert abs(signs.mean()) < 4 / 100
+    assert stats.kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-3

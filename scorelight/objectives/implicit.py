@@ -16,14 +16,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from scorelight.autodiff import input_gradients
+from scorelight.autodiff import input_gradients, quadratic_forms, unit_vectors
 from scorelight.denoiser import Denoiser
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.objectives.base import Loss, Objective, Weighting, draw, weighted
 from scorelight.objectives.weightings import SigmaSquaredWeighting
 from scorelight.parameterizations import Score
 from scorelight.processes.base import NoiseLevel
-from scorelight.seeding import Generators, randn_like
+from scorelight.seeding import Generators, rademacher_like, randn_like
 from scorelight.times import TimeSampler, UniformTime
 
 __all__ = ["ImplicitScoreMatching", "SlicedScoreMatching"]
@@ -65,10 +65,7 @@ class ImplicitScoreMatching(Objective):
         return _evaluate(fisher, self.weighting, self.time_sampler, denoiser, x0, generator, cond)
 
     def _axes(self, like: Tensor) -> Iterator[Tensor]:
-        """Unit vectors, `chunk_size` of them at a time, each shape (n, B, ...)."""
-        size = like[0].numel()
-        for axes in torch.split(torch.eye(size, dtype=like.dtype, device=like.device), self.chunk_size):
-            yield axes.reshape(-1, 1, *like.shape[1:]).expand(-1, len(like), *like.shape[1:])
+        return unit_vectors(like, self.chunk_size)
 
 
 class SlicedScoreMatching(Objective):
@@ -119,9 +116,9 @@ class SlicedScoreMatching(Objective):
 
     def _direction(self, like: Tensor, generator: Generators) -> Tensor:
         """One direction per example, of like's shape."""
-        v = randn_like(like, generator)
         if self.projection == "rademacher":
-            return torch.where(v < 0, -1.0, 1.0).to(v.dtype)
+            return rademacher_like(like, generator)
+        v = randn_like(like, generator)
         if self.projection == "sphere":
             length = v.flatten(1).norm(dim=1).reshape(-1, *(1,) * (v.ndim - 1))
             return v * (math.sqrt(v[0].numel()) / length)
@@ -147,16 +144,7 @@ def _evaluate(
 
         def curvature(v: Tensor) -> Tensor:
             """vᵀ (∂s/∂x) v for v of shape (n, B, ...), shape (n, B)."""
-            one = len(v) == 1
-            (rows,) = torch.autograd.grad(
-                score,
-                x_t,
-                v[0] if one else v,
-                create_graph=training,
-                retain_graph=True,
-                is_grads_batched=not one,
-            )
-            return (v * rows).flatten(2).sum(2)
+            return quadratic_forms(score, x_t, v, create_graph=training)
 
         value = _score_weight(weighting, noisy.level, x0) * fisher(score, curvature)
     return Loss(weighted(process, noisy, time_sampler, value), noisy.t)

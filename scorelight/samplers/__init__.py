@@ -1,5 +1,6 @@
 """Samplers: how noise turns into data."""
 
+from scorelight.samplers.adaptive import RK45
 from scorelight.samplers.ancestral import DDIM, AncestralSampler
 from scorelight.samplers.base import Sampler
 from scorelight.samplers.karras import EDMSampler
@@ -17,6 +18,7 @@ from scorelight.samplers.sde import EulerMaruyama, ReverseDiffusion
 
 __all__ = [
     "DDIM",
+    "RK45",
     "AncestralSampler",
     "AnnealedCorrector",
     "AnnealedLangevin",

@@ -46,7 +46,7 @@ from scorelight import (
     VariationalBound,
     VPrediction,
 )
-from scorelight.objectives.variational import _log_bin_probability, _negative_log_likelihood
+from scorelight.bounds import _log_bin_probability, negative_log_likelihood
 from scorelight.seeding import generators
 
 D = torch.float64
@@ -281,7 +281,7 @@ def test_narrow_bins_are_the_density_times_their_width():
     x0, bins = grey(2001)[1:-1], 2001
     mean, log_variance = torch.full_like(x0, 0.2), torch.full_like(x0, 2 * math.log(0.5))
     binned, density = (
-        _negative_log_likelihood(mean[:, None], log_variance[:, None], x0[:, None], b) for b in (bins, None)
+        negative_log_likelihood(mean[:, None], log_variance[:, None], x0[:, None], b) for b in (bins, None)
     )
     torch.testing.assert_close(binned, density - math.log(2 / (bins - 1)), rtol=0, atol=2e-6)
 
@@ -294,7 +294,7 @@ def test_gradients_of_the_last_term_are_finite_wherever_the_mean_is(bins, dtype,
     x0, offset = torch.meshgrid(grey(256)[::15], offsets, indexing="ij")
     mean = (x0 + offset).to(dtype).requires_grad_()
     log_variance = torch.full_like(mean, 2 * math.log(std)).detach().requires_grad_()
-    loss = _negative_log_likelihood(mean, log_variance, x0.to(dtype), bins)
+    loss = negative_log_likelihood(mean, log_variance, x0.to(dtype), bins)
     assert loss.dtype == dtype and loss.isfinite().all()
     loss.sum().backward()
     for gradient in (mean.grad, log_variance.grad):
@@ -309,7 +309,7 @@ def test_gradients_of_the_last_term_agree_with_differences(bins):
     x0 = grey(256)[[0, 1, 100, 200, 255]].repeat(4, 1)
     mean = (x0 + torch.tensor([[-0.5], [0.0], [0.01], [0.7]], dtype=D)).requires_grad_()
     log_variance = torch.full_like(x0, 2 * math.log(0.02)).requires_grad_()
-    torch.autograd.gradcheck(lambda m, v: _negative_log_likelihood(m, v, x0, bins), (mean, log_variance))
+    torch.autograd.gradcheck(lambda m, v: negative_log_likelihood(m, v, x0, bins), (mean, log_variance))
 
 
 def test_the_unused_likelihood_of_the_noisiest_levels_does_not_spoil_the_gradient():
