@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
-from scorelight.errors import ConfigurationError, TrainingDivergedError, nearest
+from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError, nearest
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(args)
-    except TrainingDivergedError as error:
+    except (TrainingDivergedError, SolverError) as error:
         return _fail(str(error), 1)
     except Exception as error:
         if mistake := _mistake(error):

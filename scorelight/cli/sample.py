@@ -17,6 +17,7 @@ from scorelight.callbacks import SampleWriter
 from scorelight.cli.checkpoints import find_checkpoint, load_module, read_config
 from scorelight.cli.errors import explain
 from scorelight.data import SeedDataModule
+from scorelight.denoiser import CountedDenoiser
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
 from scorelight.samplers.base import Sampler
@@ -31,7 +32,9 @@ def run_sample(args: list[str]) -> None:
         raise ConfigurationError(
             "scorelight sample RUN_OR_CHECKPOINT ...: name the run folder or checkpoint first"
         )
-    defaults = {"sampler": read_config(find_checkpoint(args[0]))[0]["sampler"]} if given else None
+    named = any(arg.partition("=")[0] == "--sampler" for arg in args)  # with the options of its own class
+    stored = read_config(find_checkpoint(args[0]))[0] if given else {}
+    defaults = {"sampler": stored["sampler"]} if given and not named else None
     try:
         auto_cli(
             sample,
@@ -78,6 +81,8 @@ def sample(
     module = load_module(path)
     if weights == "raw":
         module.ema.denoiser = module.denoiser.eval()
+    counted = CountedDenoiser(module.ema.denoiser)
+    module.ema.denoiser = counted  # type: ignore[assignment]
     data = SeedDataModule(num_samples, seed, batch_size, _labels(module, labels))
     trainer = Trainer(
         accelerator=accelerator,
@@ -94,7 +99,8 @@ def sample(
         module.sampler = _WithProgress(chosen, bar)
         trainer.predict(module, data, return_predictions=False)
     if trainer.is_global_zero:
-        how = f"{type(chosen).__name__}, {chosen.num_steps} steps"
+        each = counted.num_evaluations / batches
+        how = f"{type(chosen).__name__}, {chosen.num_steps} steps, {each:.4g} network evaluations"
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}, seed {seed}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
 

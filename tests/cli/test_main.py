@@ -284,6 +284,26 @@ def test_sample_needs_no_yaml_and_takes_any_sampler(run):
     np.testing.assert_allclose(b, c, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--sampler.num_steps", "7"], "DDIM, 7 steps, 7 network evaluations"),
+        (["--sampler", "Heun"], "Heun, 25 steps, 49 network evaluations"),
+        (["--sampler", "ExponentialAdams"], "ExponentialAdams, 20 steps, 20 network evaluations"),
+        (["--sampler", "PredictorCorrector", "--sampler.num_steps", "4"], "4 steps, 7 network evaluations"),
+    ],
+)
+def test_sample_says_what_it_cost_and_a_named_sampler_has_its_own_defaults(run, capsys, flags, said):
+    assert main(["sample", str(run), "--num_samples", "9", "--out", str(run / "s"), *flags]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_solver_that_does_not_arrive_is_told_without_a_traceback(run, capsys):
+    flags = ["--sampler", "RK45", "--sampler.max_steps", "1", "--out", str(run / "s")]
+    said = fails(capsys, "sample", run, *flags, code=1)
+    assert "max_steps=1" in said and "larger tolerances" in said.replace("\n", " ")
+
+
 def test_configs_lists_every_file_with_a_line(capsys):
     from scorelight.cli.configs import config_dir
 
