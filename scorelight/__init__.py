@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorelight import _threads as _threads
 from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
+from scorelight.bounds import VariationalTerms, variational_bound
 from scorelight.certification import Certificate, certify
 from scorelight.denoiser import CountedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
@@ -28,10 +29,8 @@ from scorelight.likelihood import (
     BitsPerDim,
     LogLikelihood,
     Protocol,
-    VariationalTerms,
     bits_per_dim,
     log_likelihood,
-    variational_bound,
 )
 from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
 from scorelight.objectives import (

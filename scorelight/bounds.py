@@ -1,4 +1,4 @@
-"""The terms of the variational bounds on −log p(x0), in nats per example.
+"""Variational bounds on −log p(x0) and their terms, in nats per example.
 
 On levels t_1 < ... < t_N, with t = t_i and s = t_{i−1} (Ho et al., 2020, eq. 5),
 
@@ -20,18 +20,30 @@ The last term is that of a Gaussian around x̂0 with variance (σ/α)², or the 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.special import erfcx, log_ndtr
 
-from scorelight.denoiser import Prediction
+from scorelight.denoiser import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.parameterizations import Epsilon
 from scorelight.processes.base import ForwardProcess
+from scorelight.seeding import Generators, rand, randn_like
+from scorelight.times.base import level_number, level_times, log_snr_ends
 
-__all__ = ["Variance", "check_bound", "level_term", "negative_log_likelihood", "prior_term"]
+__all__ = [
+    "Variance",
+    "VariationalTerms",
+    "check_bound",
+    "level_term",
+    "negative_log_likelihood",
+    "prior_term",
+    "variational_bound",
+]
 
 Variance = Literal["small", "large"]
 """Variance of a reverse step that the network does not learn: c², or σ²_{t|s}."""
@@ -137,3 +149,123 @@ def _log_ndtr(z: Tensor) -> Tensor:
 def _shaped(value: Tensor, like: Tensor) -> Tensor:
     """(B,) in float64 to (B, 1, ...) of like's type."""
     return value.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class VariationalTerms:
+    """Every term of the bound (11) or (13) on −log p(x0), in nats; their sum is `nats`."""
+
+    prior: Tensor
+    """KL(q(x_T|x0) ‖ N(0, σ² I)), L_T, shape (B,)."""
+    steps: Tensor
+    """L_{t−1}, shape (B, N): column i is the step from times[i + 1] to times[i], or the integral over it."""
+    decoder: Tensor
+    """−log p(x0|x_t) at times[0], L_0, shape (B,)."""
+    times: Tensor
+    """From t_min to t_max, shape (N + 1,)."""
+    size: int
+    """Dimensions D."""
+
+    @property
+    def nats(self) -> Tensor:
+        """The bound, shape (B,)."""
+        return self.prior + self.steps.sum(1) + self.decoder
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """The bound in bits per dimension: of a probability if there were `bins`, else of a density."""
+        return self.nats / (self.size * math.log(2))
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Denoiser,
+    x0: Tensor,
+    *,
+    num_levels: int | None = None,
+    variance: Variance = "small",
+    bins: int | None = None,
+    num_slices: int = 100,
+    generator: Generators = None,
+    **cond: Any,
+) -> VariationalTerms:
+    """The variational bound on −log p(x0), all of its terms with one noise each: an unbiased estimate.
+
+    On levels it is (11), one evaluation each. In continuous time the integral of (13) is ½∫ E‖ε̂ − ε‖² over
+    log SNR: one random point in each of `num_slices` equal slices.
+
+    Args:
+        denoiser: The model.
+        x0: Clean data, shape (B, ...).
+        num_levels: Number of levels (default: those of the process's table, else continuous time).
+        variance: Variance of a step unless the network learns it, see `VariationalBound`.
+        bins: Number of grey levels of the data, from −1 to 1, for a bound on a probability, not on a density.
+        num_slices: Slices of continuous time.
+        generator: Where the noise comes from.
+        **cond: Conditions for the network.
+    """
+    check_bound(variance, bins)
+    process = denoiser.process
+    number = process.num_levels if num_levels is None else num_levels
+    evaluate = _NoisyPredictions(denoiser, x0, generator, cond)
+    if number is None:
+        times, terms = _terms_in_slices(evaluate, num_slices, bins)
+    else:
+        number = level_number(process, number, "variational_bound")
+        times = level_times(process, number, x0.device)
+        terms = _terms_on_levels(evaluate, times, variance, bins)
+    decoder, *steps = (term.double() for term in terms)
+    prior = prior_term(process, x0).double()
+    return VariationalTerms(prior, torch.stack(steps, 1), decoder, times, x0[0].numel())
+
+
+@dataclass(frozen=True, slots=True)
+class _NoisyPredictions:
+    """Predictions at x_t = α x0 + σ ε with fresh noise: one evaluation of the network a call."""
+
+    denoiser: Denoiser
+    x0: Tensor
+    generator: Generators
+    cond: dict[str, Any]
+
+    def __call__(self, t: Tensor) -> tuple[Prediction, Tensor]:
+        """The prediction at times of shape (B,), and ε."""
+        level = self.denoiser.process.level(t, like=self.x0)
+        epsilon = randn_like(self.x0, self.generator)
+        return self.denoiser.predict(
+            level.alpha * self.x0 + level.sigma * epsilon, level, **self.cond
+        ), epsilon
+
+
+def _terms_on_levels(
+    evaluate: _NoisyPredictions, times: Tensor, variance: Variance, bins: int | None
+) -> Iterator[Tensor]:
+    """The terms of (11) from the last, at the first level, on."""
+    process, x0 = evaluate.denoiser.process, evaluate.x0
+    for i in range(len(times)):
+        pred, epsilon = evaluate(times[i].repeat(len(x0)))
+        index = torch.full((len(x0),), i, device=x0.device)
+        yield level_term(process, pred, x0, epsilon, times, index, variance, bins)
+
+
+def _terms_in_slices(
+    evaluate: _NoisyPredictions, num_slices: int, bins: int | None
+) -> tuple[Tensor, Iterator[Tensor]]:
+    """Edges of the slices; the last term of (13), then the integral over each slice."""
+    if num_slices < 1:
+        raise ConfigurationError(f"num_slices={num_slices}: must be at least 1")
+    process, x0 = evaluate.denoiser.process, evaluate.x0
+    first, last = log_snr_ends(process, x0.device)
+    share = torch.linspace(0, 1, num_slices + 1, dtype=torch.float64, device=x0.device)
+    width = (last - first) / num_slices
+
+    def terms() -> Iterator[Tensor]:
+        pred, _ = evaluate(torch.full((len(x0),), process.t_min, dtype=torch.float64, device=x0.device))
+        yield negative_log_likelihood(pred.x0, -pred.level.log_snr, x0, bins)
+        for i in range(num_slices):
+            log_snr = first + width * (i + rand(len(x0), evaluate.generator, x0.device))
+            pred, epsilon = evaluate(process.time_of_log_snr(log_snr))
+            squared = pred.residual(x0, epsilon, Epsilon()).double() ** 2
+            yield -0.5 * width * squared.flatten(1).sum(1)
+
+    return process.time_of_log_snr(first + share * (last - first)), terms()

@@ -1,4 +1,4 @@
-"""How likely data are under a model: log-density, bits per dimension, and variational bounds.
+"""How likely data are under a model: log-density and bits per dimension.
 
 Along the probability flow (20) of z = x_t/√(α² + σ²), from θ₀ at t_min to θ₁ at t_max,
 
@@ -23,7 +23,7 @@ data neither can exceed what the data allow; `corrected`, the closest, can.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,24 +31,20 @@ import torch
 from torch import Tensor
 
 from scorelight.autodiff import input_gradients, quadratic_forms, unit_vectors
-from scorelight.bounds import Variance, check_bound, level_term, negative_log_likelihood, prior_term
-from scorelight.denoiser import Denoiser, Prediction
+from scorelight.bounds import negative_log_likelihood
+from scorelight.denoiser import Denoiser
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.integrate import State, dopri5
-from scorelight.parameterizations import Epsilon
 from scorelight.probability_flow import angle, angular_velocity, ends, length, level_at, select
 from scorelight.processes.base import NoiseLevel
-from scorelight.seeding import Generators, rademacher_like, rand, rand_like, randn_like
-from scorelight.times.base import level_number, level_times, log_snr_ends
+from scorelight.seeding import Generators, rademacher_like, rand_like, randn_like
 
 __all__ = [
     "BitsPerDim",
     "LogLikelihood",
     "Protocol",
-    "VariationalTerms",
     "bits_per_dim",
     "log_likelihood",
-    "variational_bound",
 ]
 
 Divergence = Literal["exact", "hutchinson"]
@@ -360,123 +356,3 @@ def _grey(x: Tensor, protocol: Protocol) -> tuple[Tensor, float]:
         )
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     return (low + protocol.width * level.round()).to(dtype), protocol.width
-
-
-@dataclass(frozen=True, slots=True)
-class VariationalTerms:
-    """Every term of the bound (11) or (13) on −log p(x0), in nats; their sum is `nats`."""
-
-    prior: Tensor
-    """KL(q(x_T|x0) ‖ N(0, σ² I)), L_T, shape (B,)."""
-    steps: Tensor
-    """L_{t−1}, shape (B, N): column i is the step from times[i + 1] to times[i], or the integral over it."""
-    decoder: Tensor
-    """−log p(x0|x_t) at times[0], L_0, shape (B,)."""
-    times: Tensor
-    """From t_min to t_max, shape (N + 1,)."""
-    size: int
-    """Dimensions D."""
-
-    @property
-    def nats(self) -> Tensor:
-        """The bound, shape (B,)."""
-        return self.prior + self.steps.sum(1) + self.decoder
-
-    @property
-    def bits_per_dim(self) -> Tensor:
-        """The bound in bits per dimension: of a probability if there were `bins`, else of a density."""
-        return self.nats / (self.size * math.log(2))
-
-
-@torch.no_grad()
-def variational_bound(
-    denoiser: Denoiser,
-    x0: Tensor,
-    *,
-    num_levels: int | None = None,
-    variance: Variance = "small",
-    bins: int | None = None,
-    num_slices: int = 100,
-    generator: Generators = None,
-    **cond: Any,
-) -> VariationalTerms:
-    """The variational bound on −log p(x0), all of its terms with one noise each: an unbiased estimate.
-
-    On levels it is (11), one evaluation each. In continuous time the integral of (13) is ½∫ E‖ε̂ − ε‖² over
-    log SNR: one random point in each of `num_slices` equal slices.
-
-    Args:
-        denoiser: The model.
-        x0: Clean data, shape (B, ...).
-        num_levels: Number of levels (default: those of the process's table, else continuous time).
-        variance: Variance of a step unless the network learns it, see `VariationalBound`.
-        bins: Number of grey levels of the data, from −1 to 1, for a bound on a probability, not on a density.
-        num_slices: Slices of continuous time.
-        generator: Where the noise comes from.
-        **cond: Conditions for the network.
-    """
-    check_bound(variance, bins)
-    process = denoiser.process
-    number = process.num_levels if num_levels is None else num_levels
-    evaluate = _NoisyPredictions(denoiser, x0, generator, cond)
-    if number is None:
-        times, terms = _terms_in_slices(evaluate, num_slices, bins)
-    else:
-        number = level_number(process, number, "variational_bound")
-        times = level_times(process, number, x0.device)
-        terms = _terms_on_levels(evaluate, times, variance, bins)
-    decoder, *steps = (term.double() for term in terms)
-    prior = prior_term(process, x0).double()
-    return VariationalTerms(prior, torch.stack(steps, 1), decoder, times, x0[0].numel())
-
-
-@dataclass(frozen=True, slots=True)
-class _NoisyPredictions:
-    """Predictions at x_t = α x0 + σ ε with fresh noise: one evaluation of the network a call."""
-
-    denoiser: Denoiser
-    x0: Tensor
-    generator: Generators
-    cond: dict[str, Any]
-
-    def __call__(self, t: Tensor) -> tuple[Prediction, Tensor]:
-        """The prediction at times of shape (B,), and ε."""
-        level = self.denoiser.process.level(t, like=self.x0)
-        epsilon = randn_like(self.x0, self.generator)
-        return self.denoiser.predict(
-            level.alpha * self.x0 + level.sigma * epsilon, level, **self.cond
-        ), epsilon
-
-
-def _terms_on_levels(
-    evaluate: _NoisyPredictions, times: Tensor, variance: Variance, bins: int | None
-) -> Iterator[Tensor]:
-    """The terms of (11) from the last, at the first level, on."""
-    process, x0 = evaluate.denoiser.process, evaluate.x0
-    for i in range(len(times)):
-        pred, epsilon = evaluate(times[i].repeat(len(x0)))
-        index = torch.full((len(x0),), i, device=x0.device)
-        yield level_term(process, pred, x0, epsilon, times, index, variance, bins)
-
-
-def _terms_in_slices(
-    evaluate: _NoisyPredictions, num_slices: int, bins: int | None
-) -> tuple[Tensor, Iterator[Tensor]]:
-    """Edges of the slices; the last term of (13), then the integral over each slice."""
-    if num_slices < 1:
-        raise ConfigurationError(f"num_slices={num_slices}: must be at least 1")
-    process, x0 = evaluate.denoiser.process, evaluate.x0
-    first, last = log_snr_ends(process, x0.device)
-    share = torch.linspace(0, 1, num_slices + 1, dtype=torch.float64, device=x0.device)
-    width = (last - first) / num_slices
-
-    def terms() -> Iterator[Tensor]:
-        pred, _ = evaluate(torch.full((len(x0),), process.t_min, dtype=torch.float64, device=x0.device))
-        yield negative_log_likelihood(pred.x0, -pred.level.log_snr, x0, bins)
-        for i in range(num_slices):
-            log_snr = first + width * (i + rand(len(x0), evaluate.generator, x0.device))
-            pred, epsilon = evaluate(process.time_of_log_snr(log_snr))
-            squared = pred.residual(x0, epsilon, Epsilon()).double() ** 2
-            yield -0.5 * width * squared.flatten(1).sum(1)
-
-    return process.time_of_log_snr(first + share * (last - first)), terms()

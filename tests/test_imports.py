@@ -27,7 +27,7 @@ ALLOWED = {
     "times": BASICS | CORE,
     "denoiser": BASICS | CORE | {"parameterizations"},
     "analytic": BASICS | CORE | {"parameterizations", "denoiser"},
-    "bounds": BASICS | CORE | {"parameterizations", "denoiser"},
+    "bounds": BASICS | CORE | {"parameterizations", "denoiser", "times"},
     "integrate": {"errors"},
     "probability_flow": BASICS | CORE | {"denoiser", "integrate"},
     "objectives": BASICS
