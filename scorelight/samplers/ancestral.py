@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from scorelight.denoiser import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
@@ -38,7 +39,8 @@ class AncestralSampler(Sampler):
         grid: Where the times lie (default `UniformGrid`).
         denoise: Whether the last step is the posterior mean at t_min.
         variance: ``small`` is that of (9), exact for a single data point; ``large`` is σ²_{t|s}, exact
-            for Gaussian data of unit variance under VP (Ho et al., 2020, sec. 3.2).
+            for Gaussian data of unit variance under VP (Ho et al., 2020, sec. 3.2); ``learned`` is what the
+            network says between the two (Nichol & Dhariwal, 2021, eq. 15).
     """
 
     order = 1
@@ -48,11 +50,11 @@ class AncestralSampler(Sampler):
         num_steps: int = 1000,
         grid: TimeGrid | None = None,
         denoise: bool = True,
-        variance: Literal["small", "large"] = "small",
+        variance: Literal["small", "large", "learned"] = "small",
     ) -> None:
         super().__init__(num_steps, grid, denoise)
-        if variance not in ("small", "large"):
-            raise ConfigurationError(f"variance={variance!r}: small or large")
+        if variance not in ("small", "large", "learned"):
+            raise ConfigurationError(f"variance={variance!r}: small, large or learned")
         self.variance = variance
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
@@ -61,9 +63,19 @@ class AncestralSampler(Sampler):
             lost = _noise_lost(t, s)
             pred = predict(x, t)
             mean = s.alpha * pred.x0 + s.sigma * (1 - lost) ** 0.5 * pred.epsilon
-            std = (s.sigma if self.variance == "small" else t.sigma) * lost**0.5
-            x = mean + std * noise(x)
+            x = mean + s.sigma * lost**0.5 * (t.sigma / s.sigma) ** self._fraction(pred) * noise(x)
             yield x
+
+    def _fraction(self, pred: Prediction) -> Tensor | float:
+        """How far the logarithm of the variance is from that of ``small`` to that of ``large``."""
+        if self.variance != "learned":
+            return float(self.variance == "large")
+        if pred.variance_fraction is None:
+            raise ConfigurationError(
+                "AncestralSampler: variance='learned', but the network does not learn it: take small or "
+                "large, or train with HybridObjective and model.network.learned_variance"
+            )
+        return pred.variance_fraction
 
 
 class DDIM(Sampler):

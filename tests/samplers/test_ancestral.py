@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -193,5 +194,55 @@ def test_an_eta_out_of_range_raises(eta):
 
 
 def test_an_unknown_variance_raises():
-    with pytest.raises(ConfigurationError, match="small or large"):
+    with pytest.raises(ConfigurationError, match="small, large or learned"):
         AncestralSampler(variance="medium")
+
+
+class Learned(AnalyticDenoiser):
+    """The exact mean, and a fraction of the variance as a network would learn it."""
+
+    fraction = 0.0
+
+    def predict(self, x_t, level, **cond):
+        pred = super().predict(x_t, level, **cond)
+        return dataclasses.replace(pred, variance_fraction=torch.full_like(x_t, self.fraction))
+
+
+@every_process
+@STEPS
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+def test_with_the_exact_learned_variance_a_step_of_any_length_is_exact_on_gaussian_data(
+    process, t, s, spread, monkeypatch
+):
+    """Var(x_s | x_t) = 1/(1/Var x_s + a²/σ²_{t|s}) with a = α_t/α_s; x_s then has its variance."""
+    density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([spread**2], dtype=D))
+    begin, end = process.levels(torch.tensor([t, s], dtype=D))
+    a = begin.alpha / end.alpha
+    step = begin.sigma**2 - (a * end.sigma) ** 2
+    before, after = ((v.alpha * spread) ** 2 + v.sigma**2 for v in (begin, end))
+    small = step * (end.sigma / begin.sigma) ** 2
+    denoiser = Learned(density, process)
+    denoiser.fraction = math.log(1 / (1 / after + a**2 / step) / small) / math.log(step / small)
+    start, draw = torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [0.0], [1.0]]], dtype=D)
+    monkeypatch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: draw)
+    sampler = AncestralSampler(num_steps=1, grid=Times(t, s), denoise=False, variance="learned")
+    offset, first, second = sampler(denoiser, start).flatten().tolist()
+    slope = (first - offset) / begin.sigma
+    assert slope**2 * before + (second - offset) ** 2 == pytest.approx(after, rel=1e-7)
+
+
+@every_process
+def test_a_learned_variance_lies_between_small_and_large(process, generator):
+    noise, states = torch.randn(4, 2, dtype=D, generator=generator), {}
+    for variance, fraction in (("small", 0.7), ("large", 0.7), ("learned", 0.0), ("learned", 1.0)):
+        denoiser = Learned(MIXTURE, process)
+        denoiser.fraction = fraction
+        sampler = AncestralSampler(9, variance=variance)
+        states[variance, fraction] = sampler(denoiser, noise, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(states["learned", 0.0], states["small", 0.7], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(states["learned", 1.0], states["large", 0.7], rtol=1e-12, atol=1e-12)
+
+
+def test_a_variance_that_was_not_learned_is_refused():
+    with pytest.raises(ConfigurationError, match=r"variance='learned'.*learned_variance"):
+        AncestralSampler(3, variance="learned")(AnalyticDenoiser(MIXTURE, VPSDE()), torch.zeros(1, 2))
