@@ -14,17 +14,18 @@ from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedE
 
 __all__ = ["main"]
 
-_COMMANDS = ("fit", "validate", "sample", "advise", "configs")
+_COMMANDS = ("fit", "validate", "sample", "interpolate", "advise", "configs")
 
 _HELP = """\
 usage: scorelight COMMAND [--help | OPTIONS]
 
 commands:
-  fit        train a model:            scorelight fit --config digits/vp_epsilon
-  validate   validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
-  sample     draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
-  advise     noise for your data:      scorelight advise --data DigitsDataModule
-  configs    list the shipped configurations
+  fit          train a model:            scorelight fit --config digits/vp_epsilon
+  validate     validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
+  sample       draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
+  interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png
+  advise       noise for your data:      scorelight advise --data DigitsDataModule
+  configs      list the shipped configurations
 
 Every option can be set in the configuration or as a flag: --model.process VESDE --model.process.sigma_max 5.
 Flags win over configurations, configurations over the checkpoint.
@@ -80,6 +81,11 @@ def _dispatch(args: list[str]) -> int:
         from scorelight.cli.sample import run_sample
 
         run_sample(rest)
+    elif command == "interpolate":
+        _prepare()
+        from scorelight.cli.interpolate import run_interpolate
+
+        run_interpolate(rest)
     elif command == "advise":
         _prepare()
         from scorelight.cli.advise import run_advise

@@ -1,0 +1,45 @@
+"""From image to image through the noise, on the command line."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from scorelight.cli import main
+
+TINY = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(capsys, *args):
+    assert main(["interpolate", *args]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and said.count("scorelight: error:") == 1
+    return said
+
+
+@pytest.mark.parametrize("name", ["digits/vp_epsilon", "digits/vp_epsilon_conditional"])
+def test_images_are_encoded_and_come_back(name, capsys):
+    assert main(["fit", "--config", name, *TINY.split(), "--samples.num_samples", "10"]) == 0
+    capsys.readouterr()
+    flags = "--num_pairs 2 --num_columns 5 --tolerance 1e-5 --out new/a.png"
+    assert main(["interpolate", f"runs/{name}", *flags.split()]) == 0
+    error = float(re.search(r"reconstructions are (\S+) off", capsys.readouterr().out)[1])
+    assert error < 0.01  # a flow can be followed back, whatever the network
+    with Image.open("new/a.png") as picture:
+        assert picture.width / 5 == pytest.approx(picture.height / 2, rel=0.05)
+
+
+def test_mistakes(capsys):
+    flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --data.num_train 600"
+    assert main(["fit", "--config", "toy/vp_epsilon", *flags.split()]) == 0
+    capsys.readouterr()
+    assert "images are needed" in fails(capsys, "runs/toy/vp_epsilon")
+    assert "--num_pairs 0" in fails(capsys, "runs/toy/vp_epsilon", "--num_pairs", "0")
+    assert "did you mean 'num_pairs'" in fails(capsys, "runs/toy/vp_epsilon", "--num_pairz", "3")
+    assert "nowhere does not exist" in fails(capsys, "nowhere")
+    assert "name the run folder" in fails(capsys)
