@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Seeds", "as_batch", "training_set"]
+from scorelight.errors import ConfigurationError
+
+__all__ = ["Batch", "Seeds", "as_batch", "gather", "training_set"]
 
 
 class Batch(NamedTuple):
@@ -46,6 +48,21 @@ def training_set(data: Any) -> Batch:
     """
     if hasattr(data, "training_set"):
         return data.training_set()
-    batches = [as_batch(data.on_after_batch_transfer(b, 0)) for b in data.train_dataloader()]
-    cond = {name: torch.cat([b.cond[name] for b in batches]) for name in batches[0].cond}
-    return Batch(torch.cat([b.x0 for b in batches]), cond)
+    return gather(data, "train_dataloader")
+
+
+def gather(data: Any, dataloader: str, num: int | None = None) -> Batch:
+    """All examples, or the first `num`, that a set-up data module's loader gives, as the model sees them.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    found: list[Batch] = []
+    for batch in getattr(data, dataloader)():
+        found.append(as_batch(data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)))
+        if num and sum(len(b.x0) for b in found) >= num:
+            break
+    if not found:
+        raise ConfigurationError(f"{type(data).__name__}: {dataloader}() gives no batch")
+    cond = {name: torch.cat([b.cond[name] for b in found])[:num] for name in found[0].cond}
+    return Batch(torch.cat([b.x0 for b in found])[:num], cond)

@@ -19,7 +19,7 @@ ALLOWED = {
     "errors": set(),
     "advice": {"errors"},
     "seeding": {"errors"},
-    "batch": set(),
+    "batch": {"errors"},
     "processes": BASICS,
     "autodiff": set(),
     "networks": BASICS | {"autodiff"},

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 import yaml
-from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
@@ -25,9 +21,9 @@ from scorelight.advice import (
     suggest_schedule,
     variance_ratio,
 )
-from scorelight.batch import as_batch
+from scorelight.batch import gather
+from scorelight.cli.command import run_command, written
 from scorelight.cli.configs import resolve_configs
-from scorelight.cli.errors import explain
 from scorelight.data import ArrayDataModule
 from scorelight.errors import ConfigurationError
 
@@ -40,20 +36,16 @@ _NO_DATA = "which data? --data DigitsDataModule, or --config digits/vp_epsilon f
 def run_advise(args: list[str]) -> None:
     """Parse with the data of the configurations as the default."""
     try:
-        auto_cli(
+        run_command(
             advise,
-            args=[*_data_sections(args)],
+            [*_data_sections(args)],
             as_positional=False,
             config_help="Configuration, shipped or your own, to take the data from.",
-            prog="scorelight advise",
-            exit_on_error=False,
-            allow_abbrev=False,
         )
-    except ArgumentError as error:
-        if any(said in str(error) for said in _SAYS_NO_DATA):
+    except ConfigurationError as error:
+        if any(said in str(error.__cause__) for said in _SAYS_NO_DATA):
             raise ConfigurationError(_NO_DATA) from error
-        roots = dict.fromkeys(inspect.signature(advise).parameters, advise)
-        raise ConfigurationError(explain(str(error), roots, [f"--{name}" for name in roots])) from error
+        raise
 
 
 def _data_sections(args: list[str]) -> Iterator[str]:
@@ -91,7 +83,8 @@ def advise(
     text = _yaml(advice, process)
     print(_report(advice), text, sep="\n", end="")
     if out:
-        _write(Path(out), text)
+        with written(Path(out)):
+            Path(out).write_text(text)
         print(f"\nWritten to {out}. To train with it: scorelight fit --config MODEL --config {out}")
 
 
@@ -107,14 +100,6 @@ def _check(sigma_min: float, langevin_steps: int, max_examples: int | None, out:
         raise ConfigurationError(f"--out {out}: exists already; name a new file")
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise ConfigurationError(f"--out {path}: cannot be written: {error}") from error
-
-
 @singledispatch
 def examples(data: LightningDataModule, num: int | None) -> Tensor:
     """The training set as the model sees it, shape (N, ...): one pass, or the first `num` examples of it.
@@ -124,15 +109,7 @@ def examples(data: LightningDataModule, num: int | None) -> Tensor:
     """
     data.prepare_data()
     data.setup("fit")
-    found: list[Tensor] = []
-    for batch in data.train_dataloader():
-        batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
-        found.append(as_batch(batch).x0)
-        if num and sum(map(len, found)) >= num:
-            break
-    if not found:
-        raise ConfigurationError(f"{type(data).__name__}: train_dataloader() gives no batch")
-    return torch.cat(found)[:num]
+    return gather(data, "train_dataloader", num).x0
 
 
 @examples.register

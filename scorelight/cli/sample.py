@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from argparse import ArgumentError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import auto_cli
 from lightning.pytorch import Trainer
 from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.callbacks import SampleWriter
-from scorelight.cli.checkpoints import find_checkpoint, load_module, read_config
-from scorelight.cli.errors import explain
+from scorelight.cli.checkpoints import find_checkpoint, load_module
+from scorelight.cli.command import run_command, stored_config
 from scorelight.data import SeedDataModule
 from scorelight.denoiser import CountedDenoiser
 from scorelight.errors import ConfigurationError
@@ -27,26 +24,10 @@ __all__ = ["run_sample", "sample"]
 
 def run_sample(args: list[str]) -> None:
     """Parse with the checkpoint's own sampler as the default, so that a single flag can change it."""
-    given = bool(args) and not args[0].startswith("-")
-    if not given and not {"-h", "--help"} & set(args):
-        raise ConfigurationError(
-            "scorelight sample RUN_OR_CHECKPOINT ...: name the run folder or checkpoint first"
-        )
+    stored, _ = stored_config("sample", args)
     named = any(arg.partition("=")[0] == "--sampler" for arg in args)  # with the options of its own class
-    stored = read_config(find_checkpoint(args[0]))[0] if given else {}
-    defaults = {"sampler": stored["sampler"]} if given and not named else None
-    try:
-        auto_cli(
-            sample,
-            args=args,
-            set_defaults=defaults,
-            prog="scorelight sample",
-            exit_on_error=False,
-            allow_abbrev=False,
-        )
-    except ArgumentError as error:
-        roots = dict.fromkeys(inspect.signature(sample).parameters, sample)
-        raise ConfigurationError(explain(str(error), roots, [f"--{name}" for name in roots])) from error
+    defaults = {"sampler": stored["sampler"]} if stored and not named else None
+    run_command(sample, args, set_defaults=defaults)
 
 
 def sample(

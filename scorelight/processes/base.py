@@ -181,11 +181,12 @@ class ForwardProcess(Component, nn.Module, ABC):
         high = torch.full_like(target, self.t_max)
         for _ in range(60):
             middle = (low + high) / 2
-            later = self._log_snr(middle) > target
+            later = self.log_snr(middle) > target
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return (low + high) / 2
 
-    def _log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Tensor) -> Tensor:
+        """The logarithm of α²/σ², elementwise in t, without the derivatives that `evaluate` takes."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def _within(self, t: Tensor) -> Tensor:

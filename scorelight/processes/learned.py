@@ -75,7 +75,8 @@ class LearnedVPSDE(ForwardProcess):
         hidden = torch.sigmoid(weight_2 * (weight_1 * t[..., None]) + bias_2) - torch.sigmoid(bias_2)
         return weight_1 * t + (weight_3 * hidden).sum(-1)
 
-    def _log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Minus γ."""
         return -self.gamma(t)
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -86,4 +86,4 @@ def level_index(process: ForwardProcess, num_levels: int, t: Tensor) -> Tensor:
 def log_snr_ends(process: ForwardProcess, device: torch.device) -> Tensor:
     """Log SNR at t_min and t_max, shape (2,)."""
     ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device=device)
-    return 2 * (process.alpha(ends) / process.sigma(ends)).log()  # `evaluate` would derive α', σ' as well
+    return process.log_snr(ends)

@@ -94,8 +94,10 @@ class MixedGrid(TimeGrid):
         root_first, root_last = math.sqrt(process.t_max), math.sqrt(process.t_min)
 
         def mean(root: Tensor) -> Tensor:
-            log_snr = 2 * (process.alpha(root**2) / process.sigma(root**2)).log()
-            a, b = (log_snr - first) / (last - first), (root - root_first) / (root_last - root_first)
+            a, b = (
+                (process.log_snr(root**2) - first) / (last - first),
+                (root - root_first) / (root_last - root_first),
+            )
             return self.log_snr_share * a + (1 - self.log_snr_share) * b
 
         with torch.no_grad():

@@ -1,0 +1,64 @@
+"""What the commands that are one typed function have in common."""
+
+from __future__ import annotations
+
+import inspect
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+
+from scorelight.cli.checkpoints import find_checkpoint, read_config
+from scorelight.cli.errors import explain
+from scorelight.errors import ConfigurationError
+
+__all__ = ["run_command", "stored_config", "written"]
+
+
+def run_command(function: Callable[..., None], args: list[str], **options: Any) -> None:
+    """Parse the arguments by the function's signature and call it.
+
+    Args:
+        function: The command; its name is what it is called by.
+        args: The arguments after that name.
+        **options: For `jsonargparse.auto_cli`.
+
+    Raises:
+        ConfigurationError: If the arguments are wrong.
+    """
+    name = function.__name__
+    try:
+        auto_cli(
+            function, args=args, prog=f"scorelight {name}", exit_on_error=False, allow_abbrev=False, **options
+        )
+    except ArgumentError as error:
+        roots = dict.fromkeys(inspect.signature(function).parameters, function)
+        raise ConfigurationError(explain(str(error), roots, [f"--{key}" for key in roots])) from error
+
+
+def stored_config(command: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Configurations of model and data in the checkpoint that the first argument names; empty for --help.
+
+    Raises:
+        ConfigurationError: If it names none.
+    """
+    if args and not args[0].startswith("-"):
+        return read_config(find_checkpoint(args[0]))
+    if {"-h", "--help"} & set(args):
+        return {}, None
+    raise ConfigurationError(
+        f"scorelight {command} RUN_OR_CHECKPOINT ...: name the run folder or checkpoint first"
+    )
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """A block that writes to the path of --out; its folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--out {path}: cannot be written: {error}") from error
