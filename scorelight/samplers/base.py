@@ -83,8 +83,7 @@ class Sampler(Component, ABC):
                 independent of the batch that it is drawn in.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
-        process = denoiser.process
-        levels = process.levels(self.grid(process, self.num_steps + 1 - self.denoise))
+        levels = self._levels(denoiser)
         predict = Predict(denoiser, **cond)
 
         def fresh(like: Tensor) -> Tensor:
@@ -102,3 +101,33 @@ class Sampler(Component, ABC):
     ) -> Tensor:
         """Samples of noise's shape. The caller decides about gradients and about train or eval mode."""
         return deque(self.states(denoiser, noise, generator=generator, **cond), maxlen=1).pop()
+
+    def encode(self, denoiser: Denoiser, x0: Tensor, **cond: Any) -> Tensor:
+        """Unit noise, like x0, that the sampler turns into x0 up to the error of its steps: its way backwards.
+
+        Of DDIM it is the encoding of Song, Meng & Ermon (2021, sec. 5.4). It starts from α x0 at the last time
+        of the grid and ends at σ(t_max) times the noise.
+
+        Args:
+            denoiser: The model.
+            x0: Clean data, shape (B, ...).
+            **cond: Conditions for the network.
+
+        Raises:
+            ConfigurationError: If the sampler draws noise of its own.
+        """
+        levels = self._levels(denoiser)[::-1]
+        x = levels[0].alpha * x0
+        for state in self.trajectory(Predict(denoiser, **cond), x, levels, self._no_noise):
+            x = state
+        return x / levels[-1].sigma
+
+    def _levels(self, denoiser: Denoiser) -> Levels:
+        process = denoiser.process
+        return process.levels(self.grid(process, self.num_steps + 1 - self.denoise))
+
+    def _no_noise(self, like: Tensor) -> Tensor:
+        raise ConfigurationError(
+            f"{type(self).__name__} draws noise, so no way leads back from x0; take a deterministic sampler, "
+            "such as DDIM or RK45"
+        )

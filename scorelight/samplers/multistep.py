@@ -80,7 +80,7 @@ class DPMSolverPP(Sampler):
             points.appendleft((_lambda(t), predict(x, t).x0))
             x = _step(x, t, s, points, kappa, rough=True)
             if self.stochastic:
-                x = x + s.sigma * math.sqrt(-math.expm1(2 * (_lambda(t) - _lambda(s)))) * noise(x)
+                x = x + noise(x) * (s.sigma * math.sqrt(-math.expm1(2 * (_lambda(t) - _lambda(s)))))
             yield x
 
 

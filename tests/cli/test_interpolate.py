@@ -22,14 +22,23 @@ def fails(capsys, *args):
     return said
 
 
-@pytest.mark.parametrize("name", ["digits/vp_epsilon", "digits/vp_epsilon_conditional"])
-def test_images_are_encoded_and_come_back(name, capsys):
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("digits/vp_epsilon", ""),
+        ("digits/vp_epsilon_conditional", "--sampler DDIM --sampler.num_steps 100"),
+    ],
+)
+def test_images_are_encoded_and_come_back(name, sampler, capsys):
     assert main(["fit", "--config", name, *TINY.split(), "--samples.num_samples", "10"]) == 0
     capsys.readouterr()
-    flags = "--num_pairs 2 --num_columns 5 --tolerance 1e-5 --out new/a.png"
+    flags = f"--num_pairs 2 --num_columns 5 --out new/a.png {sampler}"
     assert main(["interpolate", f"runs/{name}", *flags.split()]) == 0
-    error = float(re.search(r"reconstructions are (\S+) off", capsys.readouterr().out)[1])
+    said = capsys.readouterr().out
+    assert not sampler or "DDIM, 99 network evaluations there and 100 back" in said
+    error = float(re.search(r"reconstructions are (\S+) off", said)[1])
     assert error < 0.01  # a flow can be followed back, whatever the network
+    assert "AncestralSampler draws noise" in fails(capsys, f"runs/{name}", "--sampler", "AncestralSampler")
     with Image.open("new/a.png") as picture:
         assert picture.width / 5 == pytest.approx(picture.height / 2, rel=0.05)
 

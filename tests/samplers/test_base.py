@@ -313,6 +313,25 @@ def test_the_error_of_deterministic_samplers_falls_with_the_declared_order(index
     assert order > make().order - 0.1
 
 
+@pytest.mark.parametrize("index", range(len(PROCESSES)), ids=lambda i: type(PROCESSES[i]).__name__)
+@choose(DETERMINISTIC | MULTISTEP | VARIANTS)
+def test_the_way_back_leads_to_the_noise_of_the_exact_flow_with_the_declared_order(index, make):
+    denoiser, noise, end = flow(index)
+    last = denoiser.process.levels(torch.tensor([denoiser.process.t_min], dtype=D))[0]
+    numbers = [480, 960] if make().order == 1 else [60, 120] if make().order < 4 else [40, 80]
+    errors = [
+        (make(num_steps=n, denoise=False).encode(denoiser, end / last.alpha) - noise).square().mean()
+        for n in numbers
+    ]
+    assert math.log2(errors[0] / errors[1]) / 2 > make().order - 0.1
+
+
+@choose({k: v for k, v in ALL.items() if k in STOCHASTIC or k in ("DDIM eta=0.5", "EDM with churn")})
+def test_no_way_leads_back_through_noise(make):
+    with pytest.raises(ConfigurationError, match="draws noise"):
+        make(num_steps=5).encode(gaussian(VPSDE()), torch.ones(3, 1, dtype=D))
+
+
 @choose(ALL)
 @pytest.mark.parametrize(("num_steps", "denoise"), [(1, True), (0, False), (-3, False)])
 def test_too_few_steps_raise(make, num_steps, denoise):
