@@ -103,10 +103,10 @@ class Sampler(Component, ABC):
         return deque(self.states(denoiser, noise, generator=generator, **cond), maxlen=1).pop()
 
     def encode(self, denoiser: Denoiser, x0: Tensor, **cond: Any) -> Tensor:
-        """Unit noise, like x0, that the sampler turns into x0 up to the error of its steps: its way backwards.
+        """Unit noise like x0 that the sampler turns into x0 up to the error of its steps: its way backwards.
 
-        Of DDIM it is the encoding of Song, Meng & Ermon (2021, sec. 5.4). It starts from α x0 at the last time
-        of the grid and ends at σ(t_max) times the noise.
+        Of DDIM it is the encoding of Song, Meng & Ermon (2021, sec. 5.4). It starts from α x0 at the last
+        time of the grid and ends at σ(t_max) times the noise.
 
         Args:
             denoiser: The model.
