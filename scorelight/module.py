@@ -78,7 +78,7 @@ class ScoreModule(LightningModule):
         )
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
-        _check(network, process, objective, condition_dropout)
+        _check(network, process, objective, sampler, condition_dropout)
         self.denoiser = NetworkDenoiser(network, process, parameterization)
         self.ema = ExponentialMovingAverage(self.denoiser, ema_decay)
         self.objective = objective
@@ -220,7 +220,11 @@ class ScoreModule(LightningModule):
 
 
 def _check(
-    network: ScoreNetwork, process: ForwardProcess, objective: Objective, condition_dropout: float
+    network: ScoreNetwork,
+    process: ForwardProcess,
+    objective: Objective,
+    sampler: Sampler,
+    condition_dropout: float,
 ) -> None:
     """Refuse parts that do not go together."""
     if not 0 <= condition_dropout <= 1:
@@ -231,6 +235,7 @@ def _check(
             "set model.network.num_classes"
         )
     objective.check(process, network)
+    sampler.levels(process)
 
 
 def _divergence(loss: Loss, bad: Tensor, step: int, checkpoint: str) -> str:

@@ -48,7 +48,8 @@ ALLOWED = {
     | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
     "callbacks": BASICS | {"module", "pictures"},
     "cli": BASICS
-    | {"advice", "callbacks", "data", "denoiser", "module", "pictures", "probability_flow", "samplers.base"},
+    | {"advice", "callbacks", "data", "denoiser", "module", "pictures", "probability_flow"}
+    | {"samplers.base", "samplers.adaptive"},
 }
 EDGE = {"data", "module", "callbacks", "cli"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))

@@ -17,7 +17,7 @@ from scorelight.denoiser import CountedDenoiser
 from scorelight.errors import ConfigurationError
 from scorelight.pictures import grid, save
 from scorelight.probability_flow import slerp
-from scorelight.samplers import RK45
+from scorelight.samplers.adaptive import RK45
 from scorelight.samplers.base import Sampler
 
 __all__ = ["interpolate", "run_interpolate"]

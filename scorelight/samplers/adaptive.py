@@ -26,7 +26,7 @@ class RK45(Sampler):
         atol: Absolute tolerance of a step.
         num_steps: States to report, at the times of the grid and, with `denoise`, the posterior mean at
             t_min; the steps in between are the integrator's own. Each interval costs two evaluations more.
-        grid: Where these times lie (default `UniformGrid`).
+        grid: Where these times lie (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether to end with the posterior mean at t_min.
         max_steps: Steps tried in an interval, six evaluations each.
     """

@@ -18,7 +18,7 @@ from scorelight.denoiser import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, TimeGrid
+from scorelight.times import LogSNRGrid, NearestLevels, TimeGrid
 
 __all__ = ["DDIM", "AncestralSampler"]
 
@@ -36,7 +36,7 @@ class AncestralSampler(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `UniformGrid`).
+        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         variance: ``small`` is that of (9), exact for a single data point; ``large`` is σ²_{t|s}, exact
             for Gaussian data of unit variance under VP (Ho et al., 2020, sec. 3.2); ``learned`` is what the
@@ -85,7 +85,7 @@ class DDIM(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`).
+        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         eta: Amount of noise η, from 0 (deterministic) to 1.
     """
@@ -95,7 +95,7 @@ class DDIM(Sampler):
     def __init__(
         self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True, eta: float = 0.0
     ) -> None:
-        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
         if not 0 <= eta <= 1:
             raise ConfigurationError(f"eta={eta}: 0 <= eta <= 1 is needed")
         self.eta = eta

@@ -16,9 +16,9 @@ from torch import Tensor
 from scorelight.component import Component
 from scorelight.denoiser import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.processes.base import NoiseLevel
+from scorelight.processes.base import ForwardProcess, NoiseLevel
 from scorelight.seeding import Generators, randn_like
-from scorelight.times import TimeGrid, UniformGrid
+from scorelight.times import NearestLevels, TimeGrid, UniformGrid
 
 __all__ = ["Levels", "Noise", "Predict", "Sampler"]
 
@@ -51,7 +51,7 @@ class Sampler(Component, ABC):
 
     Args:
         num_steps: Steps in all. With `denoise`, the last of them is the posterior mean at t_min.
-        grid: Where the times lie (default `UniformGrid`).
+        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether to end with E[x0 | x] at t_min, which removes the noise σ(t_min) that is left.
     """
 
@@ -64,7 +64,7 @@ class Sampler(Component, ABC):
                 f"num_steps={num_steps}: at least {1 + denoise} with denoise={str(denoise).lower()}"
             )
         self.num_steps = num_steps
-        self.grid = grid or UniformGrid()
+        self.grid = grid or NearestLevels(UniformGrid())
         self.denoise = denoise
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Sampler(Component, ABC):
                 independent of the batch that it is drawn in.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
-        levels = self._levels(denoiser)
+        levels = self.levels(denoiser.process)
         predict = Predict(denoiser, **cond)
 
         def fresh(like: Tensor) -> Tensor:
@@ -116,14 +116,18 @@ class Sampler(Component, ABC):
         Raises:
             ConfigurationError: If the sampler draws noise of its own.
         """
-        levels = self._levels(denoiser)[::-1]
+        levels = self.levels(denoiser.process)[::-1]
         x = levels[0].alpha * x0
         for state in self.trajectory(Predict(denoiser, **cond), x, levels, self._no_noise):
             x = state
         return x / levels[-1].sigma
 
-    def _levels(self, denoiser: Denoiser) -> Levels:
-        process = denoiser.process
+    def levels(self, process: ForwardProcess) -> Levels:
+        """The levels of the grid, from t_max on.
+
+        Raises:
+            ConfigurationError: If the grid is not defined for the process.
+        """
         return process.levels(self.grid(process, self.num_steps + 1 - self.denoise))
 
     def _no_noise(self, like: Tensor) -> Tensor:

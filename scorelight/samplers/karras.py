@@ -12,7 +12,7 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import KarrasGrid, TimeGrid
+from scorelight.times import KarrasGrid, NearestLevels, TimeGrid
 
 __all__ = ["EDMSampler"]
 
@@ -32,7 +32,7 @@ class EDMSampler(Sampler):
 
     Args:
         num_steps: Steps in all, two network evaluations each, one for the last with `denoise`.
-        grid: Where the times lie (default `KarrasGrid`).
+        grid: Where the times lie (default `KarrasGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min, which is their step to σ = 0.
         s_churn: Their S_churn, not negative: γ = min(S_churn/num_steps, √2 − 1); 0 is deterministic.
         s_tmin: Smallest σ̄ at which noise is added.
@@ -52,7 +52,7 @@ class EDMSampler(Sampler):
         s_tmax: float = math.inf,
         s_noise: float = 1.0,
     ) -> None:
-        super().__init__(num_steps, grid or KarrasGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(KarrasGrid()), denoise)
         if not (s_churn >= 0 and s_noise >= 0 and s_tmin <= s_tmax):
             raise ConfigurationError(
                 f"EDMSampler: s_churn={s_churn}, s_noise={s_noise}, s_tmin={s_tmin}, s_tmax={s_tmax}: "

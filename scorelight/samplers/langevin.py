@@ -19,7 +19,7 @@ from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
 from scorelight.samplers.ancestral import AncestralSampler
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import FixedTime, LogSNRGrid, TimeGrid
+from scorelight.times import FixedTime, LogSNRGrid, NearestLevels, TimeGrid
 
 __all__ = [
     "AnnealedCorrector",
@@ -97,7 +97,7 @@ class AnnealedLangevin(Sampler):
 
     Args:
         num_steps: Levels; without `denoise` there is one more.
-        grid: Where the levels lie (default `LogSNRGrid`: geometric).
+        grid: Where the levels lie (default `LogSNRGrid`, geometric; on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         steps_per_level: Their T, network evaluations per level.
         step: Their ε.
@@ -111,7 +111,7 @@ class AnnealedLangevin(Sampler):
         steps_per_level: int = 5,
         step: float = 6.2e-6,
     ) -> None:
-        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
         _positive(steps_per_level=steps_per_level, step=step)
         self.steps_per_level = steps_per_level
         self.step = step
@@ -200,7 +200,7 @@ class PredictorCorrector(Sampler):
 
     Args:
         num_steps: Steps in all; with `denoise` the last is the posterior mean at t_min.
-        grid: Where the times lie (default `UniformGrid`).
+        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         predictor: The sampler; its own number of steps, grid and last step are not used (default
             `AncestralSampler`).

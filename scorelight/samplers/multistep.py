@@ -38,7 +38,7 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, MixedGrid, TimeGrid
+from scorelight.times import LogSNRGrid, MixedGrid, NearestLevels, TimeGrid
 
 __all__ = ["DPMSolverPP", "ExponentialAdams", "UniPC"]
 
@@ -53,7 +53,7 @@ class DPMSolverPP(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`).
+        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated, 1 to 3; fewer in the first steps.
         stochastic: Whether to solve the reverse SDE instead of the probability flow; order 1 or 2.
@@ -67,7 +67,7 @@ class DPMSolverPP(Sampler):
         order: Literal[1, 2, 3] = 2,
         stochastic: bool = False,
     ) -> None:
-        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
         _check_order("DPMSolverPP", order, 2 if stochastic else 3, " with stochastic=true" * stochastic)
         self.order: int = order
         self.stochastic = stochastic
@@ -93,7 +93,7 @@ class UniPC(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`).
+        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated by the predictor, 1 to 3; fewer in the first steps. The corrector
             interpolates one more.
@@ -108,7 +108,7 @@ class UniPC(Sampler):
         order: Literal[1, 2, 3] = 2,
         corrector: bool = True,
     ) -> None:
-        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
         _check_order("UniPC", order, 3)
         self.order: int = order
         self.corrector = corrector
@@ -128,7 +128,7 @@ class ExponentialAdams(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `MixedGrid`).
+        grid: Where the times lie (default `MixedGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated by the predictor, 1 to 4; fewer in the first steps. The corrector
             interpolates one more.
@@ -146,7 +146,7 @@ class ExponentialAdams(Sampler):
         corrector: bool = True,
         data_prediction: bool = False,
     ) -> None:
-        super().__init__(num_steps, grid or MixedGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(MixedGrid()), denoise)
         _check_order("ExponentialAdams", order, 4)
         self.order: int = order if corrector else min(order, 2)
         self.num_points = order

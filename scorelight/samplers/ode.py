@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, TimeGrid
+from scorelight.times import LogSNRGrid, NearestLevels, TimeGrid
 
 __all__ = ["Euler", "Heun"]
 
@@ -18,14 +18,14 @@ class Euler(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`).
+        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
     order = 1
 
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
-        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
@@ -39,14 +39,14 @@ class Heun(Sampler):
 
     Args:
         num_steps: Steps in all, two network evaluations each, one for the last with `denoise`.
-        grid: Where the times lie (default `LogSNRGrid`).
+        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
     order = 2
 
     def __init__(self, num_steps: int = 25, grid: TimeGrid | None = None, denoise: bool = True) -> None:
-        super().__init__(num_steps, grid or LogSNRGrid(), denoise)
+        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """Two evaluations a step."""

@@ -19,7 +19,7 @@ class EulerMaruyama(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `UniformGrid`).
+        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
@@ -46,7 +46,7 @@ class ReverseDiffusion(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `UniformGrid`).
+        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.times.base import TimeGrid, level_number, level_times, log_snr_ends
+from scorelight.times.base import TimeGrid, level_index, level_number, level_times, log_snr_ends
 
 __all__ = [
     "DiscreteGrid",
     "KarrasGrid",
     "LogSNRGrid",
     "MixedGrid",
+    "NearestLevels",
     "QuadraticGrid",
     "TrailingGrid",
     "UniformGrid",
@@ -122,6 +123,34 @@ class TrailingGrid(TimeGrid):
         return self.grid(process, num_times + 1)[:-1]
 
 
+class NearestLevels(TimeGrid):
+    """Another grid, on a table moved to the nearest levels: between them the network was never trained.
+
+    Equal levels are moved apart, upwards. In continuous time it is the other grid itself. The samplers' own
+    grids are such, so on a table they take no more evaluations than it has levels.
+
+    Args:
+        grid: The grid to move.
+    """
+
+    def __init__(self, grid: TimeGrid) -> None:
+        self.grid = grid
+
+    def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
+        """Times of the levels, the highest first."""
+        times, num = self.grid(process, num_times), process.num_levels
+        if num is None:
+            return times
+        if num_times > num:
+            other = type(self.grid).__name__
+            raise ConfigurationError(
+                f"{num_times} times on the {num} levels of {type(process).__name__}: take fewer steps, or "
+                f"name a grid, such as grid={other}, to ask the network between its levels, too"
+            )
+        levels = (level_index(process, num, times) + 1).tolist()
+        return level_times(process, num, _CPU)[torch.tensor(_apart(levels[::-1], num)[::-1]) - 1]
+
+
 class DiscreteGrid(TimeGrid):
     """Times that are levels 1, ..., N: a sub-sequence of those a model in discrete time was trained on.
 
@@ -180,10 +209,15 @@ def _spaced(spacing: str, num: int, count: int) -> list[int]:
         "leading": lambda i: 1 + i * (num // count),
         "quadratic": lambda i: 1 + math.floor(0.8 * num * (i / intervals) ** 2),
     }[spacing]
-    levels = [0]
-    for i in range(count):
-        levels.append(max(level(i), levels[-1] + 1))
-    return levels[1:]
+    return _apart([level(i) for i in range(count)], num)
+
+
+def _apart(levels: Sequence[int], num: int) -> list[int]:
+    """Increasing levels, equal ones moved upwards, and downwards again what would pass `num`."""
+    moved = [0]
+    for level in levels:
+        moved.append(max(level, moved[-1] + 1))
+    return [min(level, num - len(levels) + i) for i, level in enumerate(moved)][1:]
 
 
 def _with_ends(process: ForwardProcess, times: Tensor) -> Tensor:

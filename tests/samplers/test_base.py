@@ -16,6 +16,7 @@ from scorelight import (
     ConfigurationError,
     CosineVPSDE,
     CountedDenoiser,
+    DDPMProcess,
     Denoiser,
     DPMSolverPP,
     EDMSampler,
@@ -32,6 +33,7 @@ from scorelight import (
     RectifiedFlow,
     ReverseDiffusion,
     Sampler,
+    SMLDProcess,
     SubVPSDE,
     UniformGrid,
     UniPC,
@@ -184,6 +186,17 @@ def test_some_samplers_have_grids_of_their_own(make, grid):
 @pytest.mark.parametrize("make", [EulerMaruyama, AncestralSampler, ReverseDiffusion])
 def test_stochastic_samplers_step_evenly_in_time_unless_told_otherwise(make):
     assert torch.equal(make().grid(VPSDE(), 9), UniformGrid()(VPSDE(), 9))
+
+
+@choose({k: v for k, v in ALL.items() if k != "EDM with churn"})
+@pytest.mark.parametrize(
+    "process", [DDPMProcess(60, "cosine"), SMLDProcess(24)], ids=lambda p: type(p).__name__
+)
+def test_on_a_table_only_its_levels_are_asked_unless_told_otherwise(make, process, generator):
+    recorder = Recorder(gaussian(process))
+    make(num_steps=20)(recorder, torch.ones(3, 1, dtype=D), generator=generator)
+    levels = process.num_levels * torch.tensor(recorder.times, dtype=D)
+    assert (levels - levels.round()).abs().max() < 1e-9
 
 
 @choose(ALL)

@@ -140,7 +140,7 @@ def test_without_a_correction_it_is_the_predictor(process, generator):
     denoiser = AnalyticDenoiser(MIXTURE, process)
     for predictor in (AncestralSampler(), Euler()):
         alone = type(predictor)(9, UniformGrid())(denoiser, noise, generator=same.clone_state())
-        sampler = PredictorCorrector(9, predictor=predictor, corrector=Nothing())
+        sampler = PredictorCorrector(9, UniformGrid(), predictor=predictor, corrector=Nothing())
         together = sampler(denoiser, noise, generator=same.clone_state())
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
@@ -197,8 +197,8 @@ def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
     "sampler",
     [
         "annealed",
-        PredictorCorrector(61, corrector=AnnealedCorrector()),
-        PredictorCorrector(61, predictor=Euler(), corrector=AnnealedCorrector()),
+        PredictorCorrector(60, corrector=AnnealedCorrector()),
+        PredictorCorrector(60, predictor=Euler(), corrector=AnnealedCorrector()),
     ],
     ids=["annealed", "ancestral", "flow"],
 )
@@ -207,7 +207,7 @@ def test_samples_have_the_log_density_of_the_data(process, sampler, generator):
     n = 3000
     if sampler == "annealed":
         (last,) = process.levels(torch.tensor([process.t_min], dtype=D))
-        sampler = AnnealedLangevin(61, steps_per_level=10, step=0.2 / last.snr)
+        sampler = AnnealedLangevin(60, steps_per_level=10, step=0.2 / last.snr)
     noise = torch.randn(n, 2, dtype=D, generator=generator)
     x = sampler(AnalyticDenoiser(MIXTURE, process), noise, generator=generator)
     data = MIXTURE.sample(n, generator)

@@ -14,6 +14,7 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scorelight import (
+    DDIM,
     MLP,
     VPSDE,
     ConfigurationError,
@@ -321,6 +322,7 @@ def test_an_interrupted_training_ends_with_the_history_of_one_that_was_not(
             module = make_module(
                 network=MLP((2,), width=8, depth=1),
                 process=DDPMProcess(3, "cosine"),
+                sampler=DDIM(num_steps=3),
                 objective=VariationalBound(time_sampler=sampler),
                 seed=1,
             )

@@ -16,6 +16,7 @@ from scorelight import (
     KarrasVESDE,
     LogSNRGrid,
     MixedGrid,
+    NearestLevels,
     QuadraticGrid,
     RectifiedFlow,
     SMLDProcess,
@@ -152,6 +153,41 @@ def test_a_discrete_grid_of_all_levels_is_the_table():
 
 def test_discrete_grids_take_levels_of_ones_own():
     assert levels(DiscreteGrid(levels=[1, 50, 999]), 3) == pytest.approx([999, 50, 1])
+
+
+@pytest.mark.parametrize("process", [DDPMProcess(), DDPMProcess(60, "cosine"), SMLDProcess(24)], ids=repr)
+@pytest.mark.parametrize("grid", GRIDS[:-1], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize("num", [2, 5, 24])
+def test_the_nearest_levels_of_a_grid_are_different_levels_from_the_last_to_the_first(process, grid, num):
+    found = levels(NearestLevels(grid), num, process)[::-1]
+    assert (found[0], found[-1]) == pytest.approx((1, process.num_levels))
+    assert all(a < b - 0.5 for a, b in pairwise(found))
+    wanted = levels(grid, num, process)[::-1]
+    for level, time in zip(found, wanted, strict=True):  # the nearest, unless that was taken
+        assert abs(level - time) < 0.5 + 1e-9 or any(abs(abs(level - other) - 1) < 1e-9 for other in found)
+
+
+def test_as_many_times_as_levels_are_all_of_them():
+    assert levels(NearestLevels(LogSNRGrid()), 60, DDPMProcess(60, "cosine")) == pytest.approx(
+        range(60, 0, -1)
+    )
+
+
+def test_equal_levels_are_moved_apart_and_never_past_the_last():
+    process = SMLDProcess(6, 0.01, 1.0)  # six levels a factor 10^0.4 apart
+    assert levels(NearestLevels(KarrasGrid(rho=1.0)), 4, process) == pytest.approx([6, 5, 4, 1])
+    assert levels(NearestLevels(UniformGrid()), 6, process) == pytest.approx([6, 5, 4, 3, 2, 1])
+
+
+def test_in_continuous_time_the_nearest_levels_are_the_grid():
+    assert torch.equal(NearestLevels(MixedGrid())(VESDE(), 7), MixedGrid()(VESDE(), 7))
+
+
+def test_more_times_than_levels_need_a_grid_that_is_asked_for():
+    with pytest.raises(
+        ConfigurationError, match=r"25 times on the 24 levels of SMLDProcess.*grid=LogSNRGrid"
+    ):
+        NearestLevels(LogSNRGrid())(SMLDProcess(24), 25)
 
 
 def test_in_continuous_time_the_levels_are_equally_spaced():
