@@ -6,10 +6,10 @@ the highest level, and all end with E[x0 | x] at the lowest level they use: one 
 whatever the library itself would do (most do this; LMS would extrapolate to σ = 0, DEIS, SA-Solver and azula
 would stop at the lowest level).
 
-Levels go from 1000 to 1 of DDPM's table, on grids that the libraries have. Only √t, for azula, is a schedule
-of our own. "trailing" grids end at a higher level, which few evaluations can afford better: diffusers has
-them under that name; for k-diffusion the lowest of one level more is dropped, for azula the last of one step
-more. diffusers' "leading" grids also start lower, with unit noise there. "full order" is
+Levels go from 1000 to 1 of DDPM's table, on grids that the libraries have; only the schedules t and √t of
+azula are written here. "trailing" grids end at a higher level, which few evaluations can afford better:
+diffusers has them under that name; for k-diffusion the lowest of one level more is dropped, for azula the
+last of one step more. diffusers' "leading" grids also start lower, with unit noise there. "full order" is
 `lower_order_final=False`.
 
 Of 1,162 combinations of solver, order, options and grid that were tried on a quarter of the samples, these

@@ -249,6 +249,7 @@ def summary(rows):
     """One line per problem, measure and NFE: the best of ours and the best of theirs."""
     titles = "problem", "measure", "NFE", "best of ours", "", "best of theirs", "", "theirs / ours"
     lines = ["| " + " | ".join(titles) + f" | theirs / `{DEFAULT}()` |", "| --- " * 9 + "|"]
+    wins = 0
     for problem in densities():
         for measure in ("median", "rms"):
             found = table(rows, problem, measure)
@@ -257,7 +258,12 @@ def summary(rows):
                 cells = [problem, measure, nfe, f"{mine:.1e}", name, f"{theirs:.1e}", " ".join(peer)]
                 cells += [f"{theirs / mine:.2f}", f"{theirs / usual:.2f}"]
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+                wins += mine < theirs
+    return [
+        *lines,
+        "",
+        f"The best of ours is closer than the best of theirs in {wins} of {len(lines) - 2} lines.",
+    ]
 
 
 def full_tables(rows):
@@ -282,9 +288,18 @@ def full_tables(rows):
 
 
 def report(rows, times):
-    counts = ", ".join(f"{sum(s[0] == library for s in SOLVERS)} of {library}" for library in LIBRARIES)
     lines = ["# Error and overhead of samplers", ""]
-    lines += [f"Settings: {counts}. The best is chosen at each number of evaluations, for all alike.", ""]
+    for library in LIBRARIES:
+        num = sum(owner == library for owner, _ in SOLVERS)
+        lines.append(f"* {library} {importlib.metadata.version(library)}: {num} settings")
+    lines += [
+        "",
+        "The best of them is chosen at each number of evaluations, for all libraries alike. Theirs are the",
+    ]
+    lines += [
+        "usual ones, and those of 1,162 combinations tried that were the best of their library anywhere.",
+        "",
+    ]
     lines += [*summary(rows), "", "## Overhead", ""]
     lines += ["| | | set-up, ms per run | µs per evaluation |", "| --- | --- | --- | --- |"]
     for row in times:
@@ -297,7 +312,7 @@ def picture(rows, path):
     from matplotlib import pyplot
 
     styles = {"scorelight": "#0072B2", "diffusers": "#D55E00", "k-diffusion": "#009E73", "azula": "#CC79A7"}
-    figure, axes = pyplot.subplots(2, 2, figsize=(9, 7), layout="constrained", sharex=True)
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 8), layout="constrained")
     for column, problem in enumerate(densities()):
         for axis, measure in zip(axes[:, column], ("median", "rms"), strict=True):
             found = table(rows, problem, measure)
@@ -314,12 +329,10 @@ def picture(rows, path):
             axis.loglog(
                 NFES, usual, "--", color=styles["scorelight"], label=f"scorelight, {DEFAULT}()", lw=1.4
             )
-            axis.set(title=f"{problem}, {measure}")
+            axis.set(title=f"{problem}, {measure}", xlabel="network evaluations", ylabel="error")
             axis.set_xticks(NFES, map(str, NFES))
             axis.minorticks_off()
             axis.grid(alpha=0.3)
-    figure.supxlabel("network evaluations")
-    figure.supylabel("error")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
