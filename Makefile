@@ -2,13 +2,14 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := benchmarks/.venv
 CONFIG ?= configs/digits/vp_epsilon.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow format lint types pytest build clean
+.PHONY: help setup train test test-slow format lint types pytest bench-setup build clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## make .venv and install scorelight with its development tools
 
@@ -40,8 +41,19 @@ pytest: setup
 test-slow: setup  ## the long experiments among the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
+bench-setup: $(BENCH_VENV)/.installed  ## make benchmarks/.venv with the libraries that benchmarks/samplers.py compares with
+
+# k-diffusion comes without the packages of its training and evaluation, next to those that its solvers import.
+$(BENCH_VENV)/.installed: pyproject.toml benchmarks/constraints.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint benchmarks/constraints.txt --editable . \
+		azula diffusers matplotlib scipy torchdiffeq torchsde
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint benchmarks/constraints.txt --no-deps k-diffusion
+	touch $@
+
 build: setup  ## build the wheel
 	$(BIN)/python -m build --wheel
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .ruff_cache .pytest_cache

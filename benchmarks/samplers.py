@@ -1,33 +1,37 @@
-"""What a sampler makes of its network evaluations: ours and those of diffusers, on exact denoisers.
+"""What a sampler makes of its network evaluations: ours and those of diffusers, k-diffusion and azula.
 
-    python benchmarks/samplers.py     # about one minute on one core
+    make bench-setup                                           # benchmarks/.venv with the three libraries
+    benchmarks/.venv/bin/python benchmarks/samplers.py         # some minutes on one core
+    benchmarks/.venv/bin/python benchmarks/samplers.py --check # that every solver converges to the reference
 
 * error: distance of each sample from the end of the probability flow from the same noise, by RK4 with 1,500
   steps in log σ; median and root mean square over 1,000 samples. DDPM's table of 1,000 levels (linear), data
   of 8 Gaussians: on the unit circle, standard deviation 0.1 (2-D), and at random centres, 0.2 (16-D). All in
-  float64 (diffusers too). The last evaluation is the posterior mean at the lowest level that is used, here
-  E[x0 | x] at level 1 for the reference; grids that stop above it are charged for that. NFE are counted, the
-  denoising step included.
+  float64. The last evaluation is the posterior mean at the lowest level that is used, here E[x0 | x] at level
+  1 for the reference; grids that stop above it are charged for that. NFE are counted at the network, the
+  denoising step included, and never more than stated. Settings of theirs, and how they were chosen: peers.py.
 * overhead: of a run of 50 evaluations with a network that takes 4 µs, on 16 × 784 numbers in float32: what
   the grid costs before the first, and the rest divided by 50, network included; the fastest of 60 runs, in
-  turn. Ours calls the network through `NetworkDenoiser`, for diffusers it is called directly.
+  turn. Ours calls the network through `NetworkDenoiser`, theirs through as little as the library allows.
+* check: in 2-D, from 50 to 500 evaluations, the median must fall as it does for a method of first order
+  or a better one. Left out are diffusers' "leading" grids, which then do not start at level 1000.
 
 Writes samplers.json, .md and .png beside this file.
 """
 
 import functools
+import importlib.metadata
 import json
 import math
 import os
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
-from unittest import mock
 
 import matplotlib
 import torch
+from peers import PEERS, double_precision
 
 from scorelight import (
     DDIM,
@@ -49,9 +53,6 @@ from scorelight import (
     UniformGrid,
     UniPC,
 )
-
-warnings.simplefilter("ignore")
-import diffusers  # noqa: E402
 
 HERE = Path(__file__).parent
 D, SEED, SAMPLES = torch.float64, 0, 1000
@@ -89,26 +90,13 @@ OURS = {
     "ExponentialAdams, trailing mixed, x0": adams(TRAILING["mixed"], data_prediction=True),
     "ExponentialAdams, trailing √t, x0": adams(TRAILING["√t"], data_prediction=True),
 }
-DPM, UNIPC, DEIS = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"
-THEIRS = {
-    "DDIM": ("DDIMScheduler", dict(clip_sample=False)),
-    "DDIM trailing": ("DDIMScheduler", dict(clip_sample=False, timestep_spacing="trailing")),
-    "Euler karras": ("EulerDiscreteScheduler", dict(use_karras_sigmas=True)),
-    "Heun karras": ("HeunDiscreteScheduler", dict(use_karras_sigmas=True)),
-    "DPM-Solver++ 2M": (DPM, dict()),
-    "DPM-Solver++ 2M karras": (DPM, dict(use_karras_sigmas=True)),
-    "DPM-Solver++ 2M lu": (DPM, dict(use_lu_lambdas=True)),
-    "DPM-Solver++ 3M lu": (DPM, dict(solver_order=3, use_lu_lambdas=True)),
-    "UniPC 2": (UNIPC, dict()),
-    "UniPC 2 exponential": (UNIPC, dict(use_exponential_sigmas=True)),
-    "UniPC 3 exponential": (UNIPC, dict(solver_order=3, use_exponential_sigmas=True)),
-    "UniPC 3": (UNIPC, dict(solver_order=3)),
-    "DEIS 2 exponential": (DEIS, dict(use_exponential_sigmas=True)),
-    "DEIS 3 exponential": (DEIS, dict(solver_order=3, use_exponential_sigmas=True)),
-}
+DEFAULT = "ExponentialAdams"
+LIBRARIES = ("scorelight", *PEERS)
 TIMED = {
     "scorelight": ("DDIM", "DPMSolverPP 2", "UniPC 2", "ExponentialAdams", "EDMSampler"),
-    "diffusers": ("DDIM", "DPM-Solver++ 2M", "UniPC 2", "DEIS 2 exponential", "Euler karras"),
+    "diffusers": ("DDIM", "Euler karras", "DPM-Solver++ 2M", "UniPC 2", "DEIS 2 exponential"),
+    "k-diffusion": ("euler exponential", "heun karras", "dpmpp_2m karras", "lms karras"),
+    "azula": ("DDIM VE", "Heun VE", "vAB 2 rectified", "zEAB 3 VE", "xEAB 3 VE"),
 }
 
 
@@ -143,24 +131,6 @@ def reference(density, noise, steps=1500):
     return AnalyticDenoiser(density, PROCESS).predict(last.alpha * x, last).x0
 
 
-def scheduler(name, options):
-    kind, config = THEIRS[name]
-    return getattr(diffusers, kind)(
-        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, **config, **options
-    )
-
-
-def their_sample(made, num_steps, noise, epsilon):
-    """Their loop; `epsilon` is called with the state and with σ/α as the scheduler has it."""
-    made.set_timesteps(num_steps)
-    x, sigmas = noise * made.init_noise_sigma, getattr(made, "sigmas", None)
-    ratio = ((1 - made.alphas_cumprod) / made.alphas_cumprod).sqrt()
-    for i, t in enumerate(made.timesteps):
-        sigma = ratio[t] if sigmas is None else sigmas[i]
-        x = made.step(epsilon(made.scale_model_input(x, t), sigma), t, x).prev_sample
-    return x
-
-
 class Exact:
     """ε̂ of a denoiser at a level given by σ/α, evaluations counted."""
 
@@ -174,36 +144,50 @@ class Exact:
         return self.denoiser.predict(x, level).epsilon
 
 
-def runs(denoiser, noise):
-    """(library, sampler, NFE, samples) of everything; diffusers in float64."""
-    for name, make in OURS.items():
-        for nfe in NFES:
-            counted = CountedDenoiser(denoiser)
-            yield "scorelight", name, make(nfe)(counted, noise), nfe, counted.num_evaluations
-    for name in THEIRS:
-        for nfe in NFES:
-            exact = Exact(denoiser)
-            steps = (nfe + 1) // 2 if "Heun" in name else nfe
-            with mock.patch.object(torch, "float32", D):
-                found = their_sample(scheduler(name, {}), steps, noise, exact)
-            yield "diffusers", name, found, nfe, exact.num_evaluations
+def ours(make, denoiser, noise, nfe):
+    counted = CountedDenoiser(denoiser)
+    return make(nfe)(counted, noise), counted.num_evaluations
 
 
-def errors():
+def theirs(setting, denoiser, noise, nfe):
+    exact = Exact(denoiser)
+    with double_precision():
+        return setting.sample(setting.set_up(nfe), exact, noise), exact.num_evaluations
+
+
+SOLVERS = {("scorelight", name): functools.partial(ours, make) for name, make in OURS.items()} | {
+    (library, name): functools.partial(theirs, setting)
+    for library, settings in PEERS.items()
+    for name, setting in settings.items()
+}
+
+
+def errors(problem, nfes, solvers=SOLVERS, num_samples=SAMPLES):
+    """Rows of the error of every solver at every number of evaluations."""
+    density = densities()[problem]
+    denoiser = AnalyticDenoiser(density, PROCESS)
+    noise = torch.randn(num_samples, *density.shape, dtype=D, generator=torch.Generator().manual_seed(SEED))
+    exact = reference(density, noise)
     rows = []
-    for problem, density in densities().items():
-        denoiser = AnalyticDenoiser(density, PROCESS)
-        noise = torch.randn(SAMPLES, *density.shape, dtype=D, generator=torch.Generator().manual_seed(SEED))
-        exact = reference(density, noise)
-        for library, name, found, nfe, evaluations in runs(denoiser, noise):
-            assert evaluations <= nfe, (library, name, nfe, evaluations)
+    for (library, name), solve in solvers.items():
+        for nfe in nfes:
+            found, evaluations = solve(denoiser, noise, nfe)
+            assert found.dtype == D and evaluations <= nfe, (library, name, nfe, evaluations)
             distance = (found - exact).norm(dim=1)
             row = {"problem": problem, "library": library, "sampler": name, "nfe": nfe}
             row["evaluations"] = evaluations
             row |= {"median": distance.median().item(), "rms": distance.square().mean().sqrt().item()}
             rows.append(row)
-            print(problem, library, name, nfe, f"{row['median']:.2e} {row['rms']:.2e}", flush=True)
+        print(problem, library, name, *(f"{row['median']:.1e}" for row in rows[-len(nfes) :]), flush=True)
     return rows
+
+
+def check(nfes=(50, 100, 200, 500)):
+    """That with ten times the evaluations every solver comes at least five times closer, or to 1e-8."""
+    solvers = {key: solve for key, solve in SOLVERS.items() if "leading" not in key[1]}
+    for solver, (first, *_, last) in table(errors("2-D", nfes, solvers, 200), "2-D", "median").items():
+        print(*solver, f"order {math.log(first / last, nfes[-1] / nfes[0]):.1f}")
+        assert last < max(1e-8, first / 5), solver
 
 
 class Trivial(torch.nn.Module):
@@ -216,15 +200,22 @@ def overhead(num_runs=60, nfe=50):
     noise = torch.randn(16, 784, generator=torch.Generator().manual_seed(SEED))
     network = Trivial()
     denoiser = NetworkDenoiser(network, PROCESS, Epsilon())
+
+    def levels(sampler):
+        return PROCESS.levels(sampler.grid(PROCESS, sampler.num_steps))
+
+    def whole(setting):
+        return setting.sample(setting.set_up(nfe), network, noise)
+
     jobs = {}
     for name in TIMED["scorelight"]:
-        ours = OURS[name](nfe)
-        set_up = functools.partial(lambda s: PROCESS.levels(s.grid(PROCESS, s.num_steps)), ours)
-        jobs["scorelight", name] = set_up, functools.partial(ours, denoiser, noise)
-    for name in TIMED["diffusers"]:
-        made = scheduler(name, {})
-        run = functools.partial(their_sample, made, nfe, noise, network)
-        jobs["diffusers", name] = functools.partial(made.set_timesteps, nfe), run
+        sampler = OURS[name](nfe)
+        parts = functools.partial(levels, sampler), functools.partial(sampler, denoiser, noise)
+        jobs["scorelight", name] = parts
+    for library, settings in PEERS.items():
+        for name in TIMED[library]:
+            setting = settings[name]
+            jobs[library, name] = functools.partial(setting.set_up, nfe), functools.partial(whole, setting)
     best = {key: [math.inf, math.inf] for key in jobs}
     with torch.inference_mode():
         for _ in range(num_runs):
@@ -239,11 +230,6 @@ def overhead(num_runs=60, nfe=50):
     ]
 
 
-def cell(value, best):
-    text = f"{value:.1e}"
-    return f"**{text}**" if value == best else text
-
-
 def table(rows, problem, measure):
     """{(library, sampler): [error at each NFE]}."""
     found = {}
@@ -253,83 +239,115 @@ def table(rows, problem, measure):
     return found
 
 
-def best_of(found, library):
-    return [min(column) for column in zip(*(v for k, v in found.items() if k[0] == library), strict=True)]
+def best_of(found, libraries):
+    """(error, solver) at each NFE."""
+    mine = {solver: values for solver, values in found.items() if solver[0] in libraries}
+    return [min(zip(column, mine, strict=True)) for column in zip(*mine.values(), strict=True)]
+
+
+def summary(rows):
+    """One line per problem, measure and NFE: the best of ours and the best of theirs."""
+    titles = "problem", "measure", "NFE", "best of ours", "", "best of theirs", "", "theirs / ours"
+    lines = ["| " + " | ".join(titles) + f" | theirs / `{DEFAULT}()` |", "| --- " * 9 + "|"]
+    wins = 0
+    for problem in densities():
+        for measure in ("median", "rms"):
+            found = table(rows, problem, measure)
+            columns = best_of(found, ["scorelight"]), best_of(found, PEERS), found["scorelight", DEFAULT]
+            for nfe, (mine, (_, name)), (theirs, peer), usual in zip(NFES, *columns, strict=True):
+                cells = [problem, measure, nfe, f"{mine:.1e}", name, f"{theirs:.1e}", " ".join(peer)]
+                cells += [f"{theirs / mine:.2f}", f"{theirs / usual:.2f}"]
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
+                wins += mine < theirs
+    return [
+        *lines,
+        "",
+        f"The best of ours is closer than the best of theirs in {wins} of {len(lines) - 2} lines.",
+    ]
+
+
+def full_tables(rows):
+    """Every setting, the best of its library at each NFE in bold."""
+    lines = []
+    for problem in densities():
+        for measure in ("median", "rms"):
+            found = table(rows, problem, measure)
+            lines += ["", f"## {problem}, {measure} error at NFE"]
+            for library in LIBRARIES:
+                best = [value for value, _ in best_of(found, [library])]
+                lines += ["", f"| {library} | " + " | ".join(map(str, NFES)) + " |"]
+                lines.append("| --- |" + " --- |" * len(NFES))
+                for (owner, name), values in found.items():
+                    if owner == library:
+                        cells = (
+                            f"**{v:.1e}**" if v == b else f"{v:.1e}"
+                            for v, b in zip(values, best, strict=True)
+                        )
+                        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def report(rows, times):
-    lines = []
-    for problem in dict.fromkeys(row["problem"] for row in rows):
-        for measure in ("median", "rms"):
-            found = table(rows, problem, measure)
-            best = {library: best_of(found, library) for library in ("scorelight", "diffusers")}
-            lines += [f"{problem}, {measure} error at NFE:", ""]
-            lines += ["| | | " + " | ".join(map(str, NFES)) + " |", "| --- | --- |" + " --- |" * len(NFES)]
-            for (library, name), values in found.items():
-                cells = map(cell, values, best[library])
-                lines.append(f"| {library} | {name} | " + " | ".join(cells) + " |")
-            default = found["scorelight", "ExponentialAdams"]
-            for name, ours in (("best of ours", best["scorelight"]), ("`ExponentialAdams()`", default)):
-                ratios = [f"{t / o:.2f}" for o, t in zip(ours, best["diffusers"], strict=True)]
-                lines.append(f"| best of theirs / {name} | | " + " | ".join(ratios) + " |")
-            lines.append("")
-    lines += ["Overhead:", "", "| | | set-up, ms per run | µs per evaluation |", "| --- | --- | --- | --- |"]
+    lines = ["# Error and overhead of samplers", ""]
+    for library in LIBRARIES:
+        num = sum(owner == library for owner, _ in SOLVERS)
+        lines.append(f"* {library} {importlib.metadata.version(library)}: {num} settings")
+    lines += [
+        "",
+        "The best of them is chosen at each number of evaluations, for all libraries alike. Theirs are the",
+    ]
+    lines += [
+        "usual ones, and those of 1,162 combinations tried that were the best of their library anywhere.",
+        "",
+    ]
+    lines += [*summary(rows), "", "## Overhead", ""]
+    lines += ["| | | set-up, ms per run | µs per evaluation |", "| --- | --- | --- | --- |"]
     for row in times:
         lines.append(f"| {row['library']} | {row['sampler']} | {row['set_up_ms']:.1f} | {row['us']:.0f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *full_tables(rows)]) + "\n"
 
 
 def picture(rows, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = {
-        ("scorelight", "DDIM"): "C0:",
-        ("scorelight", "DPMSolverPP 2"): "C0--",
-        ("scorelight", "UniPC 3"): "C0-.",
-        ("scorelight", "ExponentialAdams, trailing mixed, x0"): "C3-",
-        ("scorelight", "ExponentialAdams"): "C0-",
-        ("diffusers", "DDIM"): "C1:",
-        ("diffusers", "DPM-Solver++ 2M"): "C2--",
-        ("diffusers", "DPM-Solver++ 3M lu"): "C1--",
-        ("diffusers", "UniPC 2"): "C2-.",
-        ("diffusers", "UniPC 3 exponential"): "C1-.",
-    }
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained", sharex=True)
-    for column, problem in enumerate(("2-D", "16-D")):
+    styles = {"scorelight": "#0072B2", "diffusers": "#D55E00", "k-diffusion": "#009E73", "azula": "#CC79A7"}
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 8), layout="constrained")
+    for column, problem in enumerate(densities()):
         for axis, measure in zip(axes[:, column], ("median", "rms"), strict=True):
-            for (library, name), style in shown.items():
-                found = [
-                    r for r in rows if (r["problem"], r["library"], r["sampler"]) == (problem, library, name)
-                ]
-                label = f"{library} {name}"
-                axis.loglog(
-                    [r["nfe"] for r in found],
-                    [r[measure] for r in found],
-                    style,
-                    label=label,
-                    marker="o",
-                    ms=3,
-                )
+            found = table(rows, problem, measure)
+            for (library, color), marker in zip(styles.items(), "os^D", strict=True):
+                envelope = [value for value, _ in best_of(found, [library])]
+                style = {
+                    "color": color,
+                    "marker": marker,
+                    "ms": 5,
+                    "lw": 2 if library == "scorelight" else 1.4,
+                }
+                axis.loglog(NFES, envelope, label=f"{library}, best of its settings", **style)
+            usual = found["scorelight", DEFAULT]
+            axis.loglog(
+                NFES, usual, "--", color=styles["scorelight"], label=f"scorelight, {DEFAULT}()", lw=1.4
+            )
             axis.set(title=f"{problem}, {measure}", xlabel="network evaluations", ylabel="error")
             axis.set_xticks(NFES, map(str, NFES))
             axis.minorticks_off()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+            axis.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+def main():
     begin = time.perf_counter()
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
     ).stdout.strip()
-    rows, times = errors(), overhead()
+    rows = [row for problem in densities() for row in errors(problem, NFES)]
+    times = overhead()
     result = {
         "commit": commit,
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy", *PEERS)},
         "seed": SEED,
         "samples": SAMPLES,
         "seconds": round(time.perf_counter() - begin),
@@ -341,3 +359,8 @@ if __name__ == "__main__":
     (HERE / "samplers.md").write_text(text)
     picture(rows, HERE / "samplers.png")
     print(text)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    check() if "--check" in sys.argv[1:] else main()
