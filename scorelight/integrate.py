@@ -1,10 +1,20 @@
-"""An adaptive integrator of dy/dt = f(t, y) in which every example of a batch has its own steps.
+"""Adaptive integrators of dy/dt = f(t, y) in which every example of a batch has its own steps.
 
-Dormand & Prince (1980), RK5(4)7M: order 5, an error estimate of order 4, the last stage of a step being
-the first of the next. Step sizes after Hairer, Nørsett & Wanner (1993), "Solving Ordinary Differential
-Equations I", sec. II.4: with ratio r of the estimated error to the tolerance, a step is taken if r ≤ 1, and
+`dopri5`: Dormand & Prince (1980), RK5(4)7M: order 5, an error estimate of order 4, the last stage of a step
+being the first of the next; six evaluations a step. Step sizes after Hairer, Nørsett & Wanner (1993),
+"Solving Ordinary Differential Equations I", sec. II.4: with ratio r of the estimated error to the tolerance,
+a step is taken if r ≤ 1, and
 
     h ← 0.9 h r^−0.17 r_before^0.04                                     (PI controller, their DOPRI5)
+
+`adams`: their sec. III.5, a multistep method with variable steps; one evaluation a step. The predictor
+integrates the polynomial through the last k ≤ 4 slopes (Adams–Bashforth); with the slope at its end the
+corrector integrates that through k + 1 (Adams–Moulton), and the next step goes on with that slope. The error
+estimated is that of the corrector without its oldest point, and
+
+    h ← 0.8 h r^(−1/(k + 1))
+
+For a smooth solution it takes about half the evaluations of dopri5 for the same number of digits.
 
 An example's steps, error and result do not depend on its batch, and it leaves the batch when it arrives.
 """
@@ -20,7 +30,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError, SolverError
 
-__all__ = ["Solution", "State", "dopri5"]
+__all__ = ["Solution", "State", "adams", "dopri5"]
 
 State = Any
 """A tensor of shape (B, ...), or a tuple of such."""
@@ -74,6 +84,47 @@ def dopri5(
     Raises:
         SolverError: If an example needs more steps, or no step is small enough (f is infinite or NaN).
     """
+    return _integrate(_DOPRI5, field, state, start, end, rtol, atol, max_steps)
+
+
+def adams(
+    field: Field,
+    state: State,
+    start: float,
+    end: float,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 6000,
+) -> Solution:
+    """Integrate from `start` to `end` as `dopri5` does, with one evaluation a step.
+
+    Args:
+        field: f(t, y, index) for the examples at the places `index` of the batch.
+        state: y at `start`, a tensor of shape (B, ...) or a tuple of such.
+        start: First t.
+        end: Last t. The first step tried is a fiftieth of the way.
+        rtol: Relative tolerance of a step.
+        atol: Absolute tolerance of a step.
+        max_steps: Steps tried for an example, an evaluation each.
+
+    Raises:
+        SolverError: If an example needs more steps, or no step is small enough (f is infinite or NaN).
+    """
+    return _integrate(_ADAMS, field, state, start, end, rtol, atol, max_steps)
+
+
+def _integrate(
+    method: _Method,
+    field: Field,
+    state: State,
+    start: float,
+    end: float,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+) -> Solution:
+    """Let each example go its own way until all have arrived."""
     _check_tolerances(rtol, atol)
     layout = _Layout.of(state)
     y = layout.pack(state)
@@ -88,21 +139,22 @@ def dopri5(
         with torch.no_grad():
             return layout.norm(value / (atol + rtol * torch.stack([s.abs() for s in sizes]).amax(0)))
 
-    run, result = _depart(f, norm, y, start, end), y
+    run, result = method.depart(f, norm, y, start, end), y
     for step in range(1, max_steps + 1):
-        run, arrived = _advance(f, norm, run, end)
+        run, arrived = method.advance(f, norm, run, end)
         if arrived.any():
             at = run.place[arrived]
             result = result.index_copy(0, at, run.y[arrived])
-            counts[at] = 2 + 6 * step
-            run = run.rows(~arrived)
+            counts[at] = method.first_evaluations + method.evaluations * step
+            run = _rows(run, ~arrived)
         if len(run.place) == 0:
             return Solution(layout.unpack(result), counts)
-        _check_progress(run, abs(end - start))
+        _check_progress(method, run, abs(end - start))
     raise SolverError(
-        f"dopri5: {len(run.place)} of {len(y)} examples are not at t={end:.6g} after max_steps={max_steps} "
-        f"steps, the last of them at t={run.t[(end - run.t).abs().argmax()].item():.6g}; use larger "
-        f"tolerances (rtol={rtol:.1g}, atol={atol:.1g}) or more steps"
+        f"{method.name}: {len(run.place)} of {len(y)} examples are not at t={end:.6g} after "
+        f"max_steps={max_steps} steps, the last of them at "
+        f"t={run.t[(end - run.t).abs().argmax()].item():.6g}; use larger tolerances (rtol={rtol:.1g}, "
+        f"atol={atol:.1g}) or more steps"
     )
 
 
@@ -157,12 +209,24 @@ class _Run(NamedTuple):
     ratio: Tensor
     rejected: Tensor
 
-    def rows(self, which: Tensor) -> _Run:
-        return _Run(*(column[which] for column in self))
-
 
 Rows = Callable[[Tensor, Tensor, Tensor], Tensor]
 Norm = Callable[..., Tensor]
+
+
+class _Method(NamedTuple):
+    """An integrator: how examples set out, how each tries a step, and the evaluations of both."""
+
+    name: str
+    depart: Callable[[Rows, Norm, Tensor, float, float], Any]
+    advance: Callable[[Rows, Norm, Any, float], tuple[Any, Tensor]]
+    first_evaluations: int
+    evaluations: int
+
+
+def _rows(run: Any, which: Tensor) -> Any:
+    """Some of the examples on their way."""
+    return type(run)(*(column[which] for column in run))
 
 
 def _depart(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
@@ -219,10 +283,99 @@ def _combine(row: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
     return torch.tensordot(weights, torch.stack(slopes), dims=1)
 
 
-def _check_progress(run: _Run, span: float) -> None:
+_DOPRI5 = _Method("dopri5", _depart, _advance, first_evaluations=2, evaluations=6)
+
+_POINTS = 4
+
+
+class _AdamsRun(NamedTuple):
+    """The examples on their way: as `_Run`, with the last slopes, newest first, and how many are known."""
+
+    place: Tensor
+    t: Tensor
+    h: Tensor
+    y: Tensor
+    times: Tensor
+    slopes: Tensor
+    known: Tensor
+    rejected: Tensor
+
+
+def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _AdamsRun:
+    """The first slope."""
+    index = torch.arange(len(y), device=y.device)
+    t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+    times = t[:, None].repeat(1, _POINTS)
+    slopes = f(t, y, index)[:, None].repeat(1, _POINTS, 1)
+    h = torch.full_like(t, (end - start) / 50)
+    return _AdamsRun(
+        index, t, h, y, times, slopes, torch.ones_like(index), torch.zeros_like(index, dtype=torch.bool)
+    )
+
+
+def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_AdamsRun, Tensor]:
+    """Try a step of each example; also, which of them have arrived."""
+    left = end - run.t
+    last = run.h.abs() >= left.abs() * (1 - 1e-9)
+    h = torch.where(last, left, run.h)
+    places = (run.times - run.t[:, None]) / h[:, None]
+    predicted = run.y + _polynomial_step(h, places, run.slopes, run.known)
+    times = torch.cat([(run.t + h)[:, None], run.times], dim=1)
+    slopes = torch.cat([f(run.t + h, predicted, run.place)[:, None], run.slopes], dim=1)
+    places = torch.cat([torch.ones_like(h)[:, None], places], dim=1)
+    y = run.y + _polynomial_step(h, places, slopes, run.known + 1)
+    ratio = norm(y - run.y - _polynomial_step(h, places, slopes, run.known), run.y, y)
+    taken = ratio <= 1
+    growth = 0.8 * ratio.clamp(min=1e-10) ** (-1 / (run.known + 1))
+    growth = torch.where(taken & ~run.rejected, growth.clamp(0.2, 2.0), growth.clamp(0.2, 1.0))
+    growth = torch.where(taken, growth, growth.clamp(max=0.8))
+    after = _AdamsRun(
+        run.place,
+        torch.where(taken, run.t + h, run.t),
+        h * growth,
+        torch.where(taken[:, None], y, run.y),
+        torch.where(taken[:, None], times[:, :-1], run.times),
+        torch.where(taken[:, None, None], slopes[:, :-1], run.slopes),
+        torch.where(taken, (run.known + 1).clamp(max=_POINTS), run.known),
+        ~taken,
+    )
+    return after, taken & last
+
+
+def _polynomial_step(h: Tensor, places: Tensor, slopes: Tensor, numbers: Tensor) -> Tensor:
+    """Integral over the step of the polynomial through the first slopes, as many as each example's number."""
+    weights = torch.zeros_like(places)
+    for n in torch.unique(numbers).tolist():
+        which = numbers == n
+        weights[which, :n] = _polynomial_weights(places[which, :n])
+    return torch.einsum("bk,bkd->bd", (h[:, None] * weights).to(slopes.dtype), slopes)
+
+
+def _polynomial_weights(places: Tensor) -> Tensor:
+    """∫₀¹ ℓ_j(r) dr of the Lagrange polynomials of n places per example, both of shape (B, n).
+
+    Solves Σ_j w_j r_j^k = 1/(k + 1) as Björck & Pereyra (1970), algorithm 2.
+    """
+    n, r = places.shape[1], places.unbind(1)
+    w = [torch.full_like(r[0], 1 / (k + 1)) for k in range(n)]
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            w[i] = w[i] - r[k] * w[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            w[i] = w[i] / (r[i] - r[i - k - 1])
+        for i in range(k, n - 1):
+            w[i] = w[i] - w[i + 1]
+    return torch.stack(w, dim=1)
+
+
+_ADAMS = _Method("adams", _depart_adams, _advance_adams, first_evaluations=1, evaluations=1)
+
+
+def _check_progress(method: _Method, run: Any, span: float) -> None:
     stuck = run.h.abs() < 1e-14 * span
     if stuck.any():
         raise SolverError(
-            f"dopri5: no step is small enough at t={run.t[stuck][0].item():.6g}: the derivative is infinite "
-            "or not a number there, or jumps"
+            f"{method.name}: no step is small enough at t={run.t[stuck][0].item():.6g}: the derivative is "
+            "infinite or not a number there, or jumps"
         )

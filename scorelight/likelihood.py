@@ -4,10 +4,11 @@ Along the probability flow (20) of z = x_t/√(α² + σ²), from θ₀ at t_min
 
     log p(z at θ₀) = log p(z at θ₁) + ∫ tr ∂v̂/∂z dθ                                                  (21)
 
-(Chen et al., 2018; Song et al., 2021, eq. 39). The trace is exact, by D passes backward, or vᵀ(∂v̂/∂z)v for
-random v that are kept over the flow (Hutchinson, 1990; Grathwohl et al., 2019); one evaluation of the
-network gives it together with v̂. What (21) leads to is the density at t_min, of noisy data. There are three
-ways on to that of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density of x0 + σ̄ ε:
+(Chen et al., 2018; Song et al., 2021, eq. 39), integrated in τ = log tan θ: the trace of x̂0 or ε̂ from a network
+may grow as 1/sin θ and 1/cos θ, and dθ = sin θ cos θ dτ makes up for both. The trace is exact, by D passes backward, or
+vᵀ(∂v̂/∂z)v for random v that are kept over the flow (Hutchinson, 1990; Grathwohl et al., 2019); one evaluation
+of the network gives it together with v̂. What (21) leads to is the density at t_min, of noisy data. There are
+three ways on to that of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density of x0 + σ̄ ε:
 
     smoothed    log p_σ̄(x0) = log p_{t_min}(α x0) + D log α        exact, for samples x_{t_min}/α
     corrected   log p_σ̄(x0) − ½σ̄² [tr ∇²log p_σ̄ + ‖∇log p_σ̄‖²](x0)   an estimate of log p(x0)          (22)
@@ -34,7 +35,7 @@ from scorelight.autodiff import input_gradients, quadratic_forms, unit_vectors
 from scorelight.bounds import negative_log_likelihood
 from scorelight.denoiser import Denoiser
 from scorelight.errors import ConfigurationError, nearest
-from scorelight.integrate import State, dopri5
+from scorelight.integrate import State, adams
 from scorelight.probability_flow import angle, angular_velocity, ends, length, level_at, select
 from scorelight.processes.base import NoiseLevel
 from scorelight.seeding import Generators, rademacher_like, rand_like, randn_like
@@ -79,8 +80,8 @@ def log_likelihood(
     probe: Probe = "rademacher",
     truncation: Truncation = "corrected",
     prior: LogDensity | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
     chunk_size: int = 64,
     generator: Generators = None,
     **cond: Any,
@@ -121,7 +122,8 @@ def log_likelihood(
     x = clean.alpha * x0 + clean.sigma * epsilon
     zero = x0.new_zeros(len(x0), 1 if probes is None else len(probes), dtype=torch.float64)
     start = (x / length(clean), zero)
-    solution = dopri5(model.rates, start, angle(clean), angle(noisy), rtol=rtol, atol=atol)
+    way = (math.log(math.tan(angle(level))) for level in (clean, noisy))
+    solution = adams(model.rates, start, *way, rtol=rtol, atol=atol)
     z, integral = solution.state
     terminal = (prior or denoiser.process.prior_log_prob)(length(noisy) * z).double()
     log_prob = terminal[:, None] + size * (integral + math.log(length(noisy) / length(clean)))
@@ -163,10 +165,12 @@ class _Model:
         parts = torch.split(self.probes[:, index], self.chunk_size)
         return torch.cat([quadratic_forms(v, z, part) for part in parts]).mT
 
-    def rates(self, theta: Tensor, state: State, index: Tensor) -> State:
-        """The derivatives of z and of the integral of (21) per dimension."""
+    def rates(self, tau: Tensor, state: State, index: Tensor) -> State:
+        """The derivatives with respect to τ of z and of the integral of (21) per dimension."""
+        theta = tau.exp().atan()
         v, trace = self(theta, state[0], index)
-        return v, trace / v[0].numel()
+        rate = theta.sin() * theta.cos()
+        return v * rate.to(v.dtype).reshape(-1, *(1,) * (v.ndim - 1)), rate[:, None] * trace / v[0].numel()
 
 
 def _smoothing(model: _Model, z: Tensor, clean: NoiseLevel) -> Tensor:
@@ -234,7 +238,7 @@ class Protocol:
         divergence: See `log_likelihood`.
         num_probes: See `log_likelihood`.
         probe: See `log_likelihood`.
-        rtol: See `log_likelihood`. 10⁻³ costs about 60 evaluations and 0.003 bits/dim on trained digits.
+        rtol: See `log_likelihood`.
         atol: See `log_likelihood`.
     """
 
@@ -245,8 +249,8 @@ class Protocol:
     divergence: Divergence | None = None
     num_probes: int = 1
     probe: Probe = "rademacher"
-    rtol: float = 1e-3
-    atol: float = 1e-3
+    rtol: float = 3e-4
+    atol: float = 3e-4
 
     def __post_init__(self) -> None:
         if self.num_levels is not None and self.num_levels < 2:

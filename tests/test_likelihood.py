@@ -107,7 +107,7 @@ def test_images_of_8_by_8_within_1e_3_bits_per_dimension(process):
     density = gaussian((1, 8, 8), torch.logspace(-1.5, 0.5, 64), 0.3)
     x0 = density.sample(4, seeded(1)).float()
     denoiser, prior = AnalyticDenoiser(density, process), at_t_max(density, process)
-    found = log_likelihood(denoiser, x0, divergence="exact", prior=prior, rtol=1e-4, atol=1e-4).log_prob
+    found = log_likelihood(denoiser, x0, divergence="exact", prior=prior, rtol=1e-5, atol=1e-5).log_prob
     error = (found - density.log_prob(x0)) / (64 * math.log(2))
     assert error.abs().max() < 1e-3
 
@@ -468,7 +468,7 @@ def test_data_that_are_not_quantised_get_nats_per_dimension():
     x0 = mixture(2).sample(50, seeded())
     denoiser = AnalyticDenoiser(mixture(2), VPSDE())
     found = bits_per_dim(
-        denoiser, x0, Protocol(num_levels=None, truncation="corrected", rtol=1e-5, atol=1e-5)
+        denoiser, x0, Protocol(num_levels=None, truncation="corrected", rtol=1e-6, atol=1e-6)
     )
     expected = -log_likelihood(denoiser, x0).log_prob / 2
     torch.testing.assert_close(found.value, expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -95,6 +95,6 @@ def _validation(data: LightningDataModule, num: int) -> Batch:
     return batch
 
 
-def _nearer(cond: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+def _nearer(cond: dict[str, Tensor], share: float) -> dict[str, Any]:
     """The conditions of the nearer of the two images of each pair."""
     return {name: value[int(share > 0.5) :: 2] for name, value in cond.items()}

@@ -1,4 +1,4 @@
-"""Exponential multistep solvers: one network evaluation a step.
+"""Multistep solvers: one network evaluation a step.
 
 With λ = log(α/σ) the probability flow and a family of reverse SDEs relax towards what the network predicts
 (Lu et al., 2022, prop. 3.1; "DPM-Solver++", prop. 4.1; Xue et al., 2023, "SA-Solver"):
@@ -15,7 +15,10 @@ through the last k predictions Y_j at λ_j:
     x_s = c_s [e^(−κh) x_t/c_t + Σ_j w_j Y_j] + σ_s √(1 − e^(−2(κ−1)h)) z    (17)
     w_j = ∫ κ e^(κ(λ − λ_s)) ℓ_j(λ) dλ,   ℓ_j the Lagrange polynomials        (18)
 
-Every solver of this file is (17) with the weights (18), for any process and any grid: the predictor
+In the angle θ = arctan(σ/α) of equation (20) there is nothing to relax to: du = v̂ dθ with c = √(α² + σ²), and
+w_j = ∫ ℓ_j(θ) dθ. x̂0 changes most where there is much noise and ε̂ where there is little; v̂ is good for both.
+
+Every solver of this file is (17) with these weights, for any process and any grid: the predictor
 extrapolates (Adams–Bashforth); the corrector redoes the last step with the evaluation at its end, which the
 next predictor needs anyway, as one more point (Adams–Moulton).
 
@@ -28,17 +31,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from scorelight.denoiser import Prediction
 from scorelight.errors import ConfigurationError
+from scorelight.probability_flow import angle, angular_velocity, length
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, MixedGrid, NearestLevels, TimeGrid
+from scorelight.times import LogSNRGrid, MixedGrid, NearestLevels, TimeGrid, TrailingGrid
 
 __all__ = ["DPMSolverPP", "ExponentialAdams", "UniPC"]
 
@@ -74,11 +79,11 @@ class DPMSolverPP(Sampler):
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
-        kappa = 2 if self.stochastic else 1
+        form = _FORMS["x0"]._replace(kappa=2 if self.stochastic else 1)
         points: deque[_Point] = deque(maxlen=self.order)
         for t, s in pairwise(levels):
             points.appendleft((_lambda(t), predict(x, t).x0))
-            x = _step(x, t, s, points, kappa, rough=True)
+            x = _step(form, x, t, s, points, rough=True)
             if self.stochastic:
                 x = x + noise(x) * (s.sigma * math.sqrt(-math.expm1(2 * (_lambda(t) - _lambda(s)))))
             yield x
@@ -115,26 +120,27 @@ class UniPC(Sampler):
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
-        n = self.order
-        return _predict_and_correct(predict, x, levels, n, n, self.corrector, kappa=1, rough=True)
+        return _predict_and_correct(_FORMS["x0"], predict, x, levels, self.order, self.corrector, rough=True)
 
 
 class ExponentialAdams(Sampler):
-    """Exponential Adams–Bashforth predictor and Adams–Moulton corrector: (17) with (18), exact for any steps.
+    """Adams–Bashforth predictor and Adams–Moulton corrector with exact weights for any steps.
 
-    The predictor is DEIS (Zhang & Chen, 2023, tAB) with polynomials in λ instead of t; the corrector is that
-    of SA-Solver (Xue et al., 2023) without its noise. The last state is not corrected, as that would take an
-    evaluation more; so where the last step is long, h > ½, it is of first order.
+    Of v̂ the coordinates are those of Salimans & Ho (2022, app. D); of ε̂ the predictor is DEIS (Zhang & Chen,
+    2023, tAB) with polynomials in λ. The corrector is that of SA-Solver (Xue et al., 2023) without its
+    noise. The last state is not corrected, as that would take an evaluation more.
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `MixedGrid`, on a table its `NearestLevels`).
+        grid: Where the times lie (default `MixedGrid`, up to six steps `TrailingGrid` of it; on a table its
+            `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated by the predictor, 1 to 4; fewer in the first steps. The corrector
             interpolates one more.
-        corrector: Whether to correct; without it the start leaves order 2.
-        data_prediction: Whether to interpolate x̂0 (c = α) instead of ε̂ (c = σ); with `TrailingGrid`, better
-            for six steps or fewer.
+        corrector: Whether to correct (default: from nine steps on, fewer are too long for it); without it the
+            start leaves order 2.
+        prediction: What is interpolated: ``v``, ``epsilon`` or ``x0``. Of ``epsilon``, a last step that is
+            long, h > ½, is taken with the last prediction only.
     """
 
     def __init__(
@@ -142,68 +148,92 @@ class ExponentialAdams(Sampler):
         num_steps: int = 20,
         grid: TimeGrid | None = None,
         denoise: bool = True,
-        order: Literal[1, 2, 3, 4] = 3,
-        corrector: bool = True,
-        data_prediction: bool = False,
+        order: Literal[1, 2, 3, 4] = 4,
+        corrector: bool | None = None,
+        prediction: Literal["v", "epsilon", "x0"] = "v",
     ) -> None:
-        super().__init__(num_steps, grid or NearestLevels(MixedGrid()), denoise)
+        default = TrailingGrid(MixedGrid()) if denoise and num_steps <= 6 else MixedGrid()
+        super().__init__(num_steps, grid or NearestLevels(default), denoise)
         _check_order("ExponentialAdams", order, 4)
-        self.order: int = order if corrector else min(order, 2)
+        if prediction not in _FORMS:
+            raise ConfigurationError(f"ExponentialAdams: prediction={prediction!r}: v, epsilon or x0")
+        self.corrector = num_steps > 8 if corrector is None else corrector
+        self.order: int = order if self.corrector else min(order, 2)
         self.num_points = order
-        self.corrector = corrector
-        self.data_prediction = data_prediction
+        self.prediction = prediction
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
-        n, kappa = self.num_points, 1 if self.data_prediction else -1
-        last = n if _lambda(levels[-1]) - _lambda(levels[-2]) <= 0.5 else 1
-        return _predict_and_correct(predict, x, levels, n, last, self.corrector, kappa)
+        long = self.prediction == "epsilon" and _lambda(levels[-1]) - _lambda(levels[-2]) > 0.5
+        form, n = _FORMS[self.prediction], self.num_points
+        return _predict_and_correct(form, predict, x, levels, n, self.corrector, last_order=1 if long else n)
 
 
 _Point = tuple[float, Tensor]
-"""Where on the λ axis a prediction Y was made, and Y."""
+"""Where a prediction Y was made, and Y."""
+
+
+class _Form(NamedTuple):
+    """How the flow is written: where a level is on the axis, c, Y and κ of (16); κ = 0 for du = Y dθ."""
+
+    place: Callable[[NoiseLevel], float]
+    scale: Callable[[NoiseLevel], float]
+    value: Callable[[Prediction], Tensor]
+    kappa: float
+
+
+def _lambda(level: NoiseLevel) -> float:
+    """λ = log(α/σ) of a level of floats."""
+    return math.log(level.alpha / level.sigma)
+
+
+_FORMS = {
+    "x0": _Form(_lambda, lambda level: level.alpha, lambda pred: pred.x0, 1),
+    "epsilon": _Form(_lambda, lambda level: level.sigma, lambda pred: pred.epsilon, -1),
+    "v": _Form(angle, length, angular_velocity, 0),
+}
 
 
 def _predict_and_correct(
+    form: _Form,
     predict: Predict,
     x: Tensor,
     levels: Levels,
     order: int,
-    last_order: int,
     corrector: bool,
-    kappa: int,
+    last_order: int | None = None,
     rough: bool = False,
 ) -> Iterator[Tensor]:
     """One evaluation a step: it ends the step before, by the corrector, and starts the next."""
     points: deque[_Point] = deque(maxlen=order + 1)
     before, last = x, len(levels) - 2
     for i, (t, s) in enumerate(pairwise(levels)):
-        pred = predict(x, t)
-        points.appendleft((_lambda(t), pred.epsilon if kappa < 0 else pred.x0))
+        points.appendleft((form.place(t), form.value(predict(x, t))))
         if i and corrector:
-            x = _step(before, levels[i - 1], t, points, kappa, rough)
+            x = _step(form, before, levels[i - 1], t, points, rough)
         before = x
-        x = _step(x, t, s, list(points)[: last_order if i == last else order], kappa, rough)
+        x = _step(form, x, t, s, list(points)[: last_order if i == last and last_order else order], rough)
         yield x
 
 
 def _step(
-    x: Tensor, t: NoiseLevel, s: NoiseLevel, points: Sequence[_Point], kappa: int, rough: bool
+    form: _Form, x: Tensor, t: NoiseLevel, s: NoiseLevel, points: Sequence[_Point], rough: bool
 ) -> Tensor:
     """(17) without the noise, from x at t to s, with the polynomial through the points."""
-    start, h = _lambda(t), _lambda(s) - _lambda(t)
-    c_t, c_s = (t.sigma, s.sigma) if kappa < 0 else (t.alpha, s.alpha)
-    weights = _weights(kappa * h, [(at - start) / h for at, _ in points], rough)
-    x = x * (c_s / c_t * math.exp(-kappa * h))
+    start, h = form.place(t), form.place(s) - form.place(t)
+    weights = _weights(form.kappa * h, [(at - start) / h for at, _ in points], rough)
+    scale = form.scale(s)
+    x = x * (scale / form.scale(t) * math.exp(-form.kappa * h))
     for weight, (_, value) in zip(weights, points, strict=True):
-        x = torch.add(x, value, alpha=c_s * weight)
+        x = torch.add(x, value, alpha=scale * (form.kappa or 1) * h * weight)
     return x
 
 
 def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[float]:
-    """w_j of (18) for a step of length 1, z = κh, and points at the places: Σ_j w_j r_j^k = m_k for k < n.
+    """∫₀¹ e^(−z(1−r)) ℓ_j(r) dr for points at the places: Σ_j w_j r_j^k = m_k for k < n.
 
-    The system is solved as by Björck & Pereyra (1970), algorithm 2, without cancellation for ordered places.
+    Times κh these are the w_j of (18) with z = κh; for κ = 0, times h. The system is solved as by Björck &
+    Pereyra (1970), algorithm 2, without cancellation for ordered places.
 
     Args:
         z: κh.
@@ -226,24 +256,19 @@ def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[flo
 
 
 def _moments(z: float, n: int) -> list[float]:
-    """m_k = ∫₀¹ z e^(−z(1−r)) r^k dr for k < n: m_0 = 1 − e^−z, m_k = 1 − k m_(k−1)/z.
+    """m_k = ∫₀¹ e^(−z(1−r)) r^k dr for k < n: m_0 = (1 − e^−z)/z, m_k = (1 − k m_(k−1))/z.
 
     Upwards this multiplies rounding errors by k/z, downwards by z/k; they shrink in the direction taken.
     """
     if abs(z) >= 1:
-        moments = [-math.expm1(-z)]
+        moments = [-math.expm1(-z) / z]
         for k in range(1, n):
-            moments.append(1 - k / z * moments[-1])
+            moments.append((1 - k * moments[-1]) / z)
         return moments
     moments = [0.0]
     for k in range(n + 16, 0, -1):  # z^16/16! is below the rounding error
-        moments.append(z / k * (1 - moments[-1]))
+        moments.append((1 - z * moments[-1]) / k)
     return moments[: -n - 1 : -1]
-
-
-def _lambda(level: NoiseLevel) -> float:
-    """λ = log(α/σ) of a level of floats."""
-    return math.log(level.alpha / level.sigma)
 
 
 def _check_order(name: str, order: int, highest: int, more: str = "") -> None:

@@ -48,7 +48,7 @@ MULTISTEP = {
     for order in range(1, highest + 1)
 }
 VARIANTS = {
-    "ExponentialAdams of x0": functools.partial(ExponentialAdams, data_prediction=True),
+    "ExponentialAdams of x0": functools.partial(ExponentialAdams, prediction="x0"),
     "ExponentialAdams without corrector": functools.partial(ExponentialAdams, corrector=False),
     "UniP": functools.partial(UniPC, order=3, corrector=False),
 }

@@ -125,7 +125,7 @@ def test_the_rough_rule_takes_the_linear_polynomial_in_the_middle_of_the_step():
         DPMSolverPP,
         functools.partial(UniPC, corrector=False),
         functools.partial(ExponentialAdams, corrector=False),
-        functools.partial(ExponentialAdams, corrector=False, data_prediction=True),
+        functools.partial(ExponentialAdams, corrector=False, prediction="x0"),
     ],
     ids=["DPMSolverPP", "UniP", "ExponentialAdams", "of x0"],
 )
