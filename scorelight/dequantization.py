@@ -32,10 +32,18 @@ __all__ = ["Dequantizer", "FlowDequantization", "UniformDequantization", "ration
 
 
 class Dequantizer(Component, nn.Module, ABC):
-    """A density q(u|x) on the cube (−½, ½)^D around grey levels, that can be drawn from."""
+    """A density q(u|x) on the cube (−½, ½)^D around grey levels, that can be drawn from.
+
+    Args:
+        shape: Shape of one example; None for any.
+    """
 
     kind: str = "learned"
     """What a `Protocol` says of it: uniform or learned."""
+
+    def __init__(self, shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.shape = None if shape is None else tuple(shape)
 
     @abstractmethod
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +93,9 @@ class FlowDequantization(Dequantizer):
     dark: Tensor
 
     def __init__(self, shape: Sequence[int], num_steps: int = 4, num_bins: int = 8, width: int = 64) -> None:
-        super().__init__()
+        super().__init__(shape)
         _check(shape, num_steps, num_bins, width)
-        self.shape = tuple(shape)
-        channel, row, column = (torch.arange(n) for n in self.shape)
+        channel, row, column = (torch.arange(n) for n in shape)
         parity = channel[:, None, None] + row[:, None] + column
         self.register_buffer("dark", parity % 2 == 0, persistent=False)
         self.networks = nn.ModuleList(_network(shape[0], num_bins, width) for _ in range(num_steps))
