@@ -129,7 +129,7 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
         entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise ConfigurationError(
-            f"{path}: no dequantizer in it; scorelight dequantize RUN_OR_CHECKPOINT --out {path} trains one"
+            f"{path}: no dequantizer in it; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
         ) from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Dequantizer, "dequantizer", fail_untyped=False)

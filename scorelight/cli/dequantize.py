@@ -65,7 +65,7 @@ def dequantize(
         max_steps: Steps of training, one batch of training images each.
         learning_rate: Of the first step; it falls to 0.
         out: File to write: every 500 steps, at the end, on Ctrl-C and on SIGTERM.
-        resume: Go on from the file of --out.
+        resume: Go on from the file of --out, with the dequantizer in it.
         num_images: Validation images to compare on.
         repeats: Dequantisations of each of them, averaged.
         weights: Averaged or raw weights of the model.
