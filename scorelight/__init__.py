@@ -24,6 +24,7 @@ from scorelight.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMix
 from scorelight.bounds import VariationalTerms, variational_bound
 from scorelight.certification import Certificate, certify
 from scorelight.denoiser import CountedDenoiser, Denoiser, NetworkDenoiser, Prediction
+from scorelight.dequantization import Dequantizer, FlowDequantization, UniformDequantization
 from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
 from scorelight.likelihood import (
     BitsPerDim,
@@ -110,6 +111,7 @@ from scorelight.times import (
 if TYPE_CHECKING:
     from scorelight.callbacks import SampleGridCallback, SampleWriter
     from scorelight.data import DigitsDataModule, SeedDataModule, ToyDataModule
+    from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
     from scorelight.module import ScoreModule
 
 __version__ = "0.1.0"
@@ -136,6 +138,8 @@ __all__ = [
     "DPMSolverPP",
     "Denoiser",
     "DenoisingScoreMatching",
+    "Dequantizer",
+    "DequantizerModule",
     "DigitsDataModule",
     "DiscreteGrid",
     "DiscreteTime",
@@ -150,6 +154,7 @@ __all__ = [
     "ExplicitScoreMatching",
     "ExponentialAdams",
     "FixedTime",
+    "FlowDequantization",
     "ForwardProcess",
     "GaussianMixture",
     "Heun",
@@ -202,6 +207,7 @@ __all__ = [
     "TrainingDivergedError",
     "UNet",
     "UniPC",
+    "UniformDequantization",
     "UniformGrid",
     "UniformTime",
     "UniformWeighting",
@@ -214,6 +220,7 @@ __all__ = [
     "certify",
     "decode",
     "encode",
+    "load_dequantizer",
     "log_likelihood",
     "slerp",
     "variational_bound",
@@ -225,7 +232,9 @@ _LIGHTNING_EDGE = {
     "DigitsDataModule": "scorelight.data",
     "SeedDataModule": "scorelight.data",
     "ToyDataModule": "scorelight.data",
+    "DequantizerModule": "scorelight.dequantizer_module",
     "ScoreModule": "scorelight.module",
+    "load_dequantizer": "scorelight.dequantizer_module",
 }
 
 

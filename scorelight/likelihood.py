@@ -4,11 +4,11 @@ Along the probability flow (20) of z = x_t/√(α² + σ²), from θ₀ at t_min
 
     log p(z at θ₀) = log p(z at θ₁) + ∫ tr ∂v̂/∂z dθ                                                  (21)
 
-(Chen et al., 2018; Song et al., 2021, eq. 39), integrated in τ = log tan θ: the trace of x̂0 or ε̂ from a network
-may grow as 1/sin θ and 1/cos θ, and dθ = sin θ cos θ dτ makes up for both. The trace is exact, by D passes backward, or
-vᵀ(∂v̂/∂z)v for random v that are kept over the flow (Hutchinson, 1990; Grathwohl et al., 2019); one evaluation
-of the network gives it together with v̂. What (21) leads to is the density at t_min, of noisy data. There are
-three ways on to that of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density of x0 + σ̄ ε:
+(Chen et al., 2018; Song et al., 2021, eq. 39), integrated in τ = log tan θ: of a network's x̂0 and ε̂ the trace
+may grow as 1/sin θ and 1/cos θ, and dθ = sin θ cos θ dτ makes up for both. The trace is exact, by D passes
+backward, or vᵀ(∂v̂/∂z)v for random v that are kept over the flow (Hutchinson, 1990; Grathwohl et al., 2019);
+one evaluation of the network gives it together with v̂. What (21) leads to is the density at t_min, of noisy
+data. There are three ways on to that of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density of x0 + σ̄ ε:
 
     smoothed    log p_σ̄(x0) = log p_{t_min}(α x0) + D log α        exact, for samples x_{t_min}/α
     corrected   log p_σ̄(x0) − ½σ̄² [tr ∇²log p_σ̄ + ‖∇log p_σ̄‖²](x0)   an estimate of log p(x0)          (22)
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -34,17 +34,19 @@ from torch import Tensor
 from scorelight.autodiff import input_gradients, quadratic_forms, unit_vectors
 from scorelight.bounds import negative_log_likelihood
 from scorelight.denoiser import Denoiser
+from scorelight.dequantization import Dequantizer, UniformDequantization
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.integrate import State, adams
 from scorelight.probability_flow import angle, angular_velocity, ends, length, level_at, select
 from scorelight.processes.base import NoiseLevel
-from scorelight.seeding import Generators, rademacher_like, rand_like, randn_like
+from scorelight.seeding import Generators, rademacher_like, randn_like
 
 __all__ = [
     "BitsPerDim",
     "LogLikelihood",
     "Protocol",
     "bits_per_dim",
+    "grey_levels",
     "log_likelihood",
 ]
 
@@ -238,8 +240,10 @@ class Protocol:
         divergence: See `log_likelihood`.
         num_probes: See `log_likelihood`.
         probe: See `log_likelihood`.
-        rtol: See `log_likelihood`.
+        rtol: See `log_likelihood`. 3·10⁻⁴ costs some 50 evaluations and 0.003 bits/dim on trained MNIST.
         atol: See `log_likelihood`.
+        dequantization: ``uniform``, ``learned``, or ``none`` for data that are not quantised; `bits_per_dim`
+            fills it in from what it was given, and refuses a protocol that says something else.
     """
 
     num_levels: int | None = 256
@@ -251,6 +255,7 @@ class Protocol:
     probe: Probe = "rademacher"
     rtol: float = 3e-4
     atol: float = 3e-4
+    dequantization: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_levels is not None and self.num_levels < 2:
@@ -297,25 +302,24 @@ class BitsPerDim:
         return self.value.std().item() / math.sqrt(len(self.value)) if len(self.value) > 1 else math.nan
 
 
+@torch.no_grad()
 def bits_per_dim(
     denoiser: Denoiser,
     x: Tensor,
     protocol: Protocol | None = None,
     *,
+    dequantizer: Dequantizer | None = None,
     prior: LogDensity | None = None,
     generator: Generators = None,
     **cond: Any,
 ) -> BitsPerDim:
-    """Bits per dimension that the model needs for quantised data, an upper bound.
-
-    By uniform dequantisation, with u ~ U[−½, ½] and grey levels Δ apart (Theis et al., 2016, sec. 3.1):
-
-        −log₂ P(x) ≤ E_u[−log₂ p(x + Δu)] − D log₂ Δ
+    """Bits per dimension that the model needs for quantised data: (24), an upper bound, over D log 2.
 
     Args:
         denoiser: The model, of data in `protocol.data_range`.
         x: Grey levels, shape (B, ...): integers from 0, or floats that lie on the levels.
         protocol: How (default: 256 levels from −1 to 1).
+        dequantizer: Where within its level a value is put (default: anywhere, `UniformDequantization`).
         prior: See `log_likelihood`.
         generator: Where dequantisation, probes and noise come from; one per example, or one for all.
         **cond: Conditions for the network.
@@ -323,27 +327,46 @@ def bits_per_dim(
     Raises:
         ConfigurationError: If x is not on the grey levels: it was dequantised already, or has other levels.
     """
-    protocol = protocol or Protocol()
-    centres, spread = _grey(x, protocol)
+    protocol = _stated(protocol or Protocol(), dequantizer)
+    centres, spread = grey_levels(x, protocol)
     options = {name: getattr(protocol, name) for name in _PASSED_ON}
-    found = []
+    found, nats = [], []
     for _ in range(protocol.repeats):
-        noisy = (
-            centres + (spread * (rand_like(centres, generator) - 0.5)).to(centres.dtype)
-            if spread
-            else centres
-        )
+        noisy, log_q = centres, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        if spread:
+            noisy, log_q = (dequantizer or UniformDequantization()).draw(centres, spread, generator)
         found.append(log_likelihood(denoiser, noisy, prior=prior, generator=generator, **options, **cond))
-    nats = -torch.stack([f.log_prob for f in found], 1) / x[0].numel()
-    value = nats / math.log(2) - math.log2(spread) if spread else nats
+        nats.append((log_q - found[-1].log_prob) / x[0].numel())
+    unit, offset = (math.log(2), math.log2(spread)) if spread else (1.0, 0.0)
+    value = torch.stack(nats, 1) / unit - offset
     known = protocol.num_levels is None and protocol.repeats == 1
     error = found[0].standard_error / x[0].numel() if known else _standard_error(value, False)
     count = torch.stack([f.num_evaluations for f in found]).sum(0)
     return BitsPerDim(value.mean(1), error, count, protocol)
 
 
-def _grey(x: Tensor, protocol: Protocol) -> tuple[Tensor, float]:
-    """The data as floats and the distance of their levels, 0 for data that are not quantised."""
+def _stated(protocol: Protocol, dequantizer: Dequantizer | None) -> Protocol:
+    """The protocol with the dequantisation in it."""
+    if protocol.num_levels is None and dequantizer:
+        raise ConfigurationError(
+            f"dequantizer={type(dequantizer).__name__}: with Protocol(num_levels=None) the data are not "
+            "quantised, and there is nothing to dequantise; give their num_levels, or no dequantizer"
+        )
+    kind = dequantizer.kind if dequantizer else "none" if protocol.num_levels is None else "uniform"
+    if protocol.dequantization not in (None, kind):
+        raise ConfigurationError(
+            f"Protocol(dequantization={protocol.dequantization!r}): but by what bits_per_dim was given it is "
+            f"{kind!r}; pass dequantizer=load_dequantizer(FILE) for 'learned', nothing for 'uniform'"
+        )
+    return replace(protocol, dequantization=kind)
+
+
+def grey_levels(x: Tensor, protocol: Protocol) -> tuple[Tensor, float]:
+    """The data as floats and the distance of their levels, 0 for data that are not quantised.
+
+    Raises:
+        ConfigurationError: If x is not on the grey levels.
+    """
     if protocol.num_levels is None:
         _check_density(x)
         return x, 0.0
@@ -352,8 +375,8 @@ def _grey(x: Tensor, protocol: Protocol) -> tuple[Tensor, float]:
     off = (level - level.round()).abs().max().item()
     if not off < 1e-3 or level.min() < -0.5 or level.max() > last + 0.5:
         raise ConfigurationError(
-            f"bits_per_dim: x is not on {protocol.num_levels} grey levels from {low:g} to "
-            f"{protocol.data_range[1]:g}, or integers from 0 to {last}: it runs from {x.min().item():g} to "
+            f"the data x are not on {protocol.num_levels} grey levels from {low:g} to "
+            f"{protocol.data_range[1]:g}, or integers from 0 to {last}: they run from {x.min().item():g} to "
             f"{x.max().item():g}, up to {off:.2g} of a level beside them. Give the data as they are before "
             "dequantisation and their number of levels, or Protocol(num_levels=None) for the density of "
             "data that are not quantised, in nats per dimension"

@@ -28,6 +28,7 @@ ALLOWED = {
     "denoiser": BASICS | CORE | {"parameterizations"},
     "analytic": BASICS | CORE | {"parameterizations", "denoiser"},
     "bounds": BASICS | CORE | {"parameterizations", "denoiser", "times"},
+    "dequantization": BASICS,
     "integrate": {"errors"},
     "probability_flow": BASICS | CORE | {"denoiser", "integrate"},
     "objectives": BASICS
@@ -36,7 +37,8 @@ ALLOWED = {
     "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times", "probability_flow"},
     "likelihood": BASICS
     | CORE
-    | {"parameterizations", "denoiser", "times", "autodiff", "bounds", "probability_flow", "integrate"},
+    | {"parameterizations", "denoiser", "times", "autodiff", "bounds", "probability_flow", "integrate"}
+    | {"dequantization"},
     "certification": BASICS
     | CORE
     | {"parameterizations", "denoiser", "times", "analytic", "networks", "objectives.base"},
@@ -46,12 +48,14 @@ ALLOWED = {
     "module": BASICS
     | CORE
     | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
+    "dequantizer_module": BASICS | CORE | {"denoiser", "dequantization", "likelihood", "objectives", "times"},
     "callbacks": BASICS | {"module", "pictures"},
     "cli": BASICS
     | {"advice", "callbacks", "data", "denoiser", "module", "pictures", "probability_flow"}
-    | {"samplers.base", "samplers.adaptive"},
+    | {"samplers.base", "samplers.adaptive"}
+    | {"dequantization", "dequantizer_module", "likelihood"},
 }
-EDGE = {"data", "module", "callbacks", "cli"}
+EDGE = {"data", "module", "dequantizer_module", "callbacks", "cli"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
+import scorelight.data  # noqa: F401  (its classes can be named by their short names)
 from scorelight.batch import Batch, gather
 from scorelight.cli.checkpoints import find_checkpoint, load_module
 from scorelight.cli.command import run_command, stored_config, written

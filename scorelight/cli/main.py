@@ -14,7 +14,7 @@ from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedE
 
 __all__ = ["main"]
 
-_COMMANDS = ("fit", "validate", "sample", "interpolate", "advise", "configs")
+_COMMANDS = ("fit", "validate", "sample", "interpolate", "dequantize", "advise", "configs")
 
 _HELP = """\
 usage: scorelight COMMAND [--help | OPTIONS]
@@ -24,6 +24,7 @@ commands:
   validate     validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
   sample       draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
   interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png
+  dequantize   learned noise for bits:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
   advise       noise for your data:      scorelight advise --data DigitsDataModule
   configs      list the shipped configurations
 
@@ -86,6 +87,11 @@ def _dispatch(args: list[str]) -> int:
         from scorelight.cli.interpolate import run_interpolate
 
         run_interpolate(rest)
+    elif command == "dequantize":
+        _prepare()
+        from scorelight.cli.dequantize import run_dequantize
+
+        run_dequantize(rest)
     elif command == "advise":
         _prepare()
         from scorelight.cli.advise import run_advise
@@ -100,6 +106,7 @@ _NOISE = (
     r".*LeafSpec.* is deprecated",
     r".*in eval mode at the start of training",  # the average of the weights, on purpose
     r".*Couldn't infer the batch indices",
+    r".*passed in a `val_dataloader` but have no",  # a dequantizer is judged when it is done
     r".*exists and is not empty",  # the checkpoints of a run that goes on
     r".*The dirpath has changed",
     r".*is smaller than the logging interval",  # a pass over small data; what is logged goes by steps

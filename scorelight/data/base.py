@@ -133,6 +133,8 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
 
     shape: tuple[int, ...]
     """Shape of one example; the network gets it from here."""
+    num_levels: int | None = None
+    """Number of grey levels, equally spaced from −1 to 1 as the model sees them; None if not quantised."""
 
     def __init__(self, batch_size: int = 64, val_batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()

@@ -23,6 +23,12 @@ def test_images_lie_in_minus_one_to_one_and_are_sklearns_own():
     assert rows(data.train) | rows(data.val) == {tuple(x) for x in load_digits().data.astype(int).tolist()}
 
 
+def test_the_grey_levels_are_as_many_as_it_says():
+    data = loaded()
+    found = data.scale(data.train.x).unique()
+    torch.testing.assert_close(found, torch.linspace(-1, 1, data.num_levels), rtol=0, atol=0)
+
+
 def test_labels_stay_with_their_images():
     digits, data = load_digits(), loaded()
     label_of = {tuple(x): y for x, y in zip(digits.data.astype(int).tolist(), digits.target, strict=True)}

@@ -1,0 +1,209 @@
+"""``scorelight dequantize``: a learned dequantizer for a trained model, and what it gains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+from tqdm import tqdm
+
+import scorelight.data  # noqa: F401  (its classes can be named by their short names)
+from scorelight.batch import Batch, gather
+from scorelight.callbacks import RunProgressBar
+from scorelight.cli.checkpoints import find_checkpoint, load_module
+from scorelight.cli.command import run_command, stored_config, written
+from scorelight.denoiser import Denoiser
+from scorelight.dequantization import Dequantizer, FlowDequantization, UniformDequantization
+from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
+from scorelight.errors import ConfigurationError
+from scorelight.likelihood import Protocol, bits_per_dim, grey_levels
+from scorelight.seeding import generators
+
+__all__ = ["dequantize", "run_dequantize"]
+
+
+def run_dequantize(args: list[str]) -> None:
+    """Parse with the checkpoint's own data as the default."""
+    _, data = stored_config("dequantize", args)
+    run_command(dequantize, args, set_defaults={"data": data} if data else None)
+
+
+def dequantize(
+    checkpoint: str,
+    data: LightningDataModule | None = None,
+    dequantizer: Callable[[Sequence[int]], Dequantizer] = FlowDequantization,
+    num_levels: int | None = None,
+    max_steps: int = 1000,
+    learning_rate: float = 3e-3,
+    out: str = "dequantizer.ckpt",
+    resume: bool = False,
+    num_images: int = 256,
+    repeats: int = 1,
+    weights: Literal["ema", "raw"] = "ema",
+    seed: int = 0,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> None:
+    """Train a dequantizer on the frozen model, and print its bits/dim next to those of uniform noise.
+
+    The same validation images, noise and protocol for both. The file is for `load_dequantizer` in Python,
+    and `bits_per_dim(..., dequantizer=...)`.
+
+    Args:
+        checkpoint: Run folder, or a .ckpt file.
+        data: Data module with the images (default: as in the checkpoint).
+        dequantizer: What to train.
+        num_levels: Grey levels, equally spaced from -1 to 1 (default: as the data module says, else 256).
+        max_steps: Steps of training, one batch of training images each.
+        learning_rate: Of the first step; it falls to 0.
+        out: File to write: every 500 steps, at the end, on Ctrl-C and on SIGTERM.
+        resume: Go on from the file of --out, with the dequantizer in it.
+        num_images: Validation images to compare on.
+        repeats: Dequantisations of each of them, averaged.
+        weights: Averaged or raw weights of the model.
+        seed: Seed of training and comparison.
+        accelerator: Lightning's accelerator: auto, cpu, gpu, ...
+        devices: Number of devices to train on.
+    """
+    _check(max_steps=max_steps, num_images=num_images, devices=devices)
+    path, file = find_checkpoint(checkpoint), _free(Path(out), resume)
+    if data is None:
+        raise ConfigurationError(f"{path} does not say what data it was trained on; add --data CLASS")
+    protocol = Protocol(_levels(data, num_levels), repeats=repeats)
+    model = load_module(path)
+    batch = _validation(data, num_images, model.shape, protocol)
+    seed_everything(seed, verbose=False)
+    denoiser = model.ema.denoiser if weights == "ema" else model.denoiser.eval()
+    flow = load_dequantizer(file).requires_grad_() if resume else dequantizer(model.shape)
+    module = DequantizerModule(denoiser, flow, protocol, learning_rate=learning_rate)
+    trainer = _trainer(file, max_steps, accelerator, devices)
+    trainer.fit(module, data, ckpt_path=file if resume else None)
+    if trainer.is_global_zero:
+        print(f"\n{file}: {type(flow).__name__}, {max_steps} steps, for {path} ({weights} weights)")
+        _compare(denoiser, flow, batch, protocol, seed, trainer.strategy.root_device)
+
+
+def _check(**numbers: int) -> None:
+    """Find mistakes before the minutes that training takes."""
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigurationError(f"--{name} {value}: must be at least 1")
+
+
+def _free(file: Path, resume: bool) -> Path:
+    """The file of --out, if it can be written and nothing is lost by it."""
+    with written(file):
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            raise OSError("a folder is there" if file.is_dir() else "no permission")
+    if file.exists() and not resume:
+        raise ConfigurationError(
+            f"--out {file}: exists already; name a new file, or go on with --resume true"
+        )
+    if resume and not file.exists():
+        raise ConfigurationError(
+            f"--resume true: --out {file} does not exist; there is nothing to go on from"
+        )
+    return file
+
+
+def _levels(data: LightningDataModule, num_levels: int | None) -> int:
+    """Number of grey levels: as said, as the data say, or those of 8 bits."""
+    number: int | None = getattr(data, "num_levels", 256) if num_levels is None else num_levels
+    if number is None:
+        raise ConfigurationError(
+            f"{type(data).__name__}: its data are not quantised, and need no dequantizer; if they are, add "
+            "--num_levels"
+        )
+    return number
+
+
+def _validation(data: LightningDataModule, num: int, shape: Sequence[int], protocol: Protocol) -> Batch:
+    """The first validation images, checked, as the model sees them."""
+    data.prepare_data()
+    data.setup("validate")
+    batch = gather(data, "val_dataloader", num)
+    if batch.x0.shape[1:] != shape:
+        raise ConfigurationError(
+            f"{type(data).__name__}: shape {tuple(batch.x0.shape[1:])}, but the model is for {tuple(shape)}"
+        )
+    grey_levels(batch.x0, protocol)
+    return batch
+
+
+def _trainer(file: Path, max_steps: int, accelerator: str, devices: int) -> Trainer:
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        max_steps=max_steps,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        logger=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[RunProgressBar(), _Saving(file)],
+    )
+
+
+class _Saving(Callback):
+    """Writes the checkpoint: every n steps, at the end, on Ctrl-C and on SIGTERM."""
+
+    def __init__(self, file: Path, every_n_steps: int = 500) -> None:
+        self.file = file
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.file, weights_only=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.file, weights_only=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training:
+            trainer.save_checkpoint(self.file, weights_only=False)
+            rank_zero_info(f"Saved {self.file}. The same command with --resume true goes on from it")
+
+
+def _compare(
+    denoiser: Denoiser, flow: Dequantizer, batch: Batch, protocol: Protocol, seed: int, device: torch.device
+) -> None:
+    """Print bits/dim by uniform and by learned noise, and their difference, image by image."""
+    uniform, learned = (
+        _bits(denoiser.to(device), noise.to(device), batch, protocol, seed, device)
+        for noise in (UniformDequantization(), flow.requires_grad_(False).eval())
+    )
+    rows = {"uniform": uniform, "learned": learned, "uniform - learned": uniform - learned}
+    print(f"{protocol.unit} of the first {len(uniform)} validation images, less is better, ± standard error:")
+    for name, value in rows.items():
+        error = value.std().item() / len(value) ** 0.5 if len(value) > 1 else float("nan")
+        print(f"  {name:<18}{value.mean().item():.4f} ± {error:.4f}")
+    said = {key: value for key, value in asdict(protocol).items() if key != "dequantization"}
+    print("  protocol: " + ", ".join(f"{key} {value}" for key, value in said.items()))
+
+
+def _bits(
+    denoiser: Denoiser,
+    dequantizer: Dequantizer,
+    batch: Batch,
+    protocol: Protocol,
+    seed: int,
+    device: torch.device,
+) -> Tensor:
+    """Bits/dim of each image, shape (N,); image i gets the noise of (seed, i)."""
+    found = []
+    for index in tqdm(torch.split(torch.arange(len(batch.x0)), 64), desc=f"bits/dim, {dequantizer.kind}"):
+        cond: dict[str, Any] = {name: value[index].to(device) for name, value in batch.cond.items()}
+        noise = generators(seed, index.tolist())
+        x = batch.x0[index].to(device)
+        result = bits_per_dim(denoiser, x, protocol, dequantizer=dequantizer, generator=noise, **cond)
+        found.append(result.value.cpu())
+    return torch.cat(found)
