@@ -74,20 +74,20 @@ class KarrasGrid(TimeGrid):
 
 
 class MixedGrid(TimeGrid):
-    """Equal steps in a mean of log-SNR and the angle θ = arctan(σ/α).
+    """Equal steps in a mean of log-SNR and √θ, with the angle θ = arctan(σ/α).
 
     With both scaled to go from 0 at t_max to 1 at t_min, the steps are equal in
 
-        w log SNR + (1 − w) θ.
+        w log SNR + (1 − w) √θ.
 
-    Log-SNR alone leaves few steps for σ ≈ α, where most is decided; θ alone leaves none for little noise. Two
-    processes of the same range of log-SNR get the same levels.
+    Equal steps in √θ are short where σ and α are of one order, and long for little noise; under VP they are
+    about those of `QuadraticGrid`. Two processes of the same range of log-SNR get the same levels.
 
     Args:
-        log_snr_share: The weight w: 1 is `LogSNRGrid`, 0 is uniform in θ.
+        log_snr_share: The weight w: 1 is `LogSNRGrid`, 0 is uniform in √θ.
     """
 
-    def __init__(self, log_snr_share: float = 0.3) -> None:
+    def __init__(self, log_snr_share: float = 0.75) -> None:
         if not 0 <= log_snr_share <= 1:
             raise ConfigurationError(f"MixedGrid: log_snr_share={log_snr_share}: must be from 0 to 1")
         self.log_snr_share = log_snr_share
@@ -96,13 +96,13 @@ class MixedGrid(TimeGrid):
         """The times at which the mean is i/(num_times − 1), the ends set to t_max and t_min exactly."""
         last, first = (-log_snr_ends(process, _CPU)).tolist()
 
-        def theta(log_nsr: Tensor) -> Tensor:
-            return (log_nsr / 2).exp().atan()
+        def root(log_nsr: Tensor) -> Tensor:
+            return (log_nsr / 2).exp().atan().sqrt()
 
-        ends = theta(torch.tensor([first, last], dtype=torch.float64))
+        ends = root(torch.tensor([first, last], dtype=torch.float64))
 
         def mean(log_nsr: Tensor) -> Tensor:
-            a, b = (log_nsr - first) / (last - first), (theta(log_nsr) - ends[0]) / (ends[1] - ends[0])
+            a, b = (log_nsr - first) / (last - first), (root(log_nsr) - ends[0]) / (ends[1] - ends[0])
             return self.log_snr_share * a + (1 - self.log_snr_share) * b
 
         shares = torch.linspace(0, 1, num_times, dtype=torch.float64)

@@ -35,6 +35,7 @@ from scorelight import (
     Sampler,
     SMLDProcess,
     SubVPSDE,
+    TrailingGrid,
     UniformGrid,
     UniPC,
 )
@@ -48,7 +49,9 @@ MULTISTEP = {
     for order in range(1, highest + 1)
 }
 VARIANTS = {
-    "ExponentialAdams of x0": functools.partial(ExponentialAdams, prediction="x0"),
+    "ExponentialAdams": ExponentialAdams,
+    "ExponentialAdams of v": functools.partial(ExponentialAdams, prediction="v", order=4),
+    "ExponentialAdams of epsilon": functools.partial(ExponentialAdams, prediction="epsilon", order=3),
     "ExponentialAdams without corrector": functools.partial(ExponentialAdams, corrector=False),
     "UniP": functools.partial(UniPC, order=3, corrector=False),
 }
@@ -158,7 +161,7 @@ def test_heun_takes_two_evaluations_a_step_and_one_to_denoise(make, denoise, eva
 @choose(ALL)
 def test_the_way_is_from_the_prior_at_t_max_to_the_posterior_mean_at_t_min(process, make, generator):
     recorder, noise = Recorder(gaussian(process)), torch.ones(3, 1, dtype=D)
-    *_, before, last = make(num_steps=5).states(recorder, noise, generator=generator)
+    *_, before, last = make(num_steps=25).states(recorder, noise, generator=generator)
     assert (recorder.times[0], recorder.times[-1]) == (process.t_max, process.t_min)
     prior = process.sigma(torch.tensor(process.t_max, dtype=D))
     torch.testing.assert_close(recorder.states[0], prior * noise)
@@ -178,7 +181,11 @@ def test_deterministic_samplers_step_evenly_in_log_snr_unless_told_otherwise(mak
     assert torch.equal(make().grid(VPSDE(), 9), LogSNRGrid()(VPSDE(), 9))
 
 
-@pytest.mark.parametrize(("make", "grid"), [(ExponentialAdams, MixedGrid()), (EDMSampler, KarrasGrid())])
+OWN = [(functools.partial(ExponentialAdams, 21), MixedGrid()), (EDMSampler, KarrasGrid())]
+OWN += [(ExponentialAdams, TrailingGrid(MixedGrid()))]
+
+
+@pytest.mark.parametrize(("make", "grid"), OWN, ids=["many", "karras", "few"])
 def test_some_samplers_have_grids_of_their_own(make, grid):
     assert torch.equal(make().grid(VPSDE(), 9), grid(VPSDE(), 9))
 

@@ -8,6 +8,7 @@ from scipy.integrate import quad
 
 from scorelight import (
     DDIM,
+    MLP,
     VESDE,
     VPSDE,
     AnalyticDenoiser,
@@ -15,6 +16,7 @@ from scorelight import (
     CosineVPSDE,
     DPMSolverPP,
     EDMSampler,
+    Epsilon,
     ExponentialAdams,
     GaussianMixture,
     Heun,
@@ -22,6 +24,7 @@ from scorelight import (
     KarrasVESDE,
     LogSNRGrid,
     MixedGrid,
+    NetworkDenoiser,
     QuadraticGrid,
     RectifiedFlow,
     SubVPSDE,
@@ -50,17 +53,24 @@ PLACES = {
 }
 
 
+NETWORK = MLP((2,), width=16, depth=2).double()
+VIEWS = {
+    "exact": lambda process: AnalyticDenoiser(MIXTURE, process),
+    "one network": lambda process: NetworkDenoiser(NETWORK, process, Epsilon()),
+}
+
+
 def noise(n=8, d=2):
     return torch.randn(n, d, dtype=D, generator=torch.Generator().manual_seed(0))
 
 
 def exact_moments(z, n):
-    """∫₀¹ z e^(−z(1−r)) r^k dr as a confluent hypergeometric function, in the precision set."""
-    return [z * mpmath.exp(-z) / (k + 1) * mpmath.hyp1f1(k + 1, k + 2, z) for k in range(n)]
+    """∫₀¹ e^(−z(1−r)) r^k dr as a confluent hypergeometric function, in the precision set."""
+    return [mpmath.exp(-z) / (k + 1) * mpmath.hyp1f1(k + 1, k + 2, z) for k in range(n)]
 
 
 def exact_weights(z, places):
-    """∫₀¹ z e^(−z(1−r)) ℓ_j(r) dr, the Lagrange polynomials multiplied out with 80 digits."""
+    """∫₀¹ e^(−z(1−r)) ℓ_j(r) dr, the Lagrange polynomials multiplied out with 80 digits."""
     with mpmath.workdps(80):
         r, n, found = [mpmath.mpf(p) for p in places], len(places), []
         moments = exact_moments(mpmath.mpf(z), n)
@@ -83,9 +93,7 @@ def test_moments_are_those_of_mpmath(z):
 @pytest.mark.parametrize("z", [0.3, 3.0, -3.0])
 def test_moments_are_the_integrals_that_they_are_said_to_be(z):
     for k, moment in enumerate(_moments(z, 5)):
-        assert quad(lambda r, k=k: z * np.exp(-z * (1 - r)) * r**k, 0, 1)[0] == pytest.approx(
-            moment, rel=1e-12
-        )
+        assert quad(lambda r, k=k: np.exp(-z * (1 - r)) * r**k, 0, 1)[0] == pytest.approx(moment, rel=1e-12)
 
 
 @sizes
@@ -100,7 +108,8 @@ def test_a_polynomial_of_lambda_is_integrated_exactly(degree):
     """(18) for Y = λ^k gives what (16) says: u' = κ (Y − u), solved here by undetermined coefficients."""
     kappa, times = 1.7, [0.9, 0.3, 0.1, -0.4, -1.0]  # the step is from 0.3 to 0.9
     h, places = 0.6, [(v - 0.3) / 0.6 for v in times]
-    found = sum(w * v**degree for w, v in zip(_weights(kappa * h, places), times, strict=True))
+    weights = [kappa * h * w for w in _weights(kappa * h, places)]
+    found = sum(w * v**degree for w, v in zip(weights, times, strict=True))
     particular = np.polynomial.Polynomial([0.0] * degree + [1.0])
     solution, term = particular, particular
     for k in range(1, degree + 1):  # u = Y − Y'/κ + Y''/κ² − ...
@@ -112,7 +121,7 @@ def test_a_polynomial_of_lambda_is_integrated_exactly(degree):
 def test_the_rough_rule_takes_the_linear_polynomial_in_the_middle_of_the_step():
     z, places = 0.7, [0.0, -1.3]
     slope = 0.5 / 1.3
-    mass = -np.expm1(-z)
+    mass = -np.expm1(-z) / z
     assert _weights(z, places, rough=True) == pytest.approx([mass * (1 + slope), -mass * slope], rel=1e-14)
 
 
@@ -125,9 +134,9 @@ def test_the_rough_rule_takes_the_linear_polynomial_in_the_middle_of_the_step():
         DPMSolverPP,
         functools.partial(UniPC, corrector=False),
         functools.partial(ExponentialAdams, corrector=False),
-        functools.partial(ExponentialAdams, corrector=False, prediction="x0"),
+        functools.partial(ExponentialAdams, corrector=False, prediction="epsilon"),
     ],
-    ids=["DPMSolverPP", "UniP", "ExponentialAdams", "of x0"],
+    ids=["DPMSolverPP", "UniP", "ExponentialAdams", "of epsilon"],
 )
 def test_at_order_1_every_predictor_is_ddim(process, grid, num_steps, make):
     denoiser = AnalyticDenoiser(MIXTURE, process)
@@ -167,15 +176,17 @@ def test_the_predictor_of_unipc_at_order_2_is_dpm_solver_pp_2m(process):
         *(functools.partial(DPMSolverPP, order=o) for o in (1, 2, 3)),
         *(functools.partial(UniPC, order=o) for o in (1, 2, 3)),
         *(functools.partial(ExponentialAdams, order=o) for o in (1, 2, 3, 4)),
+        *(functools.partial(ExponentialAdams, prediction=p) for p in ("v", "epsilon")),
     ],
 )
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("process", PROCESSES[:2] + PROCESSES[3:], ids=lambda p: type(p).__name__)
-def test_the_same_noise_gives_the_same_image_under_every_process_of_one_range_of_snr(make, process):
+def test_the_same_noise_gives_the_same_image_under_every_process_of_one_range_of_snr(make, view, process):
     """x/α depends on the process through σ/α alone: so should every solver, step by step."""
     ends = process.levels(torch.tensor([process.t_min, process.t_max], dtype=D))
     ratios = [level.sigma / level.alpha for level in ends]
     outs = [
-        make(num_steps=12, grid=LogSNRGrid())(AnalyticDenoiser(MIXTURE, twin), noise())
+        make(num_steps=12, grid=LogSNRGrid())(view(twin), noise())
         for twin in (process, VESDE(*ratios), KarrasVESDE(*ratios))
     ]
     for out in outs[1:]:
@@ -224,9 +235,10 @@ def test_states_stay_finite_however_long_the_steps(make, process, num_steps):
 
 
 @pytest.mark.parametrize(("num_steps", "long"), [(12, True), (60, False)])
-def test_the_last_step_of_exponential_adams_is_of_first_order_where_it_is_long(num_steps, long):
+def test_the_last_step_of_epsilon_is_of_first_order_where_it_is_long(num_steps, long):
     denoiser, process = AnalyticDenoiser(MIXTURE, VPSDE()), VPSDE()
-    sampler = ExponentialAdams(num_steps, denoise=False, corrector=False)  # shows the states it steps from
+    options = dict(denoise=False, corrector=False, prediction="epsilon")  # shows the states it steps from
+    sampler = ExponentialAdams(num_steps, **options)
     *_, before, end = sampler.states(denoiser, noise())
     t, s = process.levels(MixedGrid()(process, num_steps + 1))[-2:]
     assert (s.log_snr - t.log_snr > 1) == long  # h > 1/2
@@ -245,3 +257,25 @@ def test_an_order_out_of_range_raises(make, order):
 def test_the_sde_has_no_third_order():
     with pytest.raises(ConfigurationError, match=r"from 1 to 2 with stochastic=true"):
         DPMSolverPP(order=3, stochastic=True)
+
+
+def test_v_of_gaussian_data_of_unit_variance_is_zero_and_any_number_of_steps_is_exact():
+    """x̂0 = cos θ z and ε̂ = sin θ z: z does not move."""
+    density = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
+    for num_steps in (1, 3):
+        sampler = ExponentialAdams(num_steps, denoise=False, prediction="v")
+        start, *_, end = (level.alpha**2 + level.sigma**2 for level in sampler.levels(SubVPSDE()))
+        found = sampler(AnalyticDenoiser(density, SubVPSDE()), noise())
+        sigma = sampler.levels(SubVPSDE())[0].sigma
+        torch.testing.assert_close(found, (end / start) ** 0.5 * sigma * noise(), rtol=1e-12, atol=1e-12)
+
+
+def test_few_steps_end_early_with_the_denoising_step_only():
+    assert ExponentialAdams(20).levels(VPSDE())[-1].t > VPSDE().t_min
+    assert ExponentialAdams(21).levels(VPSDE())[-1].t == VPSDE().t_min
+    assert ExponentialAdams(5, denoise=False).levels(VPSDE())[-1].t == VPSDE().t_min
+
+
+def test_an_unknown_prediction_raises():
+    with pytest.raises(ConfigurationError, match="prediction='score': x0, v or epsilon"):
+        ExponentialAdams(prediction="score")
