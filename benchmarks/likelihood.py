@@ -50,7 +50,7 @@ from scorelight.seeding import rademacher_like
 HERE = Path(__file__).parent
 SEED, IMAGES, REPEATS = 0, 8, 3
 STEPS = (140, 1000)
-OURS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
+OURS = (1e-2, 3e-3, 1e-3, 7e-4, 3e-4, 1e-4, 1e-5)
 SCIPY = (1e-2, 1e-3, 1e-4, 1e-5)
 GOAL = 0.01
 NETWORK = dict(base_channels=16, multipliers=[1, 2, 2], num_blocks=1, attention_levels=[2])

@@ -58,18 +58,14 @@ HERE = Path(__file__).parent
 D, SEED, SAMPLES = torch.float64, 0, 1000
 NFES = (5, 10, 20, 50, 100)
 PROCESS = DDPMProcess()
-TRAILING = {
-    "t": TrailingGrid(UniformGrid()),
-    "√t": TrailingGrid(QuadraticGrid()),
-    "mixed": TrailingGrid(MixedGrid()),
-    "mixed 0.75": TrailingGrid(MixedGrid(0.75)),
-}
 
 
-def adams(grid=None, **options):
-    return lambda n: ExponentialAdams(n, grid, **options)
+def adams(prediction, order, grid, **options):
+    """`ExponentialAdams` without its defaults for trained networks."""
+    return lambda n: ExponentialAdams(n, grid, order=order, prediction=prediction, **options)
 
 
+ANGLE, MIXED = MixedGrid(0.0), MixedGrid(0.25)
 OURS = {
     "DDIM": DDIM,
     "Heun": lambda n: Heun((n + 1) // 2),
@@ -78,17 +74,28 @@ OURS = {
     "DPMSolverPP 3": lambda n: DPMSolverPP(n, order=3),
     "UniPC 2": UniPC,
     "UniPC 3": lambda n: UniPC(n, order=3),
-    "UniPC 2, trailing √t": lambda n: UniPC(n, TRAILING["√t"]),
-    "ExponentialAdams 2": adams(order=2),
+    "UniPC 2, trailing √t": lambda n: UniPC(n, TrailingGrid(QuadraticGrid())),
     "ExponentialAdams": ExponentialAdams,
-    "ExponentialAdams 4": adams(order=4),
-    "ExponentialAdams 4, √t": adams(QuadraticGrid(), order=4),
-    "ExponentialAdams 4, log-SNR": adams(LogSNRGrid(), order=4),
-    "ExponentialAdams, mixed 0.25": adams(MixedGrid(0.25)),
-    "ExponentialAdams 2, trailing t": adams(TRAILING["t"], order=2),
-    "ExponentialAdams 2, trailing mixed 0.75": adams(TRAILING["mixed 0.75"], order=2),
-    "ExponentialAdams, trailing mixed, x0": adams(TRAILING["mixed"], data_prediction=True),
-    "ExponentialAdams, trailing √t, x0": adams(TRAILING["√t"], data_prediction=True),
+    "ExponentialAdams x0 2, trailing √θ": adams("x0", 2, TrailingGrid(ANGLE)),
+    "ExponentialAdams x0 3, trailing √t": adams("x0", 3, TrailingGrid(QuadraticGrid())),
+    "ExponentialAdams x0 2, trailing √t, no corrector": adams(
+        "x0", 2, TrailingGrid(QuadraticGrid()), corrector=False
+    ),
+    "ExponentialAdams x0 4, trailing t, corrector": adams(
+        "x0", 4, TrailingGrid(UniformGrid()), corrector=True
+    ),
+    "ExponentialAdams v 4, trailing √t": adams("v", 4, TrailingGrid(QuadraticGrid())),
+    "ExponentialAdams ε 2, mixed": adams("epsilon", 2, MIXED),
+    "ExponentialAdams ε 3, mixed": adams("epsilon", 3, MIXED),
+    "ExponentialAdams ε 4, √t": adams("epsilon", 4, QuadraticGrid()),
+    "ExponentialAdams v 2, trailing √θ": adams("v", 2, TrailingGrid(ANGLE)),
+    "ExponentialAdams v 2, trailing mixed": adams("v", 2, TrailingGrid(MIXED)),
+    "ExponentialAdams v 4, trailing mixed": adams("v", 4, TrailingGrid(MIXED)),
+    "ExponentialAdams v 3, √θ": adams("v", 3, ANGLE),
+    "ExponentialAdams v 4, √θ": adams("v", 4, ANGLE),
+    "ExponentialAdams v 4, mixed": adams("v", 4, MIXED),
+    "ExponentialAdams v 4, √t": adams("v", 4, QuadraticGrid()),
+    "ExponentialAdams v 4, log-SNR": adams("v", 4, LogSNRGrid()),
 }
 DEFAULT = "ExponentialAdams"
 LIBRARIES = ("scorelight", *PEERS)
