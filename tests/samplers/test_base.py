@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -331,6 +332,50 @@ def test_the_error_of_deterministic_samplers_falls_with_the_declared_order(index
     ]
     order = -np.polyfit(np.log(numbers), np.log(errors) / 2, 1)[0]
     assert order > make().order - 0.1
+
+
+class PublishedThirdOrder(Sampler):
+    """DPM-Solver++ 3M as published: the quadratic term of (18), φ₃ h² x̂0'', with x̂0''/2 for x̂0''."""
+
+    half = 0.5
+
+    def __init__(self, num_steps, denoise):
+        super().__init__(num_steps, LogSNRGrid(), denoise)
+
+    def trajectory(self, predict, x, levels, noise):
+        place, points = [level.log_snr / 2 for level in levels], []
+        for i, (t, s) in enumerate(itertools.pairwise(levels)):
+            points.insert(0, (place[i], predict(x, t).x0))
+            h, (at, y), slope, bend = place[i + 1] - place[i], points[0], 0.0, 0.0
+            if i == 1:
+                slope = (y - points[1][1]) / (at - points[1][0])
+            if i > 1:
+                (b, y_b), (c, y_c) = points[1:3]
+                first, second = (y - y_b) / (at - b), (y_b - y_c) / (b - c)
+                bend = 2 * (first - second) / (at - c)
+                slope = first + (at - b) * bend / 2
+            phi_1 = -math.expm1(-h)
+            phi_2 = 1 - phi_1 / h
+            phi_3 = 0.5 - phi_2 / h
+            change = phi_1 * y + phi_2 * h * slope + phi_3 * h**2 * self.half * bend
+            x = s.sigma / t.sigma * x + s.alpha * change
+            yield x
+
+
+class FullQuadraticTerm(PublishedThirdOrder):
+    half = 1.0
+
+
+def test_the_published_third_order_has_not_three_and_ours_has():
+    def order(make):
+        denoiser, noise, reference = flow(0)
+        errors = [(make(n, denoise=False)(denoiser, noise) - reference).norm() for n in (60, 240)]
+        return math.log(errors[0] / errors[1], 4)
+
+    assert order(PublishedThirdOrder) < 2.4
+    assert order(FullQuadraticTerm) > 2.9
+    ours = functools.partial(DPMSolverPP, order=3)
+    assert order(ours) > 2.9
 
 
 @pytest.mark.parametrize("index", range(len(PROCESSES)), ids=lambda i: type(PROCESSES[i]).__name__)

@@ -1,0 +1,89 @@
+"""Images encoded into noise and decoded again: Song, Meng & Ermon (2021), sec. 5.4.
+
+    python benchmarks/reconstruction.py                               # trains first, some five minutes
+    python benchmarks/reconstruction.py --run runs/digits/vp_epsilon  # of a model that is trained already
+
+The first 64 validation images, averaged weights of `digits/vp_epsilon`; root mean square of what comes
+back less the image, pixels in [−1, 1]. Every sampler goes the same way there and back (`Sampler.encode`), in
+N evaluations each way, without the denoising step.
+
+Writes reconstruction.json, .md and .png beside this file: the first 16 images and what DDIM makes of them.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from scorelight import (
+    DDIM,
+    CountedDenoiser,
+    DPMSolverPP,
+    ExponentialAdams,
+    Heun,
+    LogSNRGrid,
+    ScoreModule,
+    UniPC,
+)
+from scorelight.cli import main
+from scorelight.cli.checkpoints import find_checkpoint
+from scorelight.data import DigitsDataModule
+from scorelight.pictures import grid, save
+
+HERE = Path(__file__).parent
+CONFIG, IMAGES, SHOWN = "digits/vp_epsilon", 64, 16
+STEPS = (10, 20, 50, 100)
+SAMPLERS = {
+    "DDIM": DDIM,
+    "Heun": lambda n, **k: Heun(n // 2, **k),
+    "DPMSolverPP": DPMSolverPP,
+    "UniPC": UniPC,
+    "ExponentialAdams": lambda n, **k: ExponentialAdams(n, LogSNRGrid(), **k),
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", help="run folder or checkpoint (default: train first)")
+    run = parser.parse_args().run
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    begin = time.perf_counter()
+    if run is None:
+        run = "runs/reconstruction"
+        assert main(["fit", "--config", CONFIG, "--trainer.default_root_dir", run]) == 0
+    denoiser = ScoreModule.load_from_checkpoint(find_checkpoint(run), weights_only=True).ema.denoiser.eval()
+    data = DigitsDataModule()
+    data.setup("validate")
+    x0 = torch.cat([data.scale(batch.x0) for batch in data.val_dataloader()])[:IMAGES]
+    errors, pictures = {}, [x0[:SHOWN]]
+    for name, make in SAMPLERS.items():
+        for steps in STEPS:
+            counted, sampler = CountedDenoiser(denoiser), make(steps, denoise=False)
+            with torch.inference_mode():
+                back = sampler(counted, sampler.encode(counted, x0))
+            assert counted.num_evaluations == 2 * steps
+            errors.setdefault(name, []).append((back - x0).square().mean().sqrt().item())
+            if name == "DDIM":
+                pictures.append(back[:SHOWN])
+    command = ["git", "rev-parse", "HEAD"]
+    result = {
+        "commit": subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip(),
+        "torch": torch.__version__,
+        "config": CONFIG,
+        "images": len(x0),
+        "seconds": round(time.perf_counter() - begin),
+        "steps": STEPS,
+        "rms": errors,
+    }
+    (HERE / "reconstruction.json").write_text(json.dumps(result, indent=1) + "\n")
+    lines = [
+        "| evaluations each way | " + " | ".join(map(str, STEPS)) + " |",
+        "| --- |" + " --- |" * len(STEPS),
+    ]
+    lines += [f"| {name} | " + " | ".join(f"{e:.1e}" for e in row) + " |" for name, row in errors.items()]
+    (HERE / "reconstruction.md").write_text("\n".join(lines) + "\n")
+    save(grid(torch.cat(pictures), SHOWN), HERE / "reconstruction.png")
+    print("\n".join(lines))
