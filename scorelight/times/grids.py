@@ -130,8 +130,8 @@ class TrailingGrid(TimeGrid):
 class NearestLevels(TimeGrid):
     """Another grid, on a table moved to the nearest levels: between them the network was never trained.
 
-    Equal levels are moved apart, upwards. In continuous time it is the other grid itself. The samplers' own
-    grids are such, so on a table they take no more evaluations than it has levels.
+    Equal levels are moved apart, upwards. In continuous time it is the other grid itself, and where there are
+    more times than levels, too: then some must lie between them. The samplers' own grids are such.
 
     Args:
         grid: The grid to move.
@@ -143,14 +143,8 @@ class NearestLevels(TimeGrid):
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
         """Times of the levels, the highest first."""
         times, num = self.grid(process, num_times), process.num_levels
-        if num is None:
+        if num is None or num_times > num:
             return times
-        if num_times > num:
-            other = type(self.grid).__name__
-            raise ConfigurationError(
-                f"{num_times} times on the {num} levels of {type(process).__name__}: take fewer steps, or "
-                f"name a grid, such as grid={other}, to ask the network between its levels, too"
-            )
         levels = (level_index(process, num, times) + 1).tolist()
         return level_times(process, num, _CPU)[torch.tensor(_apart(levels[::-1], num)[::-1]) - 1]
 

@@ -183,11 +183,8 @@ def test_in_continuous_time_the_nearest_levels_are_the_grid():
     assert torch.equal(NearestLevels(MixedGrid())(VESDE(), 7), MixedGrid()(VESDE(), 7))
 
 
-def test_more_times_than_levels_need_a_grid_that_is_asked_for():
-    with pytest.raises(
-        ConfigurationError, match=r"25 times on the 24 levels of SMLDProcess.*grid=LogSNRGrid"
-    ):
-        NearestLevels(LogSNRGrid())(SMLDProcess(24), 25)
+def test_more_times_than_levels_lie_between_them():
+    assert torch.equal(NearestLevels(LogSNRGrid())(SMLDProcess(24), 25), LogSNRGrid()(SMLDProcess(24), 25))
 
 
 def test_in_continuous_time_the_levels_are_equally_spaced():
