@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError, SolverError
+from scorelight.quadrature import interpolatory_weights
 
 __all__ = ["Solution", "State", "adams", "dopri5"]
 
@@ -229,10 +230,22 @@ def _rows(run: Any, which: Tensor) -> Any:
     return type(run)(*(column[which] for column in run))
 
 
+def _at(start: float, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Place in the batch and t of each example, before the first step."""
+    t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+    return torch.arange(len(y), device=y.device), t
+
+
+def _next_step(run: Any, end: float) -> tuple[Tensor, Tensor]:
+    """The step h that each example tries, and whether it would be its last."""
+    left = end - run.t
+    last = run.h.abs() >= left.abs() * (1 - 1e-9)
+    return torch.where(last, left, run.h), last
+
+
 def _depart(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
     """The first step: Hairer et al., sec. II.4, "Starting Step Size"; two evaluations."""
-    index = torch.arange(len(y), device=y.device)
-    t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+    index, t = _at(start, y)
     span, sign = abs(end - start), 1.0 if end > start else -1.0
     k = f(t, y, index)
     d0, d1 = norm(y, y), norm(k, y)
@@ -247,9 +260,7 @@ def _depart(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
 
 def _advance(f: Rows, norm: Norm, run: _Run, end: float) -> tuple[_Run, Tensor]:
     """Try a step of each example; also, which of them have arrived."""
-    left = end - run.t
-    last = run.h.abs() >= left.abs() * (1 - 1e-9)
-    h = torch.where(last, left, run.h)
+    h, last = _next_step(run, end)
     y, k, error = _step(f, run, h)
     ratio = norm(error, run.y, y)
     taken = ratio <= 1
@@ -303,8 +314,7 @@ class _AdamsRun(NamedTuple):
 
 def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _AdamsRun:
     """The first slope."""
-    index = torch.arange(len(y), device=y.device)
-    t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+    index, t = _at(start, y)
     times = t[:, None].repeat(1, _POINTS)
     slopes = f(t, y, index)[:, None].repeat(1, _POINTS, 1)
     h = torch.full_like(t, (end - start) / 50)
@@ -315,9 +325,7 @@ def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _
 
 def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_AdamsRun, Tensor]:
     """Try a step of each example; also, which of them have arrived."""
-    left = end - run.t
-    last = run.h.abs() >= left.abs() * (1 - 1e-9)
-    h = torch.where(last, left, run.h)
+    h, last = _next_step(run, end)
     places = (run.times - run.t[:, None]) / h[:, None]
     predicted = run.y + _polynomial_step(h, places, run.slopes, run.known)
     times = torch.cat([(run.t + h)[:, None], run.times], dim=1)
@@ -352,21 +360,10 @@ def _polynomial_step(h: Tensor, places: Tensor, slopes: Tensor, numbers: Tensor)
 
 
 def _polynomial_weights(places: Tensor) -> Tensor:
-    """∫₀¹ ℓ_j(r) dr of the Lagrange polynomials of n places per example, both of shape (B, n).
-
-    Solves Σ_j w_j r_j^k = 1/(k + 1) as Björck & Pereyra (1970), algorithm 2.
-    """
-    n, r = places.shape[1], places.unbind(1)
-    w = [torch.full_like(r[0], 1 / (k + 1)) for k in range(n)]
-    for k in range(n - 1):
-        for i in range(n - 1, k, -1):
-            w[i] = w[i] - r[k] * w[i - 1]
-    for k in range(n - 2, -1, -1):
-        for i in range(k + 1, n):
-            w[i] = w[i] / (r[i] - r[i - k - 1])
-        for i in range(k, n - 1):
-            w[i] = w[i] - w[i + 1]
-    return torch.stack(w, dim=1)
+    """∫₀¹ ℓ_j(r) dr of the Lagrange polynomials of n places per example, both of shape (B, n)."""
+    r = places.unbind(1)
+    moments = [torch.full_like(r[0], 1 / (k + 1)) for k in range(len(r))]
+    return torch.stack(interpolatory_weights(r, moments), dim=1)
 
 
 _ADAMS = _Method("adams", _depart_adams, _advance_adams, first_evaluations=1, evaluations=1)

@@ -29,12 +29,13 @@ ALLOWED = {
     "analytic": BASICS | CORE | {"parameterizations", "denoiser"},
     "bounds": BASICS | CORE | {"parameterizations", "denoiser", "times"},
     "dequantization": BASICS,
-    "integrate": {"errors"},
+    "quadrature": set(),
+    "integrate": {"errors", "quadrature"},
     "probability_flow": BASICS | CORE | {"denoiser", "integrate"},
     "objectives": BASICS
     | CORE
     | {"parameterizations", "denoiser", "times", "analytic", "autodiff", "bounds"},
-    "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times", "probability_flow"},
+    "samplers": BASICS | CORE | {"parameterizations", "denoiser", "times", "probability_flow", "quadrature"},
     "likelihood": BASICS
     | CORE
     | {"parameterizations", "denoiser", "times", "autodiff", "bounds", "probability_flow", "integrate"}

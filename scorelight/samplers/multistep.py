@@ -42,6 +42,7 @@ from scorelight.denoiser import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.probability_flow import angle, angular_velocity, length
 from scorelight.processes.base import NoiseLevel
+from scorelight.quadrature import interpolatory_weights
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
 from scorelight.times import LogSNRGrid, MixedGrid, NearestLevels, TimeGrid, TrailingGrid
 
@@ -120,7 +121,8 @@ class UniPC(Sampler):
 
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
-        return _predict_and_correct(_FORMS["x0"], predict, x, levels, self.order, self.corrector, rough=True)
+        n = self.order
+        return _predict_and_correct(_FORMS["x0"], predict, x, levels, n, self.corrector, n, rough=True)
 
 
 class ExponentialAdams(Sampler):
@@ -170,7 +172,7 @@ class ExponentialAdams(Sampler):
         """One evaluation a step."""
         long = self.prediction == "epsilon" and _lambda(levels[-1]) - _lambda(levels[-2]) > 0.5
         form, n = _FORMS[self.prediction], self.num_points
-        return _predict_and_correct(form, predict, x, levels, n, self.corrector, last_order=1 if long else n)
+        return _predict_and_correct(form, predict, x, levels, n, self.corrector, 1 if long else n)
 
 
 _Point = tuple[float, Tensor]
@@ -205,7 +207,7 @@ def _predict_and_correct(
     levels: Levels,
     order: int,
     corrector: bool,
-    last_order: int | None = None,
+    last_order: int,
     rough: bool = False,
 ) -> Iterator[Tensor]:
     """One evaluation a step: it ends the step before, by the corrector, and starts the next."""
@@ -216,7 +218,7 @@ def _predict_and_correct(
         if i and corrector:
             x = _step(form, before, levels[i - 1], t, points, rough)
         before = x
-        x = _step(form, x, t, s, list(points)[: last_order if i == last and last_order else order], rough)
+        x = _step(form, x, t, s, list(points)[: last_order if i == last else order], rough)
         yield x
 
 
@@ -234,29 +236,19 @@ def _step(
 
 
 def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[float]:
-    """∫₀¹ e^(−z(1−r)) ℓ_j(r) dr for points at the places: Σ_j w_j r_j^k = m_k for k < n.
+    """∫₀¹ e^(−z(1−r)) ℓ_j(r) dr for points at the places.
 
-    Times κh these are the w_j of (18) with z = κh; for κ = 0, times h. The system is solved as by Björck &
-    Pereyra (1970), algorithm 2, without cancellation for ordered places.
+    Times κh these are the w_j of (18) with z = κh; for κ = 0, times h.
 
     Args:
         z: κh.
         places: r_j = (λ_j − λ_t)/h, all different: 0 is the start of the step and 1 its end.
         rough: Whether two points use m_1 = m_0/2, the linear polynomial in the middle of the step.
     """
-    n = len(places)
-    w = _moments(z, n)
-    if rough and n == 2:
-        w[1] = w[0] / 2
-    for k in range(n - 1):
-        for i in range(n - 1, k, -1):
-            w[i] -= places[k] * w[i - 1]
-    for k in range(n - 2, -1, -1):
-        for i in range(k + 1, n):
-            w[i] /= places[i] - places[i - k - 1]
-        for i in range(k, n - 1):
-            w[i] -= w[i + 1]
-    return w
+    moments = _moments(z, len(places))
+    if rough and len(places) == 2:
+        moments[1] = moments[0] / 2
+    return interpolatory_weights(places, moments)
 
 
 def _moments(z: float, n: int) -> list[float]:
