@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
+from lightning.pytorch import LightningDataModule
 
+import scorelight.data  # noqa: F401  (its classes can be named by their short names)
+from scorelight.batch import Batch, gather
 from scorelight.cli.checkpoints import find_checkpoint, read_config
 from scorelight.cli.errors import explain
 from scorelight.errors import ConfigurationError
 
-__all__ = ["run_command", "stored_config", "written"]
+__all__ = ["run_command", "run_on_data", "stored_config", "stored_data", "validation_batch", "written"]
 
 
 def run_command(function: Callable[..., None], args: list[str], **options: Any) -> None:
@@ -52,6 +55,35 @@ def stored_config(command: str, args: list[str]) -> tuple[dict[str, Any], dict[s
     raise ConfigurationError(
         f"scorelight {command} RUN_OR_CHECKPOINT ...: name the run folder or checkpoint first"
     )
+
+
+def run_on_data(function: Callable[..., None], args: list[str]) -> None:
+    """`run_command` for a command on a checkpoint and data, by default the checkpoint's own.
+
+    Args:
+        function: The command, with parameters `checkpoint` and `data`.
+        args: The arguments after its name.
+    """
+    _, data = stored_config(function.__name__, args)
+    run_command(function, args, set_defaults={"data": data} if data else None)
+
+
+def stored_data(data: LightningDataModule | None, checkpoint: Path) -> LightningDataModule:
+    """The data that `run_on_data` found.
+
+    Raises:
+        ConfigurationError: If there are none.
+    """
+    if data is None:
+        raise ConfigurationError(f"{checkpoint} does not say what data it was trained on; add --data CLASS")
+    return data
+
+
+def validation_batch(data: LightningDataModule, num: int) -> Batch:
+    """The first `num` validation examples, or all there are, as the model sees them."""
+    data.prepare_data()
+    data.setup("validate")
+    return gather(data, "val_dataloader", num)
 
 
 @contextmanager

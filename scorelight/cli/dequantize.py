@@ -15,11 +15,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm import tqdm
 
-import scorelight.data  # noqa: F401  (its classes can be named by their short names)
-from scorelight.batch import Batch, gather
+from scorelight.batch import Batch
 from scorelight.callbacks import RunProgressBar
 from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_command, stored_config, written
+from scorelight.cli.command import run_on_data, stored_data, validation_batch, written
 from scorelight.denoiser import Denoiser
 from scorelight.dequantization import Dequantizer, FlowDequantization, UniformDequantization
 from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
@@ -32,8 +31,7 @@ __all__ = ["dequantize", "run_dequantize"]
 
 def run_dequantize(args: list[str]) -> None:
     """Parse with the checkpoint's own data as the default."""
-    _, data = stored_config("dequantize", args)
-    run_command(dequantize, args, set_defaults={"data": data} if data else None)
+    run_on_data(dequantize, args)
 
 
 def dequantize(
@@ -75,8 +73,7 @@ def dequantize(
     """
     _check(max_steps=max_steps, num_images=num_images, devices=devices)
     path, file = find_checkpoint(checkpoint), _free(Path(out), resume)
-    if data is None:
-        raise ConfigurationError(f"{path} does not say what data it was trained on; add --data CLASS")
+    data = stored_data(data, path)
     protocol = Protocol(_levels(data, num_levels), repeats=repeats)
     model = load_module(path)
     batch = _validation(data, num_images, model.shape, protocol)
@@ -127,9 +124,7 @@ def _levels(data: LightningDataModule, num_levels: int | None) -> int:
 
 def _validation(data: LightningDataModule, num: int, shape: Sequence[int], protocol: Protocol) -> Batch:
     """The first validation images, checked, as the model sees them."""
-    data.prepare_data()
-    data.setup("validate")
-    batch = gather(data, "val_dataloader", num)
+    batch = validation_batch(data, num)
     if batch.x0.shape[1:] != shape:
         raise ConfigurationError(
             f"{type(data).__name__}: shape {tuple(batch.x0.shape[1:])}, but the model is for {tuple(shape)}"

@@ -10,10 +10,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-import scorelight.data  # noqa: F401  (its classes can be named by their short names)
-from scorelight.batch import Batch, gather
+from scorelight.batch import Batch
 from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_command, stored_config, written
+from scorelight.cli.command import run_on_data, stored_data, validation_batch, written
 from scorelight.denoiser import CountedDenoiser
 from scorelight.errors import ConfigurationError
 from scorelight.pictures import grid, save
@@ -26,8 +25,7 @@ __all__ = ["interpolate", "run_interpolate"]
 
 def run_interpolate(args: list[str]) -> None:
     """Parse with the checkpoint's own data as the default."""
-    _, data = stored_config("interpolate", args)
-    run_command(interpolate, args, set_defaults={"data": data} if data else None)
+    run_on_data(interpolate, args)
 
 
 def interpolate(
@@ -61,9 +59,7 @@ def interpolate(
         )
     module = load_module(path)
     denoiser = (module.ema.denoiser if weights == "ema" else module.denoiser).eval()
-    if data is None:
-        raise ConfigurationError(f"{path} does not say what data it was trained on; add --data CLASS")
-    batch = _validation(data, 2 * num_pairs)
+    batch = _images(stored_data(data, path), 2 * num_pairs)
     shares = torch.linspace(0, 1, num_columns - 2).tolist()
     chosen, counted = sampler or RK45(denoise=False), CountedDenoiser(denoiser)
     with torch.no_grad():
@@ -83,11 +79,9 @@ def interpolate(
     print(f"  reconstructions are {error:.2g} off (root mean square, images from -1 to 1)")
 
 
-def _validation(data: LightningDataModule, num: int) -> Batch:
-    """The first validation examples, as the model sees them."""
-    data.prepare_data()
-    data.setup("validate")
-    batch = gather(data, "val_dataloader", num)
+def _images(data: LightningDataModule, num: int) -> Batch:
+    """The first validation images."""
+    batch = validation_batch(data, num)
     if len(batch.x0) < num or batch.x0.ndim < 3:
         raise ConfigurationError(
             f"{type(data).__name__}: {len(batch.x0)} validation examples of shape "

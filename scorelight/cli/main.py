@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from importlib import import_module
 
 from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
@@ -14,7 +15,8 @@ from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedE
 
 __all__ = ["main"]
 
-_COMMANDS = ("fit", "validate", "sample", "interpolate", "dequantize", "advise", "configs")
+_FUNCTIONS = ("sample", "interpolate", "dequantize", "advise")
+_COMMANDS = ("fit", "validate", *_FUNCTIONS, "configs")
 
 _HELP = """\
 usage: scorelight COMMAND [--help | OPTIONS]
@@ -77,26 +79,9 @@ def _dispatch(args: list[str]) -> int:
         from scorelight.cli.train import run
 
         run([command, *resolve_configs(rest)])
-    elif command == "sample":
+    elif command in _FUNCTIONS:
         _prepare()
-        from scorelight.cli.sample import run_sample
-
-        run_sample(rest)
-    elif command == "interpolate":
-        _prepare()
-        from scorelight.cli.interpolate import run_interpolate
-
-        run_interpolate(rest)
-    elif command == "dequantize":
-        _prepare()
-        from scorelight.cli.dequantize import run_dequantize
-
-        run_dequantize(rest)
-    elif command == "advise":
-        _prepare()
-        from scorelight.cli.advise import run_advise
-
-        run_advise(rest)
+        getattr(import_module(f"scorelight.cli.{command}"), f"run_{command}")(rest)
     else:
         raise ConfigurationError(f"unknown command {command!r}; {nearest(command, _COMMANDS)}")
     return 0
