@@ -18,7 +18,6 @@ Writes certify.json, .md and .png beside this file; exits with 1 if a cell fails
 
 import json
 import multiprocessing
-import subprocess
 import sys
 import time
 import zlib
@@ -28,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from common import commit
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
@@ -426,7 +426,7 @@ def report(results, weightings, facts):
 
 def main():
     start = time.time()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
+    measured = commit()
     workers = multiprocessing.cpu_count()
     keys = [(*row, column) for row in ROWS for column in OBJECTIVES]
     results = dict(zip(keys, run_all(cell, keys, workers), strict=True))
@@ -436,7 +436,7 @@ def main():
     report(
         results,
         weightings,
-        {"commit": commit.stdout.strip(), "torch": torch.__version__, "seconds": seconds},
+        {"commit": measured, "torch": torch.__version__, "seconds": seconds},
     )
     return int(not all(map(passed, [*results.values(), *weightings.values()])))
 

@@ -17,16 +17,15 @@ Not shown: `LangevinDynamics`, which stays at one level of noise.
 Writes digits_fd.json, .md and .png beside this file.
 """
 
-import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import matplotlib
 import torch
+from common import CONFIG, commit, digits_denoiser
 from tqdm import tqdm
 
 from scorelight import (
@@ -46,16 +45,13 @@ from scorelight import (
     LogSNRGrid,
     PredictorCorrector,
     ReverseDiffusion,
-    ScoreModule,
     UniPC,
 )
 from scorelight.advice import langevin_step
-from scorelight.cli import main
-from scorelight.cli.checkpoints import find_checkpoint
 from scorelight.data import DigitsDataModule
 
 HERE = Path(__file__).parent
-CONFIG, SAMPLES, SEED = "digits/vp_epsilon", 500, 0
+SAMPLES, SEED = 500, 0
 NFES = (5, 10, 20, 50, 100)
 
 
@@ -198,24 +194,17 @@ def picture(rows, floor, path):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run", help="run folder or checkpoint (default: train first)")
-    run = parser.parse_args().run
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     begin = time.perf_counter()
-    if run is None:
-        run = "runs/digits_fd"
-        assert main(["fit", "--config", CONFIG, "--trainer.default_root_dir", run]) == 0
-    module = ScoreModule.load_from_checkpoint(find_checkpoint(run), weights_only=True)
+    denoiser = digits_denoiser()
     data = DigitsDataModule()
     data.setup("fit")
     images = data.training_set().x0.double().flatten(1)
     validation = torch.cat([data.scale(batch.x0) for batch in data.val_dataloader()]).double().flatten(1)
-    rows = measure(module.ema.denoiser.eval(), images)
+    rows = measure(denoiser, images)
     least, held_out = floor(images), frechet(validation, images)
-    command = ["git", "rev-parse", "HEAD"]
     result = {
-        "commit": subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip(),
+        "commit": commit(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "config": CONFIG,

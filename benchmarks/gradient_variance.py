@@ -16,13 +16,13 @@ gradient_variance.json, .md and .png beside this file.
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import matplotlib
 import torch
+from common import commit
 
 from scorelight import (
     MLP,
@@ -212,12 +212,10 @@ def picture(sections, path):
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     start = time.perf_counter()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
+    measured = commit()
     sections = {"likelihood weighting": [*of_likelihood()], "variational bound": [*of_bound()]}
     result = {
-        "commit": commit,
+        "commit": measured,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "seed": SEED,

@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from functools import partial
@@ -28,6 +27,7 @@ import matplotlib
 import numpy as np
 import scipy
 import torch
+from common import commit
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from scipy.integrate import solve_ivp
@@ -238,9 +238,8 @@ if __name__ == "__main__":
     for steps in STEPS:
         denoiser = trained(arguments.root, arguments.folder, steps)
         results[steps] = measure(denoiser, images(arguments.root))
-    command = ["git", "rev-parse", "HEAD"]
     summary = {
-        "commit": subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip(),
+        "commit": commit(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "scipy": scipy.__version__,

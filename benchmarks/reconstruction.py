@@ -10,14 +10,13 @@ N evaluations each way, without the denoising step.
 Writes reconstruction.json, .md and .png beside this file: the first 16 images and what DDIM makes of them.
 """
 
-import argparse
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
 import torch
+from common import CONFIG, commit, digits_denoiser
 
 from scorelight import (
     DDIM,
@@ -26,16 +25,14 @@ from scorelight import (
     ExponentialAdams,
     Heun,
     LogSNRGrid,
-    ScoreModule,
     UniPC,
 )
-from scorelight.cli import main
-from scorelight.cli.checkpoints import find_checkpoint
+from scorelight.cli.command import validation_batch
 from scorelight.data import DigitsDataModule
 from scorelight.pictures import grid, save
 
 HERE = Path(__file__).parent
-CONFIG, IMAGES, SHOWN = "digits/vp_epsilon", 64, 16
+IMAGES, SHOWN = 64, 16
 STEPS = (10, 20, 50, 100)
 SAMPLERS = {
     "DDIM": DDIM,
@@ -46,18 +43,10 @@ SAMPLERS = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run", help="run folder or checkpoint (default: train first)")
-    run = parser.parse_args().run
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     begin = time.perf_counter()
-    if run is None:
-        run = "runs/reconstruction"
-        assert main(["fit", "--config", CONFIG, "--trainer.default_root_dir", run]) == 0
-    denoiser = ScoreModule.load_from_checkpoint(find_checkpoint(run), weights_only=True).ema.denoiser.eval()
-    data = DigitsDataModule()
-    data.setup("validate")
-    x0 = torch.cat([data.scale(batch.x0) for batch in data.val_dataloader()])[:IMAGES]
+    denoiser = digits_denoiser()
+    x0 = validation_batch(DigitsDataModule(), IMAGES).x0
     errors, pictures = {}, [x0[:SHOWN]]
     for name, make in SAMPLERS.items():
         for steps in STEPS:
@@ -68,9 +57,8 @@ if __name__ == "__main__":
             errors.setdefault(name, []).append((back - x0).square().mean().sqrt().item())
             if name == "DDIM":
                 pictures.append(back[:SHOWN])
-    command = ["git", "rev-parse", "HEAD"]
     result = {
-        "commit": subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip(),
+        "commit": commit(),
         "torch": torch.__version__,
         "config": CONFIG,
         "images": len(x0),

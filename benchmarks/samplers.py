@@ -24,13 +24,13 @@ import importlib.metadata
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import matplotlib
 import torch
+from common import commit
 from peers import PEERS, double_precision
 
 from scorelight import (
@@ -346,13 +346,11 @@ def picture(rows, path):
 
 def main():
     begin = time.perf_counter()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
+    measured = commit()
     rows = [row for problem in densities() for row in errors(problem, NFES)]
     times = overhead()
     result = {
-        "commit": commit,
+        "commit": measured,
         "python": sys.version.split()[0],
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy", *PEERS)},
         "seed": SEED,

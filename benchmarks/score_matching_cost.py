@@ -18,7 +18,6 @@ Writes score_matching_cost.json, .md and .png beside this file.
 import gc
 import json
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
@@ -29,6 +28,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import torch
+from common import commit
 
 from scorelight import (
     MLP,
@@ -258,13 +258,11 @@ def draw(times, spreads, path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
+    measured = commit()
     times = [timing(size) for size in SIZES]
     spreads = [row for size in DIMENSIONS for row in spread(size)]
     result = {
-        "commit": commit,
+        "commit": measured,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "seed": SEED,

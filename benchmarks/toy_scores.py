@@ -15,7 +15,6 @@ beside this file.
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from common import commit
 from torchvision.utils import make_grid
 
 from scorelight import AnalyticDenoiser, ScoreModule
@@ -85,9 +85,7 @@ def report(rows, data):
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
+    measured = commit()
     density = mixture("two_gaussians")
     data = mean_and_error(density.log_prob(density.sample(100_000, torch.Generator().manual_seed(2))))
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +93,7 @@ if __name__ == "__main__":
         with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
             rows, pictures = zip(*pool.map(measure, NAMES), strict=True)
     result = {
-        "commit": commit,
+        "commit": measured,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "seed": 0,

@@ -1,0 +1,28 @@
+"""What the benchmarks share."""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CONFIG = "digits/vp_epsilon"
+
+
+def commit():
+    """The commit that is measured."""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip()
+
+
+def digits_denoiser():
+    """Averaged weights of the model in the folder or checkpoint of --run, or of one that is trained first."""
+    from scorelight.cli import main
+    from scorelight.cli.checkpoints import find_checkpoint, load_module
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", help=f"run folder or checkpoint (default: train {CONFIG} first)")
+    run = parser.parse_args().run
+    if run is None:
+        run = f"runs/{CONFIG}"
+        assert main(["fit", "--config", CONFIG]) == 0
+    return load_module(find_checkpoint(run)).ema.denoiser.eval()
