@@ -11,8 +11,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from scorelight.data.base import EightBitDataModule
 from scorelight.data.examples import Arrays, Examples, split
-from scorelight.data.files import as_path, header, progress, read_npz
-from scorelight.data.image_files import ImageFiles, Recipe, first_recipe, opened
+from scorelight.data.files import as_path, header, progress, read_npz, readable
+from scorelight.data.image_files import REPLACE, ImageFiles, Recipe, first_recipe, open_image
 from scorelight.data.sources import IMAGE_ENDINGS, Folder, Source, Zip, labels_of
 from scorelight.errors import ConfigurationError
 
@@ -95,7 +95,7 @@ class ImageDataModule(EightBitDataModule):
                 f"data.path={self.path}: no image in there; names of images end in {', '.join(IMAGE_ENDINGS)}"
             )
         where = source.where(name)
-        with source.open(name) as file, opened(file, where) as image:
+        with readable(where, REPLACE), source.open(name) as file, open_image(file) as image:
             recipe = first_recipe(image, image_size, grayscale)
             recipe.check(image, where)
         return recipe
