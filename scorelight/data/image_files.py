@@ -203,7 +203,8 @@ class ImageFiles(Examples):
         found = hashlib.sha256(repr(self.recipe).encode())
         for name in self.names:
             found.update(f"{name}\0{self.source.stamp(name)}\0".encode())
-        found.update(repr(None if self.labels is None else self.labels.tolist()).encode())
+        if self.labels is not None:
+            found.update(self.labels.numpy().data)
         return found.hexdigest()[:16]
 
     def _start(self, pool: ThreadPoolExecutor, index: Tensor) -> _Reading:

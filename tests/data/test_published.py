@@ -177,9 +177,7 @@ def test_damaged_cifar_is_named(damage, cifar):
 def test_half_of_cifar_is_not_cifar(cifar, tmp_path):
     for name, num in (("train", 8), ("test", 8)):
         np.savez(tmp_path / f"cifar10_{name}.npz", images=np.zeros((num, 32, 32, 3), np.uint8))
-    with pytest.raises(
-        ConfigurationError, match=r"cifar10_train.npz.*\(8, 3, 32, 32\).*\(50000, 3, 32, 32\)"
-    ):
+    with pytest.raises(ConfigurationError, match=r"training set.*\(8, 3, 32, 32\).*\(50000, 3, 32, 32\)"):
         loaded(CIFAR10DataModule(tmp_path))
     (tmp_path / "cifar10_test.npz").unlink()
     with pytest.raises(ConfigurationError, match=r"cifar10_test.npz is not there"):
