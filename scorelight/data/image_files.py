@@ -21,7 +21,7 @@ from scorelight.data.files import progress, readable
 from scorelight.data.sources import Source
 from scorelight.errors import ConfigurationError
 
-__all__ = ["REPLACE", "ImageFiles", "Recipe", "first_recipe", "open_image"]
+__all__ = ["REPLACE", "ImageFiles", "Recipe", "first_recipe", "is_grey", "open_image"]
 
 REPLACE = "replace the file, or remove it"
 _AHEAD = 3
@@ -57,7 +57,7 @@ class Recipe:
         """
         if image.mode in ("I", "F") or ";" in image.mode:
             raise ConfigurationError(f"{where}: more than 8 bits a channel ({image.mode}); convert it to 8")
-        if self.channels == 1 and not self.grayscale and not _is_grey(image):
+        if self.channels == 1 and not self.grayscale and not is_grey(image):
             raise ConfigurationError(
                 f"{where}: has colour ({image.mode}), and the first image has not; set data.grayscale to "
                 "true, or convert that one to RGB"
@@ -91,13 +91,14 @@ def open_image(file: IO[bytes]) -> Image.Image:
         raise ValueError("it is no image") from error  # Pillow's own message has the address of a buffer
 
 
-def first_recipe(image: Image.Image, image_size: int | None, grayscale: bool) -> Recipe:
-    """The recipe of a set whose first image this is."""
-    width, height = (image_size, image_size) if image_size else image.size
-    return Recipe(1 if grayscale or _is_grey(image) else 3, height, width, image_size is not None, grayscale)
+def first_recipe(size: tuple[int, int], grey: bool, image_size: int | None, grayscale: bool) -> Recipe:
+    """The recipe of a set whose first image has that width and height, and is grey or has colour."""
+    width, height = (image_size, image_size) if image_size else size
+    return Recipe(1 if grayscale or grey else 3, height, width, image_size is not None, grayscale)
 
 
-def _is_grey(image: Image.Image) -> bool:
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image has a single channel of light."""
     return image.mode in ("1", "L", "LA", "La")
 
 
@@ -174,7 +175,8 @@ class ImageFiles(Examples):
     def load(self) -> Arrays:
         """All of them in memory."""
         pieces = torch.split(torch.arange(len(self)), _CHUNK)
-        x = torch.empty(len(self), *self.recipe.shape, dtype=torch.uint8)
+        with readable(self.source.path, "set data.in_memory to false, or a smaller data.image_size"):
+            x = torch.empty(len(self), *self.recipe.shape, dtype=torch.uint8)
         for batch in progress(self.batches(pieces), len(pieces), f"reading {self.source.path.name}"):
             x[batch.indices] = batch.x0
         return Arrays(x, {} if self.labels is None else {"label": self.labels})

@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from scorelight.data.base import EightBitDataModule
 from scorelight.data.examples import Arrays, Examples, split
 from scorelight.data.files import as_path, header, progress, read_npz, readable
-from scorelight.data.image_files import REPLACE, ImageFiles, Recipe, first_recipe, open_image
+from scorelight.data.image_files import REPLACE, ImageFiles, Recipe, first_recipe, is_grey, open_image
 from scorelight.data.sources import IMAGE_ENDINGS, Folder, Source, Zip, labels_of
 from scorelight.errors import ConfigurationError
 
@@ -86,8 +85,7 @@ class ImageDataModule(EightBitDataModule):
     def _recipe(self, image_size: int | None, grayscale: bool) -> Recipe:
         if _is_npz(self.path):
             _, channels, height, width = header(self.path)
-            blank = Image.new("L" if channels == 1 else "RGB", (width, height))
-            return first_recipe(blank, image_size, grayscale)
+            return first_recipe((width, height), channels == 1, image_size, grayscale)
         source = _source(self.path)
         name = next(source.names(), None)
         if name is None:
@@ -96,7 +94,7 @@ class ImageDataModule(EightBitDataModule):
             )
         where = source.where(name)
         with readable(where, REPLACE), source.open(name) as file, open_image(file) as image:
-            recipe = first_recipe(image, image_size, grayscale)
+            recipe = first_recipe(image.size, is_grey(image), image_size, grayscale)
             recipe.check(image, where)
         return recipe
 
