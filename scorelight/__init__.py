@@ -109,7 +109,7 @@ from scorelight.times import (
 )
 
 if TYPE_CHECKING:
-    from scorelight.callbacks import SampleGridCallback, SampleWriter
+    from scorelight.callbacks import FIDCallback, NLLCallback, SampleGridCallback, SampleWriter
     from scorelight.data import (
         CIFAR10DataModule,
         DigitsDataModule,
@@ -161,6 +161,7 @@ __all__ = [
     "EulerMaruyama",
     "ExplicitScoreMatching",
     "ExponentialAdams",
+    "FIDCallback",
     "FixedTime",
     "FlowDequantization",
     "ForwardProcess",
@@ -185,6 +186,7 @@ __all__ = [
     "MNISTDataModule",
     "MinSNRWeighting",
     "MixedGrid",
+    "NLLCallback",
     "NearestLevels",
     "NetworkDenoiser",
     "NoiseLevel",
@@ -237,6 +239,8 @@ __all__ = [
 ]
 
 _LIGHTNING_EDGE = {
+    "FIDCallback": "scorelight.callbacks",
+    "NLLCallback": "scorelight.callbacks",
     "SampleGridCallback": "scorelight.callbacks",
     "SampleWriter": "scorelight.callbacks",
     "CIFAR10DataModule": "scorelight.data",
