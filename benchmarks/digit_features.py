@@ -96,7 +96,8 @@ def make(name, root):
         "accuracy": f"{right / len(truth):.4f}",
         "right": f"{right} of {len(truth)} held-out images",
         "recipe": f"AdamW, learning rate {RATE} one cycle, weight decay {DECAY}, batch {BATCH}, "
-        f"{epochs} epochs, shifts up to {reach} pixels, dropout 0.3, label smoothing {SMOOTHING}, last weights",
+        f"{epochs} epochs, shifts up to {reach} pixels, dropout 0.3, label smoothing {SMOOTHING}, "
+        "last weights",
         "seed": str(SEED),
         "seconds": f"{seconds:.0f}",
         "torch": torch.__version__,

@@ -33,6 +33,24 @@ from scorelight.likelihood import (
     bits_per_dim,
     log_likelihood,
 )
+from scorelight.metrics import (
+    DigitsFeatures,
+    FeatureExtractor,
+    FeatureSet,
+    FrechetDistance,
+    InceptionFeatures,
+    InceptionScore,
+    KernelDistance,
+    MaximumMeanDiscrepancy,
+    MNISTFeatures,
+    ModuleFeatures,
+    PixelFeatures,
+    PrecisionRecall,
+    SampleMetric,
+    ScoreError,
+    SlicedWasserstein,
+    score_error,
+)
 from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
@@ -112,6 +130,7 @@ if TYPE_CHECKING:
     from scorelight.callbacks import SampleGridCallback, SampleWriter
     from scorelight.data import DigitsDataModule, SeedDataModule, ToyDataModule
     from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
+    from scorelight.metrics.quality import SampleQuality
     from scorelight.module import ScoreModule
 
 __version__ = "0.1.0"
@@ -141,6 +160,7 @@ __all__ = [
     "Dequantizer",
     "DequantizerModule",
     "DigitsDataModule",
+    "DigitsFeatures",
     "DiscreteGrid",
     "DiscreteTime",
     "EDMSampler",
@@ -153,16 +173,22 @@ __all__ = [
     "EulerMaruyama",
     "ExplicitScoreMatching",
     "ExponentialAdams",
+    "FeatureExtractor",
+    "FeatureSet",
     "FixedTime",
     "FlowDequantization",
     "ForwardProcess",
+    "FrechetDistance",
     "GaussianMixture",
     "Heun",
     "HybridObjective",
     "ImplicitScoreMatching",
     "ImportanceTime",
+    "InceptionFeatures",
+    "InceptionScore",
     "KarrasGrid",
     "KarrasVESDE",
+    "KernelDistance",
     "LangevinCorrector",
     "LangevinDynamics",
     "LearnedVPSDE",
@@ -173,13 +199,18 @@ __all__ = [
     "LogitNormalTime",
     "Loss",
     "LossAwareTime",
+    "MNISTFeatures",
+    "MaximumMeanDiscrepancy",
     "MinSNRWeighting",
     "MixedGrid",
+    "ModuleFeatures",
     "NearestLevels",
     "NetworkDenoiser",
     "NoiseLevel",
     "Objective",
     "Parameterization",
+    "PixelFeatures",
+    "PrecisionRecall",
     "Prediction",
     "PredictorCorrector",
     "Protocol",
@@ -188,15 +219,19 @@ __all__ = [
     "ReverseDiffusion",
     "SMLDProcess",
     "SampleGridCallback",
+    "SampleMetric",
+    "SampleQuality",
     "SampleWriter",
     "Sampler",
     "Score",
+    "ScoreError",
     "ScoreModule",
     "ScoreNetwork",
     "SeedDataModule",
     "SigmaSquaredWeighting",
     "SigmoidWeighting",
     "SlicedScoreMatching",
+    "SlicedWasserstein",
     "SolverError",
     "StratifiedTime",
     "SubVPSDE",
@@ -222,6 +257,7 @@ __all__ = [
     "encode",
     "load_dequantizer",
     "log_likelihood",
+    "score_error",
     "slerp",
     "variational_bound",
 ]
@@ -233,13 +269,14 @@ _LIGHTNING_EDGE = {
     "SeedDataModule": "scorelight.data",
     "ToyDataModule": "scorelight.data",
     "DequantizerModule": "scorelight.dequantizer_module",
+    "SampleQuality": "scorelight.metrics.quality",
     "ScoreModule": "scorelight.module",
     "load_dequantizer": "scorelight.dequantizer_module",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs Lightning only when it is asked for: that import takes seconds."""
+    """Import what needs Lightning or torchmetrics only when it is asked for: that import takes seconds."""
     if name in _LIGHTNING_EDGE:
         return getattr(importlib.import_module(_LIGHTNING_EDGE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
