@@ -14,7 +14,7 @@ __all__ = ["SlicedWasserstein", "sliced_wasserstein"]
 
 
 class SlicedWasserstein(SampleMetric):
-    """Root of the mean squared Wasserstein distance of the sets, projected onto random lines; for vector data.
+    """Root mean square of the Wasserstein distances of the sets on random lines; for vector data.
 
     SW₂² = E_θ W₂²(θᵀx, θᵀy), θ uniform on the sphere (Bonneel et al., 2015, definition 1). Two finite sets
     of one distribution have a distance above 0, of order N^−½: compare it with that of two sets of real
