@@ -83,7 +83,7 @@ def num_right(network, x, labels):
     )
 
 
-def make(name, root):
+def make(name, root, begun):
     load, build, epochs, reach = SETS[name]
     (x, labels), (held_out, truth) = load(root)
     torch.manual_seed(SEED)
@@ -96,14 +96,16 @@ def make(name, root):
         "accuracy": f"{right / len(truth):.4f}",
         "right": f"{right} of {len(truth)} held-out images",
         "recipe": f"AdamW, learning rate {RATE} one cycle, weight decay {DECAY}, batch {BATCH}, "
-        f"{epochs} epochs, shifts up to {reach} pixels, dropout 0.3, label smoothing {SMOOTHING}, last weights",
+        f"{epochs} epochs, shifted by up to {reach} px, dropout 0.3, label smoothing {SMOOTHING}, "
+        "last weights",
         "seed": str(SEED),
         "seconds": f"{seconds:.0f}",
         "torch": torch.__version__,
-        "commit": commit(),
+        "commit": begun,
     }
     weights_of(name).parent.mkdir(exist_ok=True)
     save_file(network.state_dict(), weights_of(name), metadata)
+    weights_of(name).chmod(0o644)  # it writes for its owner alone
     print(name, metadata)
     return metadata
 
@@ -129,5 +131,6 @@ if __name__ == "__main__":
     parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
     root = parser.parse_args().root
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    found = {name: make(name, root) for name in SETS}
+    begun = commit()
+    found = {name: make(name, root, begun) for name in SETS}
     (HERE / "digit_features.md").write_text(report(found))

@@ -107,7 +107,7 @@ def test_the_core_and_the_list_of_configurations_do_not_load_lightning():
 import sys, scorelight
 from scorelight.cli import main
 main(["configs"])
-assert not {"lightning", "jsonargparse", "sklearn"} & set(sys.modules)
+assert not {"lightning", "jsonargparse", "sklearn", "torchmetrics", "torch_fidelity"} & set(sys.modules)
 assert scorelight.ScoreModule.__name__ == "ScoreModule" and "lightning" in sys.modules
 """
     subprocess.run(

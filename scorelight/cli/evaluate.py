@@ -21,6 +21,8 @@ from scorelight.judging import ExampleMetric, Workers, default_features
 from scorelight.metrics import (
     FeatureExtractor,
     FrechetDistance,
+    KernelDistance,
+    PrecisionRecall,
     SampleMetric,
 )
 from scorelight.samplers.base import Sampler
@@ -126,7 +128,7 @@ def evaluate(
 
 
 def _default() -> list[SampleMetric | ExampleMetric]:
-    return [FrechetDistance()]
+    return [FrechetDistance(), KernelDistance(), PrecisionRecall()]
 
 
 def _check(**numbers: int) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from scorelight.cli.command import run_command, written
 from scorelight.judging import Workers, default_features, reference_set
-from scorelight.metrics import FeatureExtractor, FrechetDistance
+from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance
 
 __all__ = ["run_statistics", "statistics"]
 

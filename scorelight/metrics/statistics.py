@@ -125,7 +125,7 @@ class FeatureSet:
             ConfigurationError: If it is not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in archive.files if name in _NAMES}
             return cls._from_arrays(found)
         except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
