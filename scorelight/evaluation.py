@@ -22,7 +22,7 @@ from scorelight.batch import Batch
 from scorelight.component import spec
 from scorelight.denoiser import CountedDenoiser
 from scorelight.dequantization import Dequantizer
-from scorelight.judging import ExampleMetric, Workers, draw, judge, quality_of, reference_set
+from scorelight.judging import ExampleMetric, Workers, check_samples, draw, judge, quality_of, reference_set
 from scorelight.metrics import FeatureExtractor, SampleMetric
 from scorelight.module import ScoreModule
 from scorelight.parts import Parts
@@ -87,13 +87,14 @@ class Evaluation:
     ) -> dict[str, Result]:
         """Numbers of the metrics, means and standard errors over the seeds."""
         features = features.to(self.workers.device)
+        check_samples(metrics, features, self.module.shape, num_samples)
         real = reference_set(features, self.data, "train", metrics, self.workers, reference)
         chosen = sampler or self.module.sampler
         drawn = [self.samples(chosen, seed, num_samples) for seed in seeds]
         found = [quality_of(self._mine(p, num_samples), features, metrics, real, self.workers) for p in drawn]
         self._show(drawn[0])
         self.said |= {
-            "samples": f"{num_samples} for each of the seeds {', '.join(map(str, seeds))}",
+            "samples": f"{num_samples}, {_seeds(seeds)}",
             "sampler": spec(chosen),
             "evaluations per sample": self._evaluations(drawn, num_samples),
             "rounding": "to the nearest of 256 levels" if len(self.module.shape) == 3 else "none",
@@ -119,7 +120,7 @@ class Evaluation:
         self.said |= {
             "likelihood": spec(metric),
             "validation examples": f"{self.data.fingerprint('val')}, {num} of {size}",
-            "noise seeds": list(seeds),
+            "noise": _seeds(seeds),
             "grey levels": levels,
             "dequantization": dequantizer.kind if dequantizer else "uniform" if levels else "none",
         }
@@ -221,6 +222,10 @@ class WithProgress(Sampler):
         for x in self.sampler.states(*args, **kwargs):
             self.bar.update()
             yield x
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"for each of the seeds {', '.join(map(str, seeds))}"
 
 
 def _over_seeds(each: list[float]) -> Result:

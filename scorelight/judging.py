@@ -40,6 +40,7 @@ __all__ = [
     "NegativeLogLikelihood",
     "VariationalBoundMetric",
     "Workers",
+    "check_samples",
     "default_features",
     "draw",
     "first",
@@ -174,6 +175,29 @@ def _features_of(
     for batch in bar:
         quality.update(stored(data.scale(batch.x0.to(workers.device))), batch.indices, real=True)
     return quality.feature_set(real=True)
+
+
+def check_samples(
+    metrics: Sequence[SampleMetric], features: FeatureExtractor, shape: Sequence[int], num_samples: int
+) -> None:
+    """Raise, before the time that samples take, what would be raised after it.
+
+    Raises:
+        ConfigurationError: If the metrics cannot be had from so many samples of that shape by these features.
+    """
+    for metric in metrics:
+        if num_samples < metric.least:
+            raise ConfigurationError(
+                f"{type(metric).__name__}: num_samples={num_samples}, but it needs {metric.least} or more: draw "
+                "more, or set its own options lower"
+            )
+    device = next(features.parameters(), torch.empty(0)).device
+    found = features(stored(torch.zeros(1, *shape, device=device)))
+    if found.logits is None and (needy := [type(m).__name__ for m in metrics if m.needs_logits]):
+        raise ConfigurationError(
+            f"{needy[0]}: needs features that classify, such as InceptionFeatures or, for digits, "
+            f"MNISTFeatures and DigitsFeatures; {type(features).__name__} do not"
+        )
 
 
 def default_features(shape: Sequence[int]) -> FeatureExtractor:

@@ -15,6 +15,7 @@ from scorelight.judging import (
     ExampleMetric,
     NegativeLogLikelihood,
     Workers,
+    check_samples,
     default_features,
     draw,
     first,
@@ -114,6 +115,7 @@ class FIDCallback(_EveryFewValidations):
             self.sampler.levels(pl_module.denoiser.process)
         workers = Workers.of_trainer(trainer)
         self.features.to(workers.device)
+        check_samples(self.metrics, self.features, pl_module.shape, self.num_samples)
         data = getattr(trainer, "datamodule", None)
         self._real = reference_set(self.features, data, "train", self.metrics, workers, self.reference)
 

@@ -97,7 +97,7 @@ def evaluate(
     """
     _check(num_samples=num_samples, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
-    data, module, chosen = stored_data(data, path), load_module(path), metrics or _default()
+    data, module, chosen = stored_data(data, path), load_module(path), metrics or _default(num_samples)
     on_samples = [m for m in chosen if isinstance(m, SampleMetric)]
     on_examples = [m for m in chosen if isinstance(m, ExampleMetric)]
     learned = load_dequantizer(dequantizer) if dequantizer else None
@@ -127,8 +127,8 @@ def evaluate(
         _report(results, said, folder)
 
 
-def _default() -> list[SampleMetric | ExampleMetric]:
-    return [FrechetDistance(), KernelDistance(), PrecisionRecall()]
+def _default(num_samples: int) -> list[SampleMetric | ExampleMetric]:
+    return [FrechetDistance(), KernelDistance(subset_size=max(min(num_samples, 1000), 2)), PrecisionRecall()]
 
 
 def _check(**numbers: int) -> None:

@@ -18,7 +18,7 @@ __all__ = ["run_statistics", "statistics"]
 
 def run_statistics(args: list[str]) -> None:
     """Parse and run."""
-    run_command(statistics, args)
+    run_command(statistics, args, as_positional=False)
 
 
 def statistics(

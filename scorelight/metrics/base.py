@@ -17,6 +17,8 @@ class SampleMetric(Component, ABC):
     """Whether it needs the features of every example, and not only their moments."""
     needs_logits: bool = False
     """Whether it needs class scores."""
+    least: int = 2
+    """Fewest samples that it can do with."""
 
     @abstractmethod
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:

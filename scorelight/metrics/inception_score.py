@@ -31,7 +31,7 @@ class InceptionScore(SampleMetric):
     def __init__(self, splits: int = 10, seed: int | None = 2020) -> None:
         if splits < 1:
             raise ConfigurationError(f"InceptionScore: splits={splits}: at least 1")
-        self.splits = splits
+        self.splits = self.least = splits
         self.seed = seed
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:

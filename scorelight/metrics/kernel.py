@@ -37,7 +37,7 @@ class KernelDistance(SampleMetric):
                 "at least 1, 2 and 1"
             )
         self.num_subsets = num_subsets
-        self.subset_size = subset_size
+        self.subset_size = self.least = subset_size
         self.degree = degree
         self.seed = seed
 

@@ -33,6 +33,7 @@ class PrecisionRecall(SampleMetric):
         if k < 1:
             raise ConfigurationError(f"PrecisionRecall: k={k}: at least 1")
         self.k = k
+        self.least = k + 1
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """``precision`` and ``recall``, 0 to 1."""
