@@ -188,7 +188,7 @@ def check_samples(
     for metric in metrics:
         if num_samples < metric.least:
             raise ConfigurationError(
-                f"{type(metric).__name__}: num_samples={num_samples}, but it needs {metric.least} or more: draw "
+                f"{type(metric).__name__}: num_samples={num_samples}, but it needs {metric.least}: draw "
                 "more, or set its own options lower"
             )
     device = next(features.parameters(), torch.empty(0)).device
