@@ -26,10 +26,10 @@ from scorelight.pictures import to_uint8
 class Net(nn.Module):
     """As users write them: batch norm, dropout, pooling."""
 
-    def __init__(self, width=4, channels=3):
+    def __init__(self, width=4, channels=3, dropout=0.5):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3)
-        self.rest = nn.Sequential(nn.BatchNorm2d(width), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1))
+        self.rest = nn.Sequential(nn.BatchNorm2d(width), nn.Dropout(dropout), nn.AdaptiveAvgPool2d(1))
 
     def forward(self, x):
         return self.rest(self.conv(x))
@@ -101,6 +101,7 @@ def test_the_key_is_that_of_weights_and_settings(net, tmp_path):
         ModuleFeatures(functools.partial(Net, width=4), weights=str(tmp_path / "w.pth"), std=[1.0]),
     ]
     assert [other.key for other in others] == [key, key]
+    assert ModuleFeatures(Net(dropout=0.1), weights=tmp_path / "w.pth").key != key
     with torch.no_grad():
         next(net.parameters())[0, 0, 0, 0] += 1e-6
     assert len({key, ModuleFeatures(net).key, ModuleFeatures(net, mean=[0.5]).key, PixelFeatures().key}) == 4
