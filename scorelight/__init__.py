@@ -127,9 +127,17 @@ from scorelight.times import (
 )
 
 if TYPE_CHECKING:
-    from scorelight.callbacks import SampleGridCallback, SampleWriter
-    from scorelight.data import DigitsDataModule, SeedDataModule, ToyDataModule
+    from scorelight.callbacks import FIDCallback, NLLCallback, SampleGridCallback, SampleWriter
+    from scorelight.data import (
+        CIFAR10DataModule,
+        DigitsDataModule,
+        ImageDataModule,
+        MNISTDataModule,
+        SeedDataModule,
+        ToyDataModule,
+    )
     from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
+    from scorelight.judging import ExampleMetric, NegativeLogLikelihood, VariationalBoundMetric
     from scorelight.metrics.quality import SampleQuality
     from scorelight.module import ScoreModule
 
@@ -148,6 +156,7 @@ __all__ = [
     "AnnealedCorrector",
     "AnnealedLangevin",
     "BitsPerDim",
+    "CIFAR10DataModule",
     "Certificate",
     "ConfigurationError",
     "Corrector",
@@ -171,8 +180,10 @@ __all__ = [
     "EpsilonPrediction",
     "Euler",
     "EulerMaruyama",
+    "ExampleMetric",
     "ExplicitScoreMatching",
     "ExponentialAdams",
+    "FIDCallback",
     "FeatureExtractor",
     "FeatureSet",
     "FixedTime",
@@ -182,6 +193,7 @@ __all__ = [
     "GaussianMixture",
     "Heun",
     "HybridObjective",
+    "ImageDataModule",
     "ImplicitScoreMatching",
     "ImportanceTime",
     "InceptionFeatures",
@@ -199,12 +211,15 @@ __all__ = [
     "LogitNormalTime",
     "Loss",
     "LossAwareTime",
+    "MNISTDataModule",
     "MNISTFeatures",
     "MaximumMeanDiscrepancy",
     "MinSNRWeighting",
     "MixedGrid",
     "ModuleFeatures",
+    "NLLCallback",
     "NearestLevels",
+    "NegativeLogLikelihood",
     "NetworkDenoiser",
     "NoiseLevel",
     "Objective",
@@ -248,6 +263,7 @@ __all__ = [
     "UniformWeighting",
     "VPrediction",
     "VariationalBound",
+    "VariationalBoundMetric",
     "VariationalTerms",
     "Velocity",
     "Weighting",
@@ -263,9 +279,17 @@ __all__ = [
 ]
 
 _LIGHTNING_EDGE = {
+    "FIDCallback": "scorelight.callbacks",
+    "NLLCallback": "scorelight.callbacks",
+    "ExampleMetric": "scorelight.judging",
+    "NegativeLogLikelihood": "scorelight.judging",
+    "VariationalBoundMetric": "scorelight.judging",
     "SampleGridCallback": "scorelight.callbacks",
     "SampleWriter": "scorelight.callbacks",
+    "CIFAR10DataModule": "scorelight.data",
     "DigitsDataModule": "scorelight.data",
+    "ImageDataModule": "scorelight.data",
+    "MNISTDataModule": "scorelight.data",
     "SeedDataModule": "scorelight.data",
     "ToyDataModule": "scorelight.data",
     "DequantizerModule": "scorelight.dequantizer_module",

@@ -45,19 +45,25 @@ ALLOWED = {
     | {"parameterizations", "denoiser", "times", "analytic", "networks", "objectives.base"},
     "ema": BASICS | {"denoiser"},
     "metrics": BASICS | CORE | {"denoiser", "times"},
+    "parts": set(),
     "pictures": set(),
     "data": BASICS | {"analytic"},
     "module": BASICS
     | CORE
     | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
     "dequantizer_module": BASICS | CORE | {"denoiser", "dequantization", "likelihood", "objectives", "times"},
-    "callbacks": BASICS | {"module", "pictures"},
+    "judging": BASICS
+    | {"bounds", "data.loaders", "denoiser", "dequantization", "likelihood", "metrics", "module", "pictures"}
+    | {"samplers.base"},
+    "evaluation": BASICS
+    | {"denoiser", "dequantization", "judging", "metrics", "module", "parts", "pictures", "samplers.base"},
+    "callbacks": BASICS | {"judging", "metrics", "module", "parts", "pictures", "samplers.base"},
     "cli": BASICS
     | {"advice", "callbacks", "data", "denoiser", "module", "pictures", "probability_flow"}
     | {"samplers.base", "samplers.adaptive"}
-    | {"dequantization", "dequantizer_module", "likelihood"},
+    | {"dequantization", "dequantizer_module", "likelihood", "metrics", "judging", "evaluation"},
 }
-EDGE = {"data", "module", "dequantizer_module", "callbacks", "cli"}
+EDGE = {"judging", "evaluation", "data", "module", "dequantizer_module", "callbacks", "cli"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))
 
 
