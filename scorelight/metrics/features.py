@@ -57,15 +57,15 @@ class FeatureExtractor(Component, nn.Module, ABC):
 
         `weights`, the file that the weights came from, does not count: what was in it does.
         """
-        digest = hashlib.sha256(f"{self}{self._settings()}".encode())
+        digest = hashlib.sha256(self.settings().encode())
         for name, value in sorted(self.state_dict().items()):
             value = value.float() if value.is_floating_point() else value
             digest.update(f"{name}{tuple(value.shape)}".encode())
             digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"{class_path(type(self))}-{digest.hexdigest()[:12]}"
 
-    def _settings(self) -> str:
-        """Constructor arguments, defaults too, without those that the modules and their weights speak for."""
+    def settings(self) -> str:
+        """Constructor arguments in the key, defaults too; not files and modules, whose weights are in it."""
         init_args: dict[str, Any] = self._init_args  # type: ignore[assignment]
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -110,6 +110,10 @@ class ModuleFeatures(FeatureExtractor):
         self.mean, self.std = tuple(mean), tuple(std)
         if weights is not None:
             _load(self.module, Path(weights))
+
+    def settings(self) -> str:
+        """With the layers of the module: weights alone do not tell a stride."""
+        return f"{super().settings()}{self.module}"
 
     def extract(self, x: Tensor) -> Features:
         """The module's output, shape (N, D)."""

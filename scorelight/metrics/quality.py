@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import product
 from typing import Any
 
 import torch
@@ -75,11 +76,11 @@ class SampleQuality(Metric):
             )
         if not len(x):
             return
-        found = self.features(x)
-        self._add_moments("real" if real else "fake", Moments.of(found.values.to(self.device)))
-        self._add_bank("real" if real else "fake", found)
+        kind, found = "real" if real else "fake", self.features(x)
+        self._add_moments(kind, Moments.of(found.values.to(self.device)))
+        self._add_bank(kind, found)
         if indices is not None:
-            self._state("real" if real else "fake", "indices").append(indices.long().to(self.device))
+            self._state(kind, "indices").append(indices.long().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """All numbers by name, float64, the same on every process.
@@ -110,45 +111,41 @@ class SampleQuality(Metric):
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Join the processes; those without examples send empty tensors of the right kind."""
-        for kind in ("real", "fake"):
-            for name, empty in _STATES.items():
-                parts = self._state(kind, name)
-                setattr(self, f"{kind}_{name}", [torch.cat(parts) if parts else empty.to(self.device)])
+        if not self._is_synced:
+            for kind, name in product(("real", "fake"), _STATES):
+                parts = self._parts(kind, name) or [_STATES[name].to(self.device)]
+                setattr(self, f"{kind}_{name}", [torch.cat(parts)])
         super().sync(*args, **kwargs)
 
     def _feature_set(self, kind: str) -> FeatureSet:
-        found = {name: [x for x in self._state(kind, name) if len(x)] for name in _STATES}
+        found = {name: self._parts(kind, name) for name in _STATES}
         if not found["count"]:
             raise ConfigurationError(f"there are no {kind} examples to judge")
-        moments = [
-            Moments(int(n), m, s)
-            for counts, means, scatters in zip(*(found[k] for k in ("count", "mean", "scatter")), strict=True)
-            for n, m, s in zip(counts, means, scatters, strict=True)
-        ]
-        total = reduce(Moments.merge, moments)
-        order = _order(found["indices"], total.number, kind)
+        moments = reduce(Moments.merge, self._moments(kind))
+        order = _order(found["indices"], moments.number, kind)
         banks = {k: torch.cat(found[k])[order] if found[k] else None for k in ("features", "logits")}
-        return FeatureSet.from_moments(total, **banks, key=self.features.key)
+        return FeatureSet.from_moments(moments, **banks, key=self.features.key)
+
+    def _moments(self, kind: str) -> Iterator[Moments]:
+        """One of each process that has examples; before `sync`, one or none."""
+        count, mean, scatter = (self._parts(kind, name) for name in ("count", "mean", "scatter"))
+        for n, m, s in zip(count, mean, scatter, strict=True):
+            yield Moments(int(n), m[0], s[0])
 
     def _add_moments(self, kind: str, moments: Moments) -> None:
-        if parts := [x for x in self._state(kind, "count") if len(x)]:
-            before = Moments(
-                int(parts[0]), self._state(kind, "mean")[0][0], self._state(kind, "scatter")[0][0]
-            )
-            moments = before.merge(moments)
-        count = torch.tensor([moments.number], device=moments.mean.device)
-        for name, value in (
-            ("count", count),
-            ("mean", moments.mean[None]),
-            ("scatter", moments.scatter[None]),
-        ):
-            setattr(self, f"{kind}_{name}", [value])
+        total = reduce(Moments.merge, [*self._moments(kind), moments])
+        count = torch.tensor(total.number, device=total.mean.device)
+        for name, value in (("count", count), ("mean", total.mean), ("scatter", total.scatter)):
+            setattr(self, f"{kind}_{name}", [value[None]])
 
     def _add_bank(self, kind: str, found: Features) -> None:
-        for name, value in found._asdict().items():
-            name = "features" if name == "values" else name
+        for name, value in (("features", found.values), ("logits", found.logits)):
             if self._kept[name] and value is not None:
                 self._state(kind, name).append(value.to(self.device))
+
+    def _parts(self, kind: str, name: str) -> list[Tensor]:
+        """What a state holds, without the placeholders of processes that have no examples."""
+        return [part for part in self._state(kind, name) if len(part)]
 
     def _state(self, kind: str, name: str) -> list[Tensor]:
         state: list[Tensor] = getattr(self, f"{kind}_{name}")

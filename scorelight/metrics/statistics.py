@@ -50,7 +50,7 @@ class Moments(NamedTuple):
         return Moments(number, self.mean + delta * (other.number / number), scatter)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FeatureSet:
     """What is known of the features of a set of examples."""
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -18,8 +19,10 @@ from scorelight import (
     KernelDistance,
     MaximumMeanDiscrepancy,
     PrecisionRecall,
+    SampleMetric,
     SlicedWasserstein,
 )
+from scorelight.component import spec
 from scorelight.metrics import (
     inception_score,
     kernel_distance,
@@ -222,3 +225,15 @@ def test_mmd_settings():
             MaximumMeanDiscrepancy(scales)
     with pytest.raises(ConfigurationError, match="at least 2"):
         maximum_mean_discrepancy(torch.ones(1, 2), torch.ones(5, 2), [1.0])
+
+
+# All of them
+
+
+def test_metrics_are_named_in_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--metrics", type=list[SampleMetric])
+    text = "metrics: [FrechetDistance, {class_path: KernelDistance, init_args: {subset_size: 9}}]"
+    frechet, kernel = parser.instantiate_classes(parser.parse_string(text)).metrics
+    assert spec(frechet) == {"class_path": "scorelight.FrechetDistance"}
+    assert kernel.subset_size == 9 and spec(kernel)["class_path"] == "scorelight.KernelDistance"
