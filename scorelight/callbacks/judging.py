@@ -189,4 +189,5 @@ class NLLCallback(_EveryFewValidations):
             return
         for name, value in gathered(self._found, Workers.of_trainer(trainer)).items():
             pl_module.log(f"val/{name}", value.mean())
-            pl_module.log(f"val/{name}_error", value.std() / len(value) ** 0.5)
+            if len(value) > 1:
+                pl_module.log(f"val/{name}_error", value.std() / len(value) ** 0.5)
