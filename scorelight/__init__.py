@@ -33,7 +33,7 @@ from scorelight.likelihood import (
     bits_per_dim,
     log_likelihood,
 )
-from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
+from scorelight.networks import MLP, DDPMUNet, Energy, NCSNpp, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
     EDMWeighting,
@@ -135,6 +135,7 @@ __all__ = [
     "CosineVPSDE",
     "CountedDenoiser",
     "DDPMProcess",
+    "DDPMUNet",
     "DPMSolverPP",
     "Denoiser",
     "DenoisingScoreMatching",
@@ -175,6 +176,7 @@ __all__ = [
     "LossAwareTime",
     "MinSNRWeighting",
     "MixedGrid",
+    "NCSNpp",
     "NearestLevels",
     "NetworkDenoiser",
     "NoiseLevel",
