@@ -43,8 +43,7 @@ from scorelight import (
     UNet,
     log_likelihood,
 )
-from scorelight.data import ArrayDataModule
-from scorelight.data.base import Arrays
+from scorelight.data import ArrayDataModule, Arrays
 from scorelight.seeding import rademacher_like
 
 HERE = Path(__file__).parent

@@ -110,7 +110,14 @@ from scorelight.times import (
 
 if TYPE_CHECKING:
     from scorelight.callbacks import SampleGridCallback, SampleWriter
-    from scorelight.data import DigitsDataModule, SeedDataModule, ToyDataModule
+    from scorelight.data import (
+        CIFAR10DataModule,
+        DigitsDataModule,
+        ImageDataModule,
+        MNISTDataModule,
+        SeedDataModule,
+        ToyDataModule,
+    )
     from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
     from scorelight.module import ScoreModule
 
@@ -129,6 +136,7 @@ __all__ = [
     "AnnealedCorrector",
     "AnnealedLangevin",
     "BitsPerDim",
+    "CIFAR10DataModule",
     "Certificate",
     "ConfigurationError",
     "Corrector",
@@ -160,6 +168,7 @@ __all__ = [
     "GaussianMixture",
     "Heun",
     "HybridObjective",
+    "ImageDataModule",
     "ImplicitScoreMatching",
     "ImportanceTime",
     "KarrasGrid",
@@ -174,6 +183,7 @@ __all__ = [
     "LogitNormalTime",
     "Loss",
     "LossAwareTime",
+    "MNISTDataModule",
     "MinSNRWeighting",
     "MixedGrid",
     "NCSNpp",
@@ -231,7 +241,10 @@ __all__ = [
 _LIGHTNING_EDGE = {
     "SampleGridCallback": "scorelight.callbacks",
     "SampleWriter": "scorelight.callbacks",
+    "CIFAR10DataModule": "scorelight.data",
     "DigitsDataModule": "scorelight.data",
+    "ImageDataModule": "scorelight.data",
+    "MNISTDataModule": "scorelight.data",
     "SeedDataModule": "scorelight.data",
     "ToyDataModule": "scorelight.data",
     "DequantizerModule": "scorelight.dequantizer_module",

@@ -8,6 +8,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -117,8 +118,10 @@ def _(data: ArrayDataModule, num: int | None) -> Tensor:
     """Every example once, unlike the stream of batches; or at most `num`, evenly spaced."""
     data.prepare_data()
     data.setup("fit")
-    stored = data.train.x
-    return data.scale(stored if num is None else stored[:: -(-len(stored) // num)])
+    size = len(data.train)
+    if num is None:
+        return data.scale(data.train.everything().x0)
+    return data.scale(data.train.batch(torch.arange(0, size, -(-size // num))).x0)
 
 
 class Advice(NamedTuple):

@@ -1,15 +1,24 @@
 """Data modules."""
 
-from scorelight.data.base import ArrayDataModule, Arrays, EvalLoader, TrainLoader
+from scorelight.data.base import ArrayDataModule, EightBitDataModule
 from scorelight.data.digits import DigitsDataModule
+from scorelight.data.examples import Arrays, Examples
+from scorelight.data.images import ImageDataModule
+from scorelight.data.loaders import EvalLoader, TrainLoader
+from scorelight.data.published import CIFAR10DataModule, MNISTDataModule
 from scorelight.data.seeds import SeedDataModule
 from scorelight.data.toy import ToyDataModule
 
 __all__ = [
     "ArrayDataModule",
     "Arrays",
+    "CIFAR10DataModule",
     "DigitsDataModule",
+    "EightBitDataModule",
     "EvalLoader",
+    "Examples",
+    "ImageDataModule",
+    "MNISTDataModule",
     "SeedDataModule",
     "ToyDataModule",
     "TrainLoader",

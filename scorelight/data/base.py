@@ -1,18 +1,10 @@
-"""Data in memory, in batches that know no padding, no duplicates and no hidden state.
-
-`TrainLoader` lays the shuffled epochs end to end and cuts them into global batches: batch k of rank
-r is a function of (seed, k, r), the same examples make up global batch k for any number of ranks,
-nothing is dropped, and the position in the stream is all that a checkpoint needs. `EvalLoader` gives
-rank r of W the examples r, r + W, ...: every one once. Neither is a `torch` DataLoader, so Lightning
-does not put a padding DistributedSampler into it.
-"""
+"""The base of the data modules: two sets of examples, their loaders, and what a network must know of them."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,115 +12,24 @@ from torch import Tensor
 
 from scorelight.batch import Batch
 from scorelight.component import Component
+from scorelight.data.examples import Examples
+from scorelight.data.loaders import EvalLoader, TrainLoader, shard
 from scorelight.errors import ConfigurationError
 from scorelight.seeding import global_seed, mix
 
-__all__ = ["ArrayDataModule", "Arrays", "EvalLoader", "TrainLoader"]
+__all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]
 
-
-class Arrays(NamedTuple):
-    """Examples, shape (N, ...), in their stored type, and the conditions that belong to them."""
-
-    x: Tensor
-    cond: dict[str, Tensor]
-
-    def batch(self, index: Tensor) -> Batch:
-        """The examples at the given positions."""
-        return Batch(self.x[index], {k: v[index] for k, v in self.cond.items()}, index)
-
-
-def shard(data: LightningDataModule) -> tuple[int, int]:
-    """(rank, number of processes) of a data module; (0, 1) without a trainer."""
-    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
-
-
-def shares(num: int, batch_size: int, rank: int, world_size: int) -> Sequence[Tensor]:
-    """The indices r, r + W, ... below `num`, in batches: no padding, and no batch where there is no index."""
-    mine = torch.arange(rank, num, world_size)
-    return torch.split(mine, batch_size) if len(mine) else ()
-
-
-class TrainLoader:
-    """Endlessly shuffled batches, one epoch of ⌊N / global batch⌋ of them per pass.
-
-    Args:
-        arrays: The training set.
-        batch_size: Examples per batch and rank.
-        seed: Seed of the shuffling.
-        rank: This process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, arrays: Arrays, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self.arrays = arrays
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.position = 0
-        self._permutation = lru_cache(maxsize=2)(self._shuffled)
-
-    def __len__(self) -> int:
-        """Batches per pass."""
-        return max(len(self.arrays.x) // (self.batch_size * self.world_size), 1)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the present pass, from the batch after the last one given."""
-        for _ in range(len(self) - self.position % len(self)):
-            self.position += 1
-            yield self.arrays.batch(self._indices(self.position - 1))
-
-    def _indices(self, k: int) -> Tensor:
-        """Examples of batch k of this rank: a piece of the epochs laid end to end."""
-        size = len(self.arrays.x)
-        first = (k * self.world_size + self.rank) * self.batch_size
-        stream = range(first, first + self.batch_size)
-        return torch.tensor([self._permutation(i // size)[i % size] for i in stream])
-
-    def _shuffled(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        order: list[int] = torch.randperm(len(self.arrays.x), generator=generator).tolist()
-        return order
-
-    def state_dict(self) -> dict[str, int]:
-        """Examples given so far, by all ranks; Lightning stores it in the checkpoint."""
-        return {"examples": self.position * self.batch_size * self.world_size}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where the stored stream was, to the nearest batch if their size has changed."""
-        self.position = state_dict["examples"] // (self.batch_size * self.world_size)
-
-
-class EvalLoader:
-    """Rank r's share r, r + W, ... of a data set, in order, without padding.
-
-    Args:
-        arrays: The data set.
-        batch_size: Examples per batch and rank.
-        rank: This process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, arrays: Arrays, batch_size: int, rank: int, world_size: int) -> None:
-        self.arrays = arrays
-        self.batches = shares(len(arrays.x), batch_size, rank, world_size)
-
-    def __len__(self) -> int:
-        """Batches of this rank."""
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches in order."""
-        return map(self.arrays.batch, self.batches)
+Split = Literal["train", "val"]
 
 
 class ArrayDataModule(Component, LightningDataModule, ABC):
-    """A data set that fits in memory. A subclass says its `shape` and makes its `arrays`.
+    """A training and a validation set. A subclass says its `shape` and makes its `arrays`.
 
     Args:
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
         seed: Seed of the split; the order of training is that of `seed_everything` as well.
+        flip: Mirror half of the images left to right, in training only.
     """
 
     shape: tuple[int, ...]
@@ -136,7 +37,9 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
     num_levels: int | None = None
     """Number of grey levels, equally spaced from −1 to 1 as the model sees them; None if not quantised."""
 
-    def __init__(self, batch_size: int = 64, val_batch_size: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self, batch_size: int = 64, val_batch_size: int = 256, seed: int = 0, flip: bool = False
+    ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
             if value < 1:
@@ -144,9 +47,11 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
         self.seed = seed
+        self.flip = flip
+        self._digests: dict[str, str] = {}
 
     @abstractmethod
-    def arrays(self) -> tuple[Arrays, Arrays]:
+    def arrays(self) -> tuple[Examples, Examples]:
         """The training and the validation set."""
 
     def scale(self, x: Tensor) -> Tensor:
@@ -160,27 +65,61 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
 
     def train_dataloader(self) -> TrainLoader:
         """The endless stream of training batches."""
-        return TrainLoader(self.train, self.batch_size, mix(self.seed, global_seed()), *shard(self))
+        seed = mix(self.seed, global_seed())
+        return TrainLoader(self.train, self.batch_size, seed, *shard(self), flip=self.flip)
 
     def val_dataloader(self) -> EvalLoader:
         """Every validation example once."""
-        return EvalLoader(self.val, self.val_batch_size, *shard(self))
+        return self.eval_loader("val")
+
+    def eval_loader(self, split: Split, batch_size: int | None = None) -> EvalLoader:
+        """This process's share of a whole split: in order, once, as stored, never mirrored.
+
+        Args:
+            split: Training or validation set.
+            batch_size: Examples per batch (default: `val_batch_size`).
+        """
+        size = self.val_batch_size if batch_size is None else batch_size
+        return EvalLoader(self._examples(split), size, *shard(self))
 
     def training_set(self) -> Batch:
-        """All training examples, scaled."""
-        return Batch(self.scale(self.train.x), self.train.cond)
+        """All that training can see, scaled: every example, and its mirror image too where training flips.
+
+        Raises:
+            ConfigurationError: If the examples are not in memory.
+        """
+        x, cond, _ = self._examples("train").everything()
+        if self.flip:
+            x, cond = torch.cat([x, x.flip(-1)]), {k: torch.cat([v, v]) for k, v in cond.items()}
+        return Batch(self.scale(x), cond)
+
+    def fingerprint(self, split: Split = "train") -> str:
+        """Name of a split by its content, such as ``mnist-train-`` and 16 hexadecimal digits.
+
+        Two are the same only if the stored examples are; a key for what has been computed from them.
+        """
+        if split not in self._digests:
+            self._digests[split] = self._examples(split).digest()
+        return f"{re.sub(r'[^a-z0-9]+', '-', self._name().lower())}-{split}-{self._digests[split]}"
+
+    def _name(self) -> str:
+        """What a person calls the data set."""
+        return type(self).__name__.removesuffix("DataModule")
+
+    def _examples(self, split: Split) -> Examples:
+        self.setup("fit")
+        return {"train": self.train, "val": self.val}[split]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Scale on the device."""
         return batch._replace(x0=self.scale(batch.x0))
 
 
-def split(arrays: Arrays, val_fraction: float, seed: int) -> tuple[Arrays, Arrays]:
-    """Training and validation set, disjoint, drawn by the seed alone."""
-    if not 0 < val_fraction < 1:
-        raise ConfigurationError(f"data.val_fraction={val_fraction}: 0 < val_fraction < 1 is needed")
-    size = len(arrays.x)
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed)))
-    first = max(round(size * val_fraction), 1)
-    val, train = arrays.batch(order[:first]), arrays.batch(order[first:])
-    return Arrays(train.x0, train.cond), Arrays(val.x0, val.cond)
+class EightBitDataModule(ArrayDataModule, ABC):
+    """Images that are stored as uint8, shape (C, H, W), and scaled to [−1, 1] on the device."""
+
+    num_levels = 256
+
+    def scale(self, x: Tensor) -> Tensor:
+        """0..255 into [−1, 1]; `pictures.to_uint8` is the inverse."""
+        return x.float() / 127.5 - 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scorelight.data.base import ArrayDataModule, Arrays, split
+from scorelight.data.base import ArrayDataModule
+from scorelight.data.examples import Arrays, split
 
 __all__ = ["DigitsDataModule"]
 

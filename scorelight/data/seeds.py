@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from scorelight.batch import Seeds
-from scorelight.data.base import shard, shares
+from scorelight.data.loaders import shard, shares
 from scorelight.errors import ConfigurationError
 
 __all__ = ["SeedDataModule"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from scorelight.analytic import GaussianMixture
-from scorelight.data.base import ArrayDataModule, Arrays
+from scorelight.data.base import ArrayDataModule
+from scorelight.data.examples import Arrays
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.seeding import mix
 

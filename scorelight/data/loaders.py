@@ -1,0 +1,133 @@
+"""Batches that know no padding, no duplicates and no hidden state.
+
+`TrainLoader` lays the shuffled epochs end to end and cuts them into global batches: batch k of rank
+r is a function of (seed, k, r), the same examples make up global batch k for any number of ranks,
+nothing is dropped, and the position in the stream is all that a checkpoint needs. `EvalLoader` gives
+rank r of W the examples r, r + W, ...: every one once. Neither is a `torch` DataLoader, so Lightning
+does not put a padding DistributedSampler into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from scorelight.batch import Batch
+from scorelight.data.examples import Examples
+from scorelight.seeding import mix
+
+__all__ = ["EvalLoader", "TrainLoader", "shard", "shares"]
+
+
+def shard(data: LightningDataModule) -> tuple[int, int]:
+    """(rank, number of processes) of a data module; (0, 1) without a trainer."""
+    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
+
+
+def shares(num: int, batch_size: int, rank: int, world_size: int) -> Sequence[Tensor]:
+    """The indices r, r + W, ... below `num`, in batches: no padding, and no batch where there is no index."""
+    mine = torch.arange(rank, num, world_size)
+    return torch.split(mine, batch_size) if len(mine) else ()
+
+
+def mirror(batch: Batch, coins: Tensor) -> Batch:
+    """Mirror the images left to right, in place, where the coin is 1."""
+    heads = coins.nonzero()[:, 0]
+    batch.x0.index_copy_(0, heads, batch.x0.index_select(0, heads).flip(-1))
+    return batch
+
+
+class TrainLoader:
+    """Endlessly shuffled batches, one epoch of ⌊N / global batch⌋ of them per pass.
+
+    Args:
+        examples: The training set.
+        batch_size: Examples per batch and rank.
+        seed: Seed of the shuffling.
+        rank: This process.
+        world_size: Number of processes.
+        flip: Mirror the images left to right by a coin, which is a function of (seed, epoch, example).
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        flip: bool = False,
+    ) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.flip = flip
+        self.position = 0
+        self._epoch = lru_cache(maxsize=2)(self._drawn)
+
+    def __len__(self) -> int:
+        """Batches per pass."""
+        return max(len(self.examples) // (self.batch_size * self.world_size), 1)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the present pass, from the batch after the last one given."""
+        left = len(self) - self.position % len(self)
+        turns = range(self.position, self.position + left)
+        for batch in self.examples.batches(self._piece(k)[0] for k in turns):
+            _, *coins = self._piece(self.position)
+            self.position += 1
+            yield mirror(batch, coins[0]) if coins else batch
+
+    def _piece(self, k: int) -> Tensor:
+        """Examples of batch k of this rank, and the coins of each: a piece of the epochs laid end to end."""
+        size = len(self.examples)
+        first = (k * self.world_size + self.rank) * self.batch_size
+        last = first + self.batch_size
+        epochs = range(first // size, (last - 1) // size + 1)
+        return torch.cat([self._epoch(e)[:, max(first - e * size, 0) : last - e * size] for e in epochs], 1)
+
+    def _drawn(self, epoch: int) -> Tensor:
+        """Order of an epoch, shape (1, N), or with the coins in that order, (2, N)."""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        order = torch.randperm(len(self.examples), generator=generator)
+        if not self.flip:
+            return order[None]
+        coins = torch.randint(2, order.shape, generator=generator)
+        return torch.stack([order, coins[order]])
+
+    def state_dict(self) -> dict[str, int]:
+        """Examples given so far, by all ranks; Lightning stores it in the checkpoint."""
+        return {"examples": self.position * self.batch_size * self.world_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where the stored stream was, to the nearest batch if their size has changed."""
+        self.position = state_dict["examples"] // (self.batch_size * self.world_size)
+
+
+class EvalLoader:
+    """Rank r's share r, r + W, ... of a data set, in order, without padding.
+
+    Args:
+        examples: The data set.
+        batch_size: Examples per batch and rank.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, rank: int, world_size: int) -> None:
+        self.examples = examples
+        self.indices = shares(len(examples), batch_size, rank, world_size)
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches in order."""
+        return self.examples.batches(self.indices)
