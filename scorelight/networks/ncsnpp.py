@@ -33,6 +33,7 @@ from scorelight.networks.blocks import (
     NearestConv,
     ResidualBlock,
     StridedConv,
+    channels_last,
     check_images,
     glorot,
     group_norm,
@@ -143,7 +144,7 @@ class _LevelUNet(ScoreNetwork, ABC):
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x."""
         condition = silu(self.embed(noise_label, label))
-        hidden, image, output = self.first(x), x, None
+        hidden, image, output = channels_last(self.first(x)), x, None
         skips = [hidden]
         for level in self.down:
             hidden, image = level(hidden, image, skips, condition)

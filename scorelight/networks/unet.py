@@ -14,6 +14,7 @@ from scorelight.networks.blocks import (
     Average,
     Nearest,
     ResidualBlock,
+    channels_last,
     check_images,
     group_norm,
     zero,
@@ -81,7 +82,7 @@ class UNet(ScoreNetwork):
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
         """Output like x."""
         condition = silu(self.embed(noise_label, label))
-        hidden = self.first(pixel_unshuffle(x, self.patch_size))
+        hidden = channels_last(self.first(pixel_unshuffle(x, self.patch_size)))
         skips = [hidden]
         for block in self.down:
             hidden = block(hidden, condition)

@@ -241,6 +241,13 @@ def test_the_output_depends_on_noise_level_and_class_and_no_label_is_the_last_cl
 
 
 @EACH
+def test_the_network_is_compiled_as_one_graph(variant):
+    net, (x, noise_label) = randomised(make(variant)), inputs()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, noise_label), net(x, noise_label))
+
+
+@EACH
 def test_dropout_acts_in_training_only(variant):
     net, (x, noise_label) = randomised(make(variant, dropout=0.5)), inputs()
     assert torch.equal(net(x, noise_label), net(x, noise_label))
