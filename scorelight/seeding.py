@@ -1,8 +1,9 @@
 """Randomness as an argument.
 
 Every random draw takes a `generator`: nothing (PyTorch's global one), one generator for the whole
-batch, or **one per example**. The last makes example i a function of (seed, i) alone, whatever the
-batch size, the rank or the number of processes.
+batch, a `Share` of what one generator draws for the batches of all processes together, or **one
+per example**. The last makes example i a function of (seed, i) alone, whatever the batch size, the
+rank or the number of processes.
 
 PyTorch's CPU generator keeps only the low 32 bits of its seed, so seeds that are hashed to 64 bits
 collide by chance (50,000 images: once in three runs). `generators` therefore uses a one-to-one
@@ -22,6 +23,7 @@ from scorelight.errors import ConfigurationError
 
 __all__ = [
     "Generators",
+    "Share",
     "generators",
     "global_seed",
     "mix",
@@ -29,9 +31,32 @@ __all__ = [
     "rand",
     "rand_like",
     "randn_like",
+    "stratified",
 ]
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+
+class Share:
+    """The part of rank r of W in what one generator draws: the same draws for any number of processes.
+
+    Every process draws for the whole global batch, which costs next to nothing, and keeps its part.
+
+    Args:
+        generator: In the same state on every rank.
+        rank: This process.
+        world_size: Number of processes; their batches must be of one size.
+    """
+
+    def __init__(self, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> None:
+        self.generator = generator
+        self.rank = rank
+        self.world_size = world_size
+
+    def part(self, draws: Tensor) -> Tensor:
+        """This rank's part of what was drawn for all, along the first dimension."""
+        return draws.chunk(self.world_size)[self.rank]
+
+
+Generators = torch.Generator | Share | Sequence[torch.Generator] | None
 
 _MASK = 0xFFFFFFFF
 
@@ -73,8 +98,23 @@ def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
     if isinstance(generator, Sequence):
         _check(generator, num)
         return torch.cat([rand(1, g, g.device) for g in generator]).to(device)
+    if isinstance(generator, Share):
+        return generator.part(rand(num * generator.world_size, generator.generator, device))
     where = generator.device if generator else device
     return torch.rand(num, generator=generator, dtype=torch.float64, device=where).to(device)
+
+
+def stratified(num: int, generator: Generators, device: torch.device) -> Tensor:
+    """`num` uniform numbers, one from each slice of equal probability: (u + i/B) mod 1 with one u for all.
+
+    B counts the examples of all processes. With one generator per example, each draws for itself.
+    """
+    if isinstance(generator, Sequence):
+        return rand(num, generator, device)
+    if isinstance(generator, Share):
+        return generator.part(stratified(num * generator.world_size, generator.generator, device))
+    steps = torch.arange(num, dtype=torch.float64, device=device) / num
+    return (rand(1, generator, device) + steps) % 1
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
@@ -82,6 +122,9 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
     if isinstance(generator, Sequence):
         _check(generator, len(x))
         return torch.stack([_randn(x.shape[1:], g, x.dtype, g.device) for g in generator]).to(x.device)
+    if isinstance(generator, Share):
+        all_of_them = x.new_empty(len(x) * generator.world_size, *x.shape[1:])
+        return generator.part(randn_like(all_of_them, generator.generator))
     return _randn(x.shape, generator, x.dtype, generator.device if generator else x.device).to(x.device)
 
 

@@ -24,7 +24,7 @@ from scorelight import (
     VariationalBound,
 )
 from scorelight.batch import Batch
-from scorelight.seeding import mix
+from scorelight.seeding import mix, rand
 
 CLASSES, B = 10, 400
 OBJECTIVES = [
@@ -71,7 +71,9 @@ def one_step(make_module, make_trainer, objective, rate, **changes):
     made, given = objective(), []
     made.prepare(lambda: Batch(points()[0], {"label": points()[1]}))
     made.register_forward_pre_hook(
-        lambda _, args, cond: given.append((args[1].clone(), {k: v.clone() for k, v in cond.items()})),
+        lambda _, args, cond: given.append(
+            (args[1].clone(), {k: v.clone() for k, v in cond.items() if k != "generator"})
+        ),
         with_kwargs=True,
     )
     torch.manual_seed(0)
@@ -151,10 +153,10 @@ def test_without_dropout_no_random_number_is_spent_on_it(rate, make_module, make
     network = MLP((2,), 8, 1, num_classes=CLASSES)
     module = make_module(network=network, objective=made, condition_dropout=rate, seed=3)
     make_trainer(max_steps=1, limit_val_batches=0).fit(module, loader(), loader())
-    torch.manual_seed(mix(3, 0, 0, 0))
+    generator, device = torch.Generator().manual_seed(mix(3, 0, 0)), torch.device("cpu")
     if rate:
-        torch.rand(B)
-    expected, _ = UniformTime()(module.denoiser.process, B, generator=None, device=torch.device("cpu"))
+        rand(B, generator, device)
+    expected, _ = UniformTime()(module.denoiser.process, B, generator=generator, device=device)
     assert torch.equal(times[0], expected)
 
 

@@ -1,8 +1,11 @@
-"""Two real processes over gloo against one."""
+"""Two and three real processes over gloo against one."""
 
+import functools
 import json
+import os
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -17,9 +20,12 @@ from scorelight import *
 world, folder = int(sys.argv[1]), sys.argv[2]
 
 class Spy(Callback):
-    def __init__(self): self.noise = []; self.seen = []
+    def __init__(self): self.noise = []; self.seen = []; self.loss = []; self.quartiles = []
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.seen.append(batch.indices.tolist())
+        logged = trainer.callback_metrics
+        self.loss.append(logged["train/loss"].item())
+        self.quartiles.append([logged[f"train/loss_t_quartile_{q}"].item() for q in (1, 2, 3, 4)])
         self.noise.append(torch.rand(()).item())
 
 def trainer(**kwargs):
@@ -36,22 +42,38 @@ class Report(Callback):
                 json.dump(trainer.callback_metrics["val/loss"].item(), file)
     def on_train_end(self, trainer, module):
         spy = trainer.callbacks[0]
-        parts = {"noise": spy.noise, "seen": spy.seen, "ema": module.ema.denoiser.network.last.bias.tolist()}
+        weights = torch.cat([p.flatten() for p in module.denoiser.network.parameters()]).tolist()
+        averaged = torch.cat([p.flatten() for p in module.ema.denoiser.network.parameters()]).tolist()
+        kept = {name: getattr(spy, name) for name in ("noise", "seen", "loss", "quartiles")}
+        parts = {**kept, "weights": weights, "averaged": averaged}
         with open(f"{folder}/rank{trainer.global_rank}of{world}.json", "w") as file:
             json.dump(parts, file)
 
 seed_everything(0)
-module = ScoreModule(MLP((2,), 16, 1), VPSDE(), Epsilon(), EpsilonPrediction(), DDIM(8, eta=1.0),
-                     optimizer=functools.partial(torch.optim.Adam, lr=1e-2))
-data = ToyDataModule(num_train=64, num_val=13, batch_size=8 // world, val_batch_size=4)
-if sys.argv[3] == "fit":
-    trainer(max_steps=4, callbacks=[Spy(), Report()]).fit(module, data)
+objective = EpsilonPrediction(StratifiedTime()) if sys.argv[3] == "fit-stratified" else EpsilonPrediction()
+module = ScoreModule(MLP((2,), 16, 1, num_classes=3), VPSDE(), Epsilon(), objective, DDIM(8, eta=1.0),
+                     optimizer=functools.partial(torch.optim.Adam, lr=1e-2), condition_dropout=0.5)
+data = ToyDataModule(num_train=64, num_val=13, batch_size=24 // world, val_batch_size=4)
+if sys.argv[3].startswith("fit"):
+    trainer(max_steps=12, callbacks=[Spy(), Report()]).fit(module, data)
 if sys.argv[3] == "validate":
     trainer(callbacks=[Report()]).validate(module, data, verbose=False)
 if sys.argv[3] == "predict":
     torch.nn.init.normal_(module.ema.denoiser.network.last.weight, generator=torch.Generator().manual_seed(1))
     writer = SampleWriter(f"{folder}/samples{world}")
     trainer(callbacks=[writer]).predict(module, SeedDataModule(13, 5, 4), return_predictions=False)
+if sys.argv[3].startswith("judge"):
+    from scorelight.metrics import PixelFeatures
+    torch.nn.init.normal_(module.ema.denoiser.network.last.weight, generator=torch.Generator().manual_seed(1))
+    size = int(sys.argv[3].partition("-")[2])
+    data.val_batch_size = size
+    callbacks = [FIDCallback(PixelFeatures(), num_samples=13, batch_size=size, sampler=RK45()),
+                 NLLCallback(num_examples=7)]
+    judged = trainer(callbacks=callbacks)
+    found = judged.validate(module, data, verbose=False)[0]
+    if judged.is_global_zero:
+        with open(f"{folder}/{sys.argv[3]}of{world}.json", "w") as file:
+            json.dump(found, file)
 if sys.argv[3] == "diverge":
     class Bad(EpsilonPrediction):
         def forward(self, denoiser, x0, **kwargs):
@@ -69,9 +91,11 @@ def launch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     (folder / "script.py").write_text(SCRIPT)
 
+    @functools.cache
     def run(world, what, check=True):
         command = [sys.executable, str(folder / "script.py"), str(world), str(folder), what]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        env = os.environ | {"SCORELIGHT_CACHE": str(folder / "cache")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
         assert done.returncode == 0 or not check, done.stderr
         return folder, done
 
@@ -82,20 +106,39 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_two_ranks_train_on_the_same_global_batches_with_noise_of_their_own(launch):
-    folder, _ = launch(2, "fit")
-    launch(1, "fit")
-    zero, one, alone = (read(folder / f"rank{n}.json") for n in ("0of2", "1of2", "0of1"))
-    assert not set(zero["noise"]) & set(one["noise"])
-    assert zero["ema"] == one["ema"]
-    together = [sorted(a + b) for a, b in zip(zero["seen"], one["seen"], strict=True)]
-    assert together == [sorted(batch) for batch in alone["seen"]]
+@pytest.mark.parametrize(("world", "what"), [(2, "fit"), (3, "fit"), (2, "fit-stratified")])
+def test_several_ranks_train_as_one_does(launch, world, what):
+    """Loss curves, weights and average of the same global batches agree to rounding: sums in another order.
+
+    float32 carries 6e-8; Adam divides by the root of what may be small, so a few steps make it 1e-6.
+    """
+    folder, _ = launch(world, what)
+    launch(1, what)
+    ranks = [read(folder / f"rank{r}of{world}.json") for r in range(world)]
+    alone = read(folder / "rank0of1.json")
+    together = [[*chain(*parts)] for parts in zip(*(rank["seen"] for rank in ranks), strict=True)]
+    assert together == alone["seen"]
+    assert len({rank["noise"][0] for rank in ranks}) == world, "dropout of their own"
+    for rank in ranks:
+        for name in ("loss", "quartiles", "weights", "averaged"):
+            np.testing.assert_allclose(rank[name], alone[name], rtol=2e-5, atol=2e-6, err_msg=name)
+            assert rank[name] == ranks[0][name]
 
 
 def test_two_ranks_validate_every_example_once(launch):
     folder, _ = launch(2, "validate")
     launch(1, "validate")
     assert read(folder / "val2.json") == pytest.approx(read(folder / "val1.json"), rel=1e-6)
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 1), (2, 1), (2, 100), (3, 2)])
+def test_distances_and_likelihoods_do_not_depend_on_processes_and_batches(launch, world, batch_size):
+    """13 samples by an adaptive solver and 7 likelihoods: shares and evaluations differ from rank to rank."""
+    folder, _ = launch(world, f"judge-{batch_size}")
+    launch(1, "judge-100")
+    found, alone = (read(folder / f"judge-{b}of{w}.json") for b, w in ((batch_size, world), (100, 1)))
+    assert {"val/frechet_distance", "val/nats_per_dim", "val/nats_per_dim_error"} < set(alone)
+    assert found == pytest.approx(alone, rel=1e-5)
 
 
 def test_two_ranks_draw_the_same_samples_as_one(launch):
@@ -106,18 +149,25 @@ def test_two_ranks_draw_the_same_samples_as_one(launch):
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
 
 
-def test_the_command_line_trains_and_samples_on_two_processes(tmp_path):
+def test_the_command_line_trains_samples_and_judges_on_several_processes(tmp_path):
     two = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
+    judge = (
+        "evaluate runs/toy/vp_epsilon --num_samples 101 --seeds 0 3 --num_images 11 --metrics FrechetDistance"
+    )
+    judge += " NegativeLogLikelihood --features PixelFeatures"
     commands = [
         f"fit --config toy/vp_epsilon {two} --trainer.max_steps 6 --trainer.val_check_interval 3 "
         "--samples.every_n_steps 2 --checkpoint.every_n_steps 2",
         "sample runs/toy/vp_epsilon --num_samples 5 --batch_size 2 --devices 2 --accelerator cpu --out two",
         "sample runs/toy/vp_epsilon --num_samples 5 --out one",
+        f"{judge} --batch_size 9 --devices 3 --accelerator cpu --out judged_by_three",
+        f"{judge} --batch_size 100 --out judged_by_one",
     ]
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "scorelight", *command.split()],
             cwd=tmp_path,
+            env=os.environ | {"SCORELIGHT_CACHE": str(tmp_path / "cache")},
             capture_output=True,
             text=True,
             timeout=120,
@@ -129,6 +179,12 @@ def test_the_command_line_trains_and_samples_on_two_processes(tmp_path):
     assert len(list(runs[0].glob("events*"))) == 1
     one, two = (np.load(tmp_path / f"{n}/samples.npz")["samples"] for n in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+    three, alone = (
+        json.loads(next((tmp_path / f"judged_by_{n}").glob("*.json")).read_text())["results"]
+        for n in ("three", "one")
+    )
+    for name, result in alone.items():
+        assert three[name]["each"] == pytest.approx(result["each"], rel=1e-5), name
 
 
 def test_divergence_on_one_rank_stops_both(launch):

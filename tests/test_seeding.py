@@ -4,7 +4,16 @@ import torch
 from scipy import stats
 
 from scorelight.errors import ConfigurationError
-from scorelight.seeding import generators, mix, rademacher_like, rand, rand_like, randn_like
+from scorelight.seeding import (
+    Share,
+    generators,
+    mix,
+    rademacher_like,
+    rand,
+    rand_like,
+    randn_like,
+    stratified,
+)
 
 CPU = torch.device("cpu")
 
@@ -141,3 +150,28 @@ def test_signs_are_fair_and_uniform_noise_is_uniform():
     assert signs.dtype == x.dtype and set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean()) < 4 / 100
     assert stats.kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("draw", [randn_like, rand_like, rademacher_like])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_shares_of_all_ranks_are_what_one_process_draws(draw, world_size):
+    def draws(batch, rank, world):
+        share = Share(torch.Generator().manual_seed(5), rank, world)
+        first = draw(torch.empty(batch, 3, 2), share)
+        return (
+            first,
+            rand(batch, share, CPU),
+            stratified(batch, share, CPU),
+            draw(torch.empty(batch, 1), share),
+        )
+
+    alone = draws(12, 0, 1)
+    parts = [draws(12 // world_size, rank, world_size) for rank in range(world_size)]
+    for one, several in zip(alone, zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(several), one)
+
+
+def test_the_slices_are_those_of_the_global_batch():
+    generators = [torch.Generator().manual_seed(1) for _ in range(3)]
+    u = torch.cat([stratified(4, Share(g, rank, 3), CPU) for rank, g in enumerate(generators)])
+    assert torch.equal((12 * u).long().sort().values, torch.arange(12))

@@ -15,6 +15,7 @@ __all__ = ["explain"]
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_REQUIRED = re.compile(r"class_path '([^']+)':\s+the following arguments are required: (\w+)")
 _BAD_OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _BUILT_LATER = re.compile(r"Got value: Namespace\(class_path='([^']+)'")
 _BAD_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
@@ -41,6 +42,8 @@ def explain(message: str, roots: dict[str, Callable[..., Any]], options: Iterabl
         parameters = list(inspect.signature(owner).parameters) if owner else []
         name = classes[-1].rpartition(".")[2] if classes else "it"
         return f"{key}: {name} has no option {bad[1]!r}; {nearest(bad[1], parameters)}"
+    if bad := _REQUIRED.search(message):
+        return f"{key}: {bad[1].rpartition('.')[2]} needs {bad[2]!r}: --{key}.{bad[2]} VALUE"
     if bad := _BAD_CLASS.search(message):
         allowed = _classes(_annotation(keys, classes, roots))
         hint = nearest(bad[1], allowed)

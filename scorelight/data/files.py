@@ -55,7 +55,8 @@ def header(path: Path) -> tuple[int, ...]:
     """
     with (
         readable(path, _MAKE_AGAIN),
-        np.load(path, allow_pickle=False) as archive,
+        path.open("rb") as whole,
+        np.load(whole, allow_pickle=False) as archive,
         archive.zip.open(f"{_key(path, archive.files)}.npy") as file,
     ):
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -72,7 +73,11 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         ConfigurationError: If it holds anything else, or is damaged.
     """
-    with readable(path, _MAKE_AGAIN), np.load(path, allow_pickle=False) as archive:
+    with (
+        readable(path, _MAKE_AGAIN),
+        path.open("rb") as file,  # numpy leaves open what it opened if that is damaged
+        np.load(file, allow_pickle=False) as archive,
+    ):
         key = _key(path, archive.files)
         images = archive[key]
         labels = archive[_KEYS[key]] if _KEYS[key] in archive.files else None

@@ -6,7 +6,6 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, NamedTuple, Self
@@ -22,8 +21,9 @@ from scorelight.data.files import progress, readable
 from scorelight.data.sources import Source
 from scorelight.errors import ConfigurationError
 
-__all__ = ["ImageFiles", "Recipe", "first_recipe", "opened"]
+__all__ = ["REPLACE", "ImageFiles", "Recipe", "first_recipe", "open_image"]
 
+REPLACE = "replace the file, or remove it"
 _AHEAD = 3
 _CHUNK = 256
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
@@ -83,20 +83,12 @@ class Recipe:
         return np.array(image).reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
 
 
-@contextmanager
-def opened(file: IO[bytes], where: str) -> Iterator[Image.Image]:
-    """An image whose header has been read.
-
-    Raises:
-        ConfigurationError: If there is none, or what is done with it in the block fails.
-    """
-    with readable(where, "replace the file, or remove it"):
-        try:
-            image = Image.open(file)
-        except UnidentifiedImageError as error:
-            raise ValueError("it is no image") from error  # Pillow names the address of a buffer
-        with image:
-            yield image
+def open_image(file: IO[bytes]) -> Image.Image:
+    """An image of which the header has been read; to be used in a block that is `readable`."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image") from error  # Pillow's own message has the address of a buffer
 
 
 def first_recipe(image: Image.Image, image_size: int | None, grayscale: bool) -> Recipe:
@@ -201,8 +193,8 @@ class ImageFiles(Examples):
     def everything(self) -> Batch:
         """They are not in memory."""
         raise ConfigurationError(
-            f"{self.source.path}: {len(self):,} images, {self.num_bytes / 2**30:.1f} GiB, are decoded as they "
-            "are needed; to have all at once set data.in_memory to true, or choose what needs fewer (another "
+            f"{self.source.path}: {len(self):,} images, {self.num_bytes / 2**30:.1f} GiB, are not kept in "
+            "memory; to have all at once set data.in_memory to true, or choose what needs fewer (another "
             "objective; --max_examples)"
         )
 
@@ -211,7 +203,8 @@ class ImageFiles(Examples):
         found = hashlib.sha256(repr(self.recipe).encode())
         for name in self.names:
             found.update(f"{name}\0{self.source.stamp(name)}\0".encode())
-        found.update(repr(None if self.labels is None else self.labels.tolist()).encode())
+        if self.labels is not None:
+            found.update(self.labels.numpy().data)
         return found.hexdigest()[:16]
 
     def _start(self, pool: ThreadPoolExecutor, index: Tensor) -> _Reading:
@@ -230,14 +223,15 @@ class ImageFiles(Examples):
 
     def _image(self, name: str) -> np.ndarray:
         where = self.source.where(name)
-        with opened(BytesIO(self.source.read(name)), where) as image:
+        with readable(where, REPLACE), open_image(BytesIO(self.source.read(name))) as image:
             return self.recipe(image, where)
 
     def _check(self, names: Sequence[str]) -> None:
         for name in names:
             where = self.source.where(name)
-            with self.source.open(name) as file, opened(file, where) as image:
-                self.recipe.check(image, where)
-                doubtful, end = _may_be_transparent(image), _ENDS.get(image.format or "", b"")
-            if doubtful or not self.source.ends_with(name, end):
-                self._image(name)
+            with readable(where, REPLACE):
+                with self.source.open(name) as file, open_image(file) as image:
+                    self.recipe.check(image, where)
+                    doubtful, end = _may_be_transparent(image), _ENDS.get(image.format or "", b"")
+                if doubtful or not self.source.ends_with(name, end):
+                    self._image(name)

@@ -11,8 +11,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from scorelight.data.base import EightBitDataModule
 from scorelight.data.examples import Arrays, Examples, split
-from scorelight.data.files import as_path, header, progress, read_npz
-from scorelight.data.image_files import ImageFiles, Recipe, first_recipe, opened
+from scorelight.data.files import as_path, header, progress, read_npz, readable
+from scorelight.data.image_files import REPLACE, ImageFiles, Recipe, first_recipe, open_image
 from scorelight.data.sources import IMAGE_ENDINGS, Folder, Source, Zip, labels_of
 from scorelight.errors import ConfigurationError
 
@@ -72,7 +72,7 @@ class ImageDataModule(EightBitDataModule):
 
     def arrays(self) -> tuple[Examples, Examples]:
         """Split the images; decode them, or see whether they can be."""
-        if self.path.suffix == ".npz":
+        if _is_npz(self.path):
             return split(_prepared(read_npz(self.path), self.recipe, self.path), self.val_fraction, self.seed)
         source = _source(self.path)
         names = list(source.names())
@@ -84,7 +84,7 @@ class ImageDataModule(EightBitDataModule):
         return train, val
 
     def _recipe(self, image_size: int | None, grayscale: bool) -> Recipe:
-        if self.path.suffix == ".npz":
+        if _is_npz(self.path):
             _, channels, height, width = header(self.path)
             blank = Image.new("L" if channels == 1 else "RGB", (width, height))
             return first_recipe(blank, image_size, grayscale)
@@ -95,7 +95,7 @@ class ImageDataModule(EightBitDataModule):
                 f"data.path={self.path}: no image in there; names of images end in {', '.join(IMAGE_ENDINGS)}"
             )
         where = source.where(name)
-        with source.open(name) as file, opened(file, where) as image:
+        with readable(where, REPLACE), source.open(name) as file, open_image(file) as image:
             recipe = first_recipe(image, image_size, grayscale)
             recipe.check(image, where)
         return recipe
@@ -104,10 +104,14 @@ class ImageDataModule(EightBitDataModule):
         return self.path.stem
 
 
+def _is_npz(path: Path) -> bool:
+    return path.suffix.lower() == ".npz"
+
+
 def _source(path: Path) -> Source:
     if path.is_dir():
         return Folder(path)
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         return Zip(path)
     raise ConfigurationError(f"data.path={path}: a folder, a .zip or an .npz is needed")
 

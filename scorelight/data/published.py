@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torchvision import datasets
@@ -59,16 +60,16 @@ class _PublishedDataModule(EightBitDataModule, ABC):
         if damaged := next(self._damaged(), None):
             raise ConfigurationError(f"{damaged} is damaged or cut off; {_AGAIN}")
         with readable(self._files()[0].parent, _AGAIN):
-            return self._whole(self._load(True), 0), self._whole(self._load(False), 1)
+            return self._whole(self._load(True), "training"), self._whole(self._load(False), "test")
 
-    def _whole(self, arrays: Arrays, which: int) -> Arrays:
+    def _whole(self, arrays: Arrays, which: Literal["training", "test"]) -> Arrays:
         """Raise unless these are as many labelled images as were published."""
-        x, label, num = arrays.x, arrays.cond.get("label"), self._sizes[which]
+        x, label, num = arrays.x, arrays.cond.get("label"), self._sizes[which == "test"]
         ten = label is not None and label.shape == (num,) and ((label >= 0) & (label < 10)).all()
         if x.shape != (num, *self.shape) or not ten:
             raise ConfigurationError(
-                f"{self._files()[which]}: images (N, C, H, W) of shape {tuple(x.shape)}; {self._name()} has "
-                f"{(num, *self.shape)}, and a label from 0 to 9 for each; {_AGAIN}"
+                f"{self._files()[0].parent}: the {which} set has images of shape {tuple(x.shape)}; that of "
+                f"{self._name()} has {(num, *self.shape)}, and a label from 0 to 9 for each; {_AGAIN}"
             )
         return arrays
 

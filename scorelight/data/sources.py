@@ -148,11 +148,11 @@ def labels_of(source: Source, names: Sequence[str]) -> Tensor | None:
 
     The file is that of StyleGAN and EDM (Karras et al., 2022): ``{"labels": [[name, label], ...]}``.
     """
-    try:
-        text = source.read(_LABELS)
-    except (KeyError, FileNotFoundError):
-        return _labels_by_folder(source, names)
     with readable(source.where(_LABELS), 'it should be {"labels": [["NAME", LABEL], ...]} or left out'):
+        try:
+            text = source.read(_LABELS)
+        except (KeyError, FileNotFoundError):
+            return _labels_by_folder(source, names)
         listed = json.loads(text).get("labels")
         found = None if listed is None else {str(name).replace("\\", "/"): label for name, label in listed}
     if found is None:

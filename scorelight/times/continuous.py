@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.seeding import Generators, rand
+from scorelight.seeding import Generators, stratified
 from scorelight.times.base import TimeSampler, log_snr_ends
 
 __all__ = ["FixedTime", "ImportanceTime", "LogNormalTime", "LogitNormalTime", "StratifiedTime", "UniformTime"]
@@ -27,8 +26,9 @@ class UniformTime(TimeSampler):
 class StratifiedTime(TimeSampler):
     """Low-discrepancy times: u_i = (u + i/B) mod 1 with one u for the batch (Kingma et al., 2021, app. I.1).
 
-    Each time is distributed as without it; their average over the batch varies less. With one
-    generator per example (validation), example i must not depend on its batch, and draws for itself.
+    Each time is distributed as without it; their average over the batch, of all processes together,
+    varies less. With one generator per example (validation), example i must not depend on its
+    batch, and draws for itself.
 
     Args:
         times: The distribution to draw from (default `UniformTime`).
@@ -47,10 +47,7 @@ class StratifiedTime(TimeSampler):
         self, process: ForwardProcess, num: int, *, generator: Generators, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Draw one time from each of `num` slices of equal probability."""
-        if isinstance(generator, Sequence):
-            return super().forward(process, num, generator=generator, device=device)
-        steps = torch.arange(num, dtype=torch.float64, device=device) / num
-        return self.quantile(process, (rand(1, generator, device) + steps) % 1)
+        return self.quantile(process, stratified(num, generator, device))
 
     def num_levels_of(self, process: ForwardProcess) -> int | None:
         """That of the distribution."""

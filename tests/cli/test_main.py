@@ -53,6 +53,10 @@ MISTAKES = {
         ["--data", "ToyData"],
         ["data", "'ToyData'", "ToyDataModule", "DigitsDataModule"],
     ),
+    "an option that is needed": (
+        ["--data", "ImageDataModule"],
+        ["data: ImageDataModule needs 'path'", "--data.path"],
+    ),
     "a misspelt option of a class": (
         ["--model.process.beta_mx", "3"],
         ["model.process", "'beta_mx'", "beta_max"],

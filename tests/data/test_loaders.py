@@ -78,6 +78,70 @@ def test_a_batch_keeps_examples_labels_and_indices_together():
         assert torch.equal(batch.cond["label"], batch.indices % 3)
 
 
+def pictures(size):
+    """Images of which each tells its number and whether it is mirrored."""
+    x = torch.zeros(size, 1, 1, 2, dtype=torch.long)
+    x[..., 0] = torch.arange(1, size + 1)[:, None, None]
+    return Arrays(x, {})
+
+
+def flips(loader, batches):
+    """(example, mirrored) in the order given."""
+
+    def endless():
+        while True:
+            yield from loader
+
+    found = []
+    for batch in islice(endless(), batches):
+        left, right = batch.x0[:, 0, 0].unbind(-1)
+        assert torch.equal(left + right, batch.indices + 1) and not (left * right).any()
+        found.append([*zip(batch.indices.tolist(), (right > 0).tolist(), strict=True)])
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_images_are_mirrored_alike_for_any_number_of_ranks(world_size):
+    whole = flips(TrainLoader(pictures(20), 6, 0, 0, 1, flip=True), 10)
+    ranks = [
+        TrainLoader(pictures(20), 6 // world_size, 0, r, world_size, flip=True) for r in range(world_size)
+    ]
+    parts = zip(*(flips(loader, 10) for loader in ranks), strict=True)
+    assert [[*chain(*p)] for p in parts] == whole
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 8])
+def test_flips_go_on_where_the_state_was_taken(stop):
+    first = TrainLoader(pictures(20), 6, 0, 0, 1, flip=True)
+    begun = flips(first, stop)
+    second = TrainLoader(pictures(20), 6, 0, 0, 1, flip=True)
+    second.load_state_dict(first.state_dict())
+    assert begun + flips(second, 10 - stop) == flips(TrainLoader(pictures(20), 6, 0, 0, 1, flip=True), 10)
+
+
+def test_flips_are_fair_new_in_each_epoch_and_leave_the_order_alone():
+    """2,000 examples: a share of heads, and of coins that change, within 5 standard errors of a half."""
+    size = 2000
+    loader = TrainLoader(pictures(size), size, 0, 0, 1, flip=True)
+    first, second = (dict(epoch) for epoch in flips(loader, 2))
+    changed = sum(first[i] != second[i] for i in range(size))
+    assert all(abs(n - size / 2) < 5 * size**0.5 / 2 for n in (sum(first.values()), changed))
+    plain = stream(TrainLoader(pictures(size), size, 0, 0, 1), 2)
+    assert stream(TrainLoader(pictures(size), size, 0, 0, 1, flip=True), 2) == plain
+
+
+def test_mirroring_does_not_touch_what_is_stored():
+    stored = pictures(20)
+    flips(TrainLoader(stored, 6, 0, 0, 1, flip=True), 10)
+    assert torch.equal(stored.x, pictures(20).x)
+
+
+def test_a_batch_of_several_epochs_is_mirrored_by_the_coins_of_each():
+    epochs = [dict(e) for e in flips(TrainLoader(pictures(5), 5, 0, 0, 1, flip=True), 3)]
+    (batch,) = flips(TrainLoader(pictures(5), 15, 0, 0, 1, flip=True), 1)
+    assert [dict(batch[i : i + 5]) for i in (0, 5, 10)] == epochs
+
+
 def test_seeds_are_shared_out_without_padding_and_labels_taken_in_turn():
     data = SeedDataModule(num_samples=7, seed=5, batch_size=3, labels=[4, 2])
     batches = list(data.predict_dataloader())
