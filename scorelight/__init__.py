@@ -51,7 +51,7 @@ from scorelight.metrics import (
     SlicedWasserstein,
     score_error,
 )
-from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
+from scorelight.networks import MLP, DDPMUNet, Energy, NCSNpp, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
     EDMWeighting,
@@ -163,6 +163,7 @@ __all__ = [
     "CosineVPSDE",
     "CountedDenoiser",
     "DDPMProcess",
+    "DDPMUNet",
     "DPMSolverPP",
     "Denoiser",
     "DenoisingScoreMatching",
@@ -217,6 +218,7 @@ __all__ = [
     "MinSNRWeighting",
     "MixedGrid",
     "ModuleFeatures",
+    "NCSNpp",
     "NLLCallback",
     "NearestLevels",
     "NegativeLogLikelihood",
