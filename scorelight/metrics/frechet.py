@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleMetric
-from scorelight.metrics.statistics import FeatureSet, double
+from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["FrechetDistance", "frechet_distance"]
 
@@ -38,7 +38,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     Returns:
         The distance, in squared units of the features; infinite if a moment is.
     """
-    m1, s1, m2, s2 = map(double, (mean1, cov1, mean2, cov2))
+    (m1, m2), (s1, s2) = pair(mean1, mean2), pair(cov1, cov2)
     if m1.shape != m2.shape:
         raise ConfigurationError(f"features of {len(m1)} and of {len(m2)} dimensions cannot be compared")
     if not all(x.isfinite().all() for x in (m1, s1, m2, s2)):

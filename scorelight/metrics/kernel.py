@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleMetric
-from scorelight.metrics.statistics import FeatureSet, double
+from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
@@ -83,13 +83,13 @@ def kernel_distance(
     found = []
     for _ in range(num_subsets):
         x, y = (_subset(features, subset_size, random) for features in (fake, real))
-        found.append(_mmd2(x, y, degree))
+        found.append(_mmd2(*pair(y, x), degree))
     return float(np.mean(found)), float(np.std(found))
 
 
 def _subset(features: Tensor, size: int, random: np.random.RandomState) -> Tensor:
     index = torch.from_numpy(random.choice(len(features), size, replace=False))
-    return double(features[index.to(features.device)])
+    return features[index.to(features.device)]
 
 
 def _mmd2(x: Tensor, y: Tensor, degree: int) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleMetric
-from scorelight.metrics.statistics import FeatureSet, double
+from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["PrecisionRecall", "precision_recall"]
 
@@ -60,7 +60,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
         raise ConfigurationError(
             f"PrecisionRecall: k={k}, and there are only {least} examples: give more examples, or a smaller k"
         )
-    x, y = double(real), double(fake)
+    x, y = pair(real, fake)
     return _covered(y, x, k), _covered(x, y, k)
 
 

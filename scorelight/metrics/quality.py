@@ -111,7 +111,8 @@ class SampleQuality(Metric):
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Join the processes; those without examples send empty tensors of the right kind."""
-        if not self._is_synced:
+        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if joined and not self._is_synced:
             for kind, name in product(("real", "fake"), _STATES):
                 parts = self._parts(kind, name) or [_STATES[name].to(self.device)]
                 setattr(self, f"{kind}_{name}", [torch.cat(parts)])

@@ -64,12 +64,13 @@ def score_error(
     """
     if len(x0) < 2:
         raise ConfigurationError(f"score_error: {len(x0)} examples: at least 2 are needed for an error")
+    t = t.to(x0.device, torch.float64)
     _same_process(denoiser, exact, t)
     squares = [_squares(denoiser, exact, x0, s, randn_like(x0, generator), batch_size, cond) for s in t]
     weighted = torch.stack([s.mean() for s in squares])
     uncertainty = torch.stack([s.std() for s in squares]) / len(x0) ** 0.5
-    sigma = denoiser.process.sigma(t.double()).to(weighted.device)
-    return ScoreError(t.double(), weighted / sigma**2, weighted, uncertainty, x0[0].numel())
+    sigma = denoiser.process.sigma(t)
+    return ScoreError(t, weighted / sigma**2, weighted, uncertainty, x0[0].numel())
 
 
 def _squares(
@@ -84,7 +85,7 @@ def _squares(
     """‖ε_θ − ε*‖² of each example at one time, shape (N,), float64."""
     found = []
     for index in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
-        times = t.to(x0.device).expand(len(index))
+        times = t.expand(len(index))
         x_t = denoiser.process.perturb(x0[index], epsilon[index], times)
         part = {name: value[index] for name, value in cond.items()}
         wrong = denoiser(x_t, times, **part).epsilon.double() - exact(x_t, times, **part).epsilon.double()
@@ -93,9 +94,7 @@ def _squares(
 
 
 def _same_process(denoiser: Denoiser, exact: Denoiser, t: Tensor) -> None:
-    ours, theirs = (
-        torch.stack([d.process.alpha(t.double()), d.process.sigma(t.double())]) for d in (denoiser, exact)
-    )
+    ours, theirs = (torch.stack([d.process.alpha(t), d.process.sigma(t)]) for d in (denoiser, exact))
     if not torch.allclose(ours, theirs, rtol=1e-6, atol=0):
         raise ConfigurationError(
             f"score_error: the scores are those of two processes, {type(denoiser.process).__name__} and "

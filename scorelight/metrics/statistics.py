@@ -22,7 +22,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["FeatureSet", "Moments", "double"]
+__all__ = ["FeatureSet", "Moments", "double", "pair"]
 
 
 class Moments(NamedTuple):
@@ -150,6 +150,12 @@ _NAMES = ("mu", "sigma", "n", "key", "features", "logits")
 def double(x: Tensor) -> Tensor:
     """In float64, on a device that has it: Apple's has not."""
     return (x.cpu() if x.device.type == "mps" else x).detach().double()
+
+
+def pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64 on one device: statistics of real examples may come from a file."""
+    fake = double(fake)
+    return real.to(fake.device).detach().double(), fake
 
 
 def _present(value: Tensor | None, name: str, owner: str) -> Tensor:

@@ -88,6 +88,12 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "a.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_pairs_are_on_the_device_of_the_samples():
+    for device in ("cpu", "meta"):
+        real, fake = module.pair(torch.ones(2, 3), torch.ones(4, 3, device=device))
+        assert real.device == fake.device == torch.device(device) and real.dtype == fake.dtype == D
+
+
 class Bomb:
     def __reduce__(self):
         return (pytest.fail, ("was unpickled",))
