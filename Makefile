@@ -41,14 +41,14 @@ pytest: setup
 test-slow: setup  ## the long experiments among the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
-bench-setup: $(BENCH_VENV)/.installed  ## make benchmarks/.venv with the libraries that benchmarks/samplers.py compares with
+bench-setup: $(BENCH_VENV)/.installed  ## make benchmarks/.venv with the libraries that the benchmarks compare with
 
 # k-diffusion comes without the packages of its training and evaluation, next to those that its solvers import.
 $(BENCH_VENV)/.installed: pyproject.toml benchmarks/constraints.txt
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint benchmarks/constraints.txt --editable . \
-		azula diffusers matplotlib scipy torchdiffeq torchsde
+		accelerate azula diffusers matplotlib scipy smalldiffusion torchdiffeq torchsde
 	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint benchmarks/constraints.txt --no-deps k-diffusion
 	touch $@
 

@@ -33,7 +33,25 @@ from scorelight.likelihood import (
     bits_per_dim,
     log_likelihood,
 )
-from scorelight.networks import MLP, Energy, ScoreNetwork, UNet
+from scorelight.metrics import (
+    DigitsFeatures,
+    FeatureExtractor,
+    FeatureSet,
+    FrechetDistance,
+    InceptionFeatures,
+    InceptionScore,
+    KernelDistance,
+    MaximumMeanDiscrepancy,
+    MNISTFeatures,
+    ModuleFeatures,
+    PixelFeatures,
+    PrecisionRecall,
+    SampleMetric,
+    ScoreError,
+    SlicedWasserstein,
+    score_error,
+)
+from scorelight.networks import MLP, DDPMUNet, Energy, NCSNpp, ScoreNetwork, UNet
 from scorelight.objectives import (
     DenoisingScoreMatching,
     EDMWeighting,
@@ -109,7 +127,7 @@ from scorelight.times import (
 )
 
 if TYPE_CHECKING:
-    from scorelight.callbacks import SampleGridCallback, SampleWriter
+    from scorelight.callbacks import FIDCallback, NLLCallback, SampleGridCallback, SampleWriter
     from scorelight.data import (
         CIFAR10DataModule,
         DigitsDataModule,
@@ -119,6 +137,8 @@ if TYPE_CHECKING:
         ToyDataModule,
     )
     from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
+    from scorelight.judging import ExampleMetric, NegativeLogLikelihood, VariationalBoundMetric
+    from scorelight.metrics.quality import SampleQuality
     from scorelight.module import ScoreModule
 
 __version__ = "0.1.0"
@@ -143,12 +163,14 @@ __all__ = [
     "CosineVPSDE",
     "CountedDenoiser",
     "DDPMProcess",
+    "DDPMUNet",
     "DPMSolverPP",
     "Denoiser",
     "DenoisingScoreMatching",
     "Dequantizer",
     "DequantizerModule",
     "DigitsDataModule",
+    "DigitsFeatures",
     "DiscreteGrid",
     "DiscreteTime",
     "EDMSampler",
@@ -159,19 +181,27 @@ __all__ = [
     "EpsilonPrediction",
     "Euler",
     "EulerMaruyama",
+    "ExampleMetric",
     "ExplicitScoreMatching",
     "ExponentialAdams",
+    "FIDCallback",
+    "FeatureExtractor",
+    "FeatureSet",
     "FixedTime",
     "FlowDequantization",
     "ForwardProcess",
+    "FrechetDistance",
     "GaussianMixture",
     "Heun",
     "HybridObjective",
     "ImageDataModule",
     "ImplicitScoreMatching",
     "ImportanceTime",
+    "InceptionFeatures",
+    "InceptionScore",
     "KarrasGrid",
     "KarrasVESDE",
+    "KernelDistance",
     "LangevinCorrector",
     "LangevinDynamics",
     "LearnedVPSDE",
@@ -183,13 +213,21 @@ __all__ = [
     "Loss",
     "LossAwareTime",
     "MNISTDataModule",
+    "MNISTFeatures",
+    "MaximumMeanDiscrepancy",
     "MinSNRWeighting",
     "MixedGrid",
+    "ModuleFeatures",
+    "NCSNpp",
+    "NLLCallback",
     "NearestLevels",
+    "NegativeLogLikelihood",
     "NetworkDenoiser",
     "NoiseLevel",
     "Objective",
     "Parameterization",
+    "PixelFeatures",
+    "PrecisionRecall",
     "Prediction",
     "PredictorCorrector",
     "Protocol",
@@ -198,15 +236,19 @@ __all__ = [
     "ReverseDiffusion",
     "SMLDProcess",
     "SampleGridCallback",
+    "SampleMetric",
+    "SampleQuality",
     "SampleWriter",
     "Sampler",
     "Score",
+    "ScoreError",
     "ScoreModule",
     "ScoreNetwork",
     "SeedDataModule",
     "SigmaSquaredWeighting",
     "SigmoidWeighting",
     "SlicedScoreMatching",
+    "SlicedWasserstein",
     "SolverError",
     "StratifiedTime",
     "SubVPSDE",
@@ -223,6 +265,7 @@ __all__ = [
     "UniformWeighting",
     "VPrediction",
     "VariationalBound",
+    "VariationalBoundMetric",
     "VariationalTerms",
     "Velocity",
     "Weighting",
@@ -232,11 +275,17 @@ __all__ = [
     "encode",
     "load_dequantizer",
     "log_likelihood",
+    "score_error",
     "slerp",
     "variational_bound",
 ]
 
 _LIGHTNING_EDGE = {
+    "FIDCallback": "scorelight.callbacks",
+    "NLLCallback": "scorelight.callbacks",
+    "ExampleMetric": "scorelight.judging",
+    "NegativeLogLikelihood": "scorelight.judging",
+    "VariationalBoundMetric": "scorelight.judging",
     "SampleGridCallback": "scorelight.callbacks",
     "SampleWriter": "scorelight.callbacks",
     "CIFAR10DataModule": "scorelight.data",
@@ -246,13 +295,14 @@ _LIGHTNING_EDGE = {
     "SeedDataModule": "scorelight.data",
     "ToyDataModule": "scorelight.data",
     "DequantizerModule": "scorelight.dequantizer_module",
+    "SampleQuality": "scorelight.metrics.quality",
     "ScoreModule": "scorelight.module",
     "load_dequantizer": "scorelight.dequantizer_module",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs Lightning only when it is asked for: that import takes seconds."""
+    """Import what needs Lightning or torchmetrics only when it is asked for: that import takes seconds."""
     if name in _LIGHTNING_EDGE:
         return getattr(importlib.import_module(_LIGHTNING_EDGE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

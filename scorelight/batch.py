@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["Batch", "Seeds", "as_batch", "gather", "training_set"]
+__all__ = ["Batch", "Seeds", "as_batch", "gather", "indexed", "training_set"]
 
 
 class Batch(NamedTuple):
@@ -39,6 +39,12 @@ def as_batch(batch: Any) -> Batch:
     x0, *rest = batch
     cond = rest[0] if rest else {}
     return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])
+
+
+def indexed(batch: Any, batch_idx: int) -> Batch:
+    """`as_batch` with the indices of its examples; of a loader that does not tell, as good as it gets."""
+    x0, cond, indices = as_batch(batch)
+    return Batch(x0, cond, torch.arange(len(x0)) + batch_idx * len(x0) if indices is None else indices)
 
 
 def training_set(data: Any) -> Batch:

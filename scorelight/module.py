@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torchmetrics import MeanMetric
 
-from scorelight.batch import Seeds, as_batch, training_set
+from scorelight.batch import Seeds, as_batch, indexed, training_set
 from scorelight.component import Component, spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.ema import ExponentialMovingAverage
@@ -48,6 +48,7 @@ class ScoreModule(LightningModule):
         condition_dropout: Probability that a training example loses its conditions, for classifier-free
             guidance (Ho & Salimans, 2021).
         seed: Seed of the noise in training and validation (default: that of `seed_everything`).
+        compile_network: Whether to run the network through `torch.compile`: worth its minutes on a GPU.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ScoreModule(LightningModule):
         ema_decay: float = 0.999,
         condition_dropout: float = 0.0,
         seed: int | None = None,
+        compile_network: bool = False,
     ) -> None:
         super().__init__()
         parts = dict(
@@ -75,6 +77,7 @@ class ScoreModule(LightningModule):
             ema_decay=ema_decay,
             condition_dropout=condition_dropout,
             seed=global_seed() if seed is None else seed,
+            compile_network=compile_network,
         )
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
@@ -89,13 +92,17 @@ class ScoreModule(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.condition_dropout = condition_dropout
         self.seed: int = hparams["seed"]
+        self.compile_network = compile_network
         self._settings_changed = False
         self.val_loss = MeanMetric()
 
     # Training
 
     def setup(self, stage: str) -> None:
-        """Let the objective see the training set, if it wants to."""
+        """Compile the network; let the objective see the training set, if it wants to."""
+        if self.compile_network:
+            for denoiser in (self.denoiser, self.ema.denoiser):
+                denoiser.network.compile()  # in place: the names of the weights stay
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and stage in ("fit", "validate"):
             self.objective.prepare(lambda: training_set(data))
@@ -204,12 +211,9 @@ class ScoreModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
-        x0, cond, indices = as_batch(batch)
-        if indices is None:  # a loader that does not tell: as good as it gets
-            indices = torch.arange(len(x0)) + batch_idx * len(x0)
-        loss: Loss = self.objective(
-            self.ema.denoiser, x0, generator=generators(self.seed, indices.tolist()), **cond
-        )
+        x0, cond, indices = indexed(batch, batch_idx)
+        noise = generators(self.seed, indices.tolist())  # type: ignore[union-attr]
+        loss: Loss = self.objective(self.ema.denoiser, x0, generator=noise, **cond)
         self.val_loss.update(loss.value)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
@@ -219,15 +223,20 @@ class ScoreModule(LightningModule):
 
     @torch.no_grad()
     def sample(
-        self, seed: int, indices: Sequence[int], cond: Mapping[str, Tensor] | None = None
+        self,
+        seed: int,
+        indices: Sequence[int],
+        cond: Mapping[str, Tensor] | None = None,
+        sampler: Sampler | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the sampler's states, the last being the samples, shape (len(indices), *shape).
+        """Yield the states of the sampler, by default its own; the last are samples, (len(indices), *shape).
 
         Sample i is a function of (seed, i): the same for any batch size and any number of processes.
         """
         noise_of = generators(seed, indices)
         noise = randn_like(torch.empty(len(indices), *self.shape), noise_of).to(self.device)
-        yield from self.sampler.states(self.ema.denoiser, noise, generator=noise_of, **(cond or {}))
+        chosen = sampler or self.sampler
+        yield from chosen.states(self.ema.denoiser, noise, generator=noise_of, **(cond or {}))
 
 
 def _check(

@@ -295,3 +295,26 @@ def test_a_sampler_of_ones_own_can_be_used(make_module):
 
     *_, x = make_module(sampler=Straight(2, denoise=False)).sample(0, range(3))
     assert x.shape == (3, 2)
+
+
+def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(
+    make_module, make_trainer, monkeypatch, tmp_path
+):
+    compiled = []
+
+    def compile_without_a_compiler(network, **kwargs):
+        compiled.append(network)
+        network._compiled_call_impl = torch.compile(network._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_without_a_compiler)
+    weights = []
+    for compile_network in (False, True):
+        torch.manual_seed(0)
+        module = make_module(compile_network=compile_network)
+        trainer = make_trainer(max_steps=3, limit_val_batches=0)
+        trainer.fit(module, ToyDataModule(num_train=64, num_val=8, batch_size=16))
+        weights.append(module.state_dict())
+    assert compiled == [module.denoiser.network, module.ema.denoiser.network]
+    torch.testing.assert_close(*weights)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt").compile_network

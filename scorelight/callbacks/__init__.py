@@ -1,6 +1,14 @@
 """Callbacks."""
 
+from scorelight.callbacks.judging import FIDCallback, NLLCallback
 from scorelight.callbacks.run import LastCheckpoint, RunProgressBar
 from scorelight.callbacks.samples import SampleGridCallback, SampleWriter
 
-__all__ = ["LastCheckpoint", "RunProgressBar", "SampleGridCallback", "SampleWriter"]
+__all__ = [
+    "FIDCallback",
+    "LastCheckpoint",
+    "NLLCallback",
+    "RunProgressBar",
+    "SampleGridCallback",
+    "SampleWriter",
+]

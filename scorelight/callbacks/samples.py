@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scorelight.batch import Seeds, as_batch
 from scorelight.module import ScoreModule
+from scorelight.parts import Parts
 from scorelight.pictures import grid, save, to_uint8
 
 __all__ = ["SampleGridCallback", "SampleWriter"]
@@ -114,6 +115,8 @@ class SampleWriter(BasePredictionWriter):
         super().__init__("batch")
         self.folder = Path(folder)
         self.num_shown = num_shown
+        self._parts = Parts(self.folder / "parts")
+        self._seed = 0
 
     def write_on_batch_end(
         self,
@@ -126,16 +129,13 @@ class SampleWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Put the batch aside: a batch that is done survives an interruption."""
-        parts = self.folder / "parts"
-        parts.mkdir(parents=True, exist_ok=True)
-        part = {"index": batch.indices, "x": prediction, **batch.cond, "seed": torch.tensor(batch.seed)}
-        name = f"{trainer.global_rank}-{batch_idx}.npz"
-        np.savez(parts / name, **{k: v.cpu().numpy() for k, v in part.items()})  # type: ignore[arg-type]
+        self._seed = batch.seed
+        self._parts.write(batch.indices, x=prediction, **batch.cond)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what an interrupted run has left."""
         if trainer.is_global_zero:
-            shutil.rmtree(self.folder / "parts", ignore_errors=True)
+            shutil.rmtree(self._parts.folder, ignore_errors=True)
         trainer.strategy.barrier()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,13 +146,12 @@ class SampleWriter(BasePredictionWriter):
         trainer.strategy.barrier()
 
     def _merge(self) -> None:
-        files = sorted((self.folder / "parts").glob("*.npz"))
-        parts = [dict(np.load(file)) for file in files]
-        order = np.concatenate([part["index"] for part in parts]).argsort()
-        x = torch.from_numpy(np.concatenate([part["x"] for part in parts])[order])
-        found = {"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"samples": x.numpy()}
-        if "label" in parts[0]:
-            found["labels"] = np.concatenate([part["label"] for part in parts])[order]
-        np.savez(self.folder / "samples.npz", seed=parts[0]["seed"], **found)  # type: ignore[arg-type]
+        whole = self._parts.merged()
+        x = whole["x"]
+        found = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
+        if "label" in whole:
+            found["labels"] = whole["label"]
+        arrays = {name: value.numpy() for name, value in found.items()}
+        np.savez(self.folder / "samples.npz", seed=self._seed, **arrays)  # type: ignore[arg-type]
         save(grid(x if x.ndim == 2 else x[: self.num_shown]), self.folder / "samples.png")
-        shutil.rmtree(self.folder / "parts")
+        shutil.rmtree(self._parts.folder)

@@ -15,7 +15,7 @@ from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedE
 
 __all__ = ["main"]
 
-_FUNCTIONS = ("sample", "interpolate", "dequantize", "advise")
+_FUNCTIONS = ("sample", "evaluate", "statistics", "interpolate", "dequantize", "advise")
 _COMMANDS = ("fit", "validate", *_FUNCTIONS, "configs")
 
 _HELP = """\
@@ -25,6 +25,8 @@ commands:
   fit          train a model:            scorelight fit --config digits/vp_epsilon
   validate     validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
   sample       draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
+  evaluate     judge it:                 scorelight evaluate RUN_OR_CHECKPOINT --metrics FrechetDistance
+  statistics   of features of real data: scorelight statistics --data CIFAR10DataModule --out FILE.npz
   interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png
   dequantize   learned noise for bits:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
   advise       noise for your data:      scorelight advise --data DigitsDataModule

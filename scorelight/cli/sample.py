@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lightning.pytorch import Trainer
-from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.callbacks import SampleWriter
@@ -16,6 +14,7 @@ from scorelight.cli.command import run_command, stored_config
 from scorelight.data import SeedDataModule
 from scorelight.denoiser import CountedDenoiser
 from scorelight.errors import ConfigurationError
+from scorelight.evaluation import WithProgress
 from scorelight.module import ScoreModule
 from scorelight.samplers.base import Sampler
 
@@ -77,7 +76,7 @@ def sample(
     chosen = sampler or module.sampler
     batches = -(-num_samples // (batch_size * trainer.world_size))
     with tqdm(total=batches * chosen.num_steps, desc="sampling", disable=not trainer.is_global_zero) as bar:
-        module.sampler = _WithProgress(chosen, bar)
+        module.sampler = WithProgress(chosen, bar)
         trainer.predict(module, data, return_predictions=False)
     if trainer.is_global_zero:
         each = counted.num_evaluations / batches
@@ -92,19 +91,3 @@ def _labels(module: ScoreModule, labels: list[int] | None) -> list[int] | None:
         allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
         raise ConfigurationError(f"--labels {bad}: {allowed}")
     return labels or list(range(number)) or None
-
-
-class _WithProgress(Sampler):
-    """A sampler that moves a progress bar at every step."""
-
-    def __init__(self, sampler: Sampler, bar: Any) -> None:
-        self.sampler = sampler
-        self.bar = bar
-
-    def trajectory(self, *args: Any) -> Iterator[Tensor]:
-        return self.sampler.trajectory(*args)
-
-    def states(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
-        for x in self.sampler.states(*args, **kwargs):
-            self.bar.update()
-            yield x

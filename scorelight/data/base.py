@@ -80,7 +80,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
             batch_size: Examples per batch (default: `val_batch_size`).
         """
         size = self.val_batch_size if batch_size is None else batch_size
-        return EvalLoader(self._examples(split), size, *shard(self))
+        return EvalLoader(self.examples(split), size, *shard(self))
 
     def training_set(self) -> Batch:
         """All that training can see, scaled: every example, and its mirror image too where training flips.
@@ -88,7 +88,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         Raises:
             ConfigurationError: If the examples are not in memory.
         """
-        x, cond, _ = self._examples("train").everything()
+        x, cond, _ = self.examples("train").everything()
         if self.flip:
             x, cond = torch.cat([x, x.flip(-1)]), {k: torch.cat([v, v]) for k, v in cond.items()}
         return Batch(self.scale(x), cond)
@@ -99,14 +99,15 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         Two are the same only if the stored examples are; a key for what has been computed from them.
         """
         if split not in self._digests:
-            self._digests[split] = self._examples(split).digest()
+            self._digests[split] = self.examples(split).digest()
         return f"{re.sub(r'[^a-z0-9]+', '-', self._name().lower())}-{split}-{self._digests[split]}"
 
     def _name(self) -> str:
         """What a person calls the data set."""
         return type(self).__name__.removesuffix("DataModule")
 
-    def _examples(self, split: Split) -> Examples:
+    def examples(self, split: Split) -> Examples:
+        """A whole split in order, as stored; loaded if it was not."""
         self.setup("fit")
         return {"train": self.train, "val": self.val}[split]
 

@@ -28,9 +28,9 @@ def shard(data: LightningDataModule) -> tuple[int, int]:
     return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
 
 
-def shares(num: int, batch_size: int, rank: int, world_size: int) -> Sequence[Tensor]:
-    """The indices r, r + W, ... below `num`, in batches: no padding, and no batch where there is no index."""
-    mine = torch.arange(rank, num, world_size)
+def shares(indices: Tensor, batch_size: int, rank: int, world_size: int) -> Sequence[Tensor]:
+    """Every W-th of the indices from the r-th on, in batches: no padding, and none without an index."""
+    mine = indices[rank::world_size]
     return torch.split(mine, batch_size) if len(mine) else ()
 
 
@@ -122,7 +122,7 @@ class EvalLoader:
 
     def __init__(self, examples: Examples, batch_size: int, rank: int, world_size: int) -> None:
         self.examples = examples
-        self.indices = shares(len(examples), batch_size, rank, world_size)
+        self.indices = shares(torch.arange(len(examples)), batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Batches of this rank."""

@@ -47,7 +47,7 @@ class SeedLoader:
 
     def __init__(self, data: SeedDataModule, rank: int, world_size: int) -> None:
         self.data = data
-        self.batches = shares(data.num_samples, data.batch_size, rank, world_size)
+        self.batches = shares(torch.arange(data.num_samples), data.batch_size, rank, world_size)
 
     def __len__(self) -> int:
         """Batches of this process."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from scorelight import ConfigurationError, UNet
-from scorelight.networks.unet import _Attention
+from scorelight.networks.blocks import Attention
 
 D = torch.float64
 SHAPES = pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 12), (2, 12, 4)], ids=str)
@@ -128,14 +128,14 @@ def test_attention_is_in_the_middle_and_in_every_block_of_its_levels(
     multipliers, attention_levels, num_blocks
 ):
     net = unet(multipliers=multipliers, attention_levels=attention_levels, num_blocks=num_blocks)
-    count = sum(isinstance(module, _Attention) for module in net.modules())
+    count = sum(isinstance(module, Attention) for module in net.modules())
     assert count == 1 + (2 * num_blocks + 1) * len(attention_levels)  # one block more on the way up
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)
 def test_attention_is_softmax_of_the_scaled_products_times_the_values(num_heads, size, generator):
-    attention = randomised(_Attention(8, num_heads))
+    attention = randomised(Attention(8, num_heads))
     x = torch.randn(2, 8, *size, dtype=D, generator=generator)
     query, key, value = (
         attention.qkv(attention.norm(x)).flatten(2).reshape(2, 3, num_heads, -1, math.prod(size)).unbind(1)
@@ -146,7 +146,7 @@ def test_attention_is_softmax_of_the_scaled_products_times_the_values(num_heads,
 
 
 def test_attention_commutes_with_any_permutation_of_the_pixels(generator):
-    attention = randomised(_Attention(8, 2))
+    attention = randomised(Attention(8, 2))
     x = torch.randn(2, 8, 3, 4, dtype=D, generator=generator)
     order = torch.randperm(12, generator=generator)
     shuffle = lambda v: v.flatten(2)[:, :, order].reshape(x.shape)  # noqa: E731
@@ -175,6 +175,36 @@ def test_the_number_of_multipliers_that_is_advised_works_and_one_more_does_not(s
     net = unet((1, *size), multipliers=(1,) * most, attention_levels=())
     x, noise_label = inputs((1, *size), dtype=torch.float32)
     assert net(x, noise_label).shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12), (2, 12, 4)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"learned_variance": True}, {"num_classes": 3}], ids=str)
+def test_in_patches_the_network_is_that_of_images_of_patches(shape, options):
+    whole = randomised(unet(shape, patch_size=2, **options))
+    x, noise_label = inputs(shape)
+    squares = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    inner = randomised(unet(tuple(squares.shape[1:]), **options))
+    inner.load_state_dict(whole.state_dict())
+    out = inner(squares, noise_label).unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)
+    torch.testing.assert_close(whole(x, noise_label), out.flatten(4, 5).flatten(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 9, 8), {"patch_size": 2}, r"patch_size=2: must divide height and width, 9 and 8"),
+        ((1, 8, 8), {"patch_size": 0}, r"patch_size=0"),
+        (
+            (1, 28, 28),
+            {"patch_size": 2, "multipliers": (1, 1, 1)},
+            r"divisible by 8. Give 1 to 2 multipliers",
+        ),
+    ],
+    ids=str,
+)
+def test_patches_that_do_not_fit_raise(shape, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        unet(shape, **options)
 
 
 @pytest.mark.parametrize("shape", [(2,), (8, 8), (1, 1, 8, 8)])

@@ -1,0 +1,136 @@
+"""The classifiers behind `DigitsFeatures` and `MNISTFeatures`: trains them and writes their weights.
+
+    python benchmarks/digit_features.py --root data   # about ten minutes on one core
+
+Writes scorelight/metrics/weights/digits.safetensors and mnist.safetensors, with the recipe and the accuracy
+in their metadata, and digit_features.md beside this file. Accuracy is that on images that training has not
+seen: MNIST's 10,000 test images, and the validation images of `DigitsDataModule`. No choice was made by
+them: the weights are those at the end of training.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from common import commit
+from safetensors.torch import save_file
+from torch.nn.functional import cross_entropy, pad
+from torchvision.datasets import MNIST
+from tqdm import tqdm
+
+from scorelight import DigitsDataModule
+from scorelight.metrics.classifiers import Classifier, weights_of
+from scorelight.pictures import to_uint8
+
+HERE = Path(__file__).parent
+SEED, BATCH, RATE, DECAY, SMOOTHING = 0, 128, 3e-3, 0.05, 0.05
+
+
+def digits(root):
+    """Images as 0..255, and labels, to train on and to report on."""
+    data = DigitsDataModule()
+    data.setup("fit")
+    for part in (data.train, data.val):
+        x, cond, _ = part.everything()
+        yield to_uint8(data.scale(x)), cond["label"]
+
+
+def mnist(root):
+    for train in (True, False):
+        data = MNIST(root, train=train)
+        yield data.data[:, None], data.targets
+
+
+SETS = {
+    "digits": (digits, Classifier.of_digits, 100, 1),
+    "mnist": (mnist, Classifier.of_mnist, 8, 2),
+}
+
+
+def shifted(x, reach, generator):
+    """Images, each moved by up to `reach` pixels each way, black coming in."""
+    size, canvas = x.shape[-1], pad(x, (reach,) * 4)
+    moves = torch.randint(2 * reach + 1, (len(x), 2), generator=generator)
+    rows, columns = (moves[:, i, None] + torch.arange(size) for i in (0, 1))
+    return canvas[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
+
+
+def train(network, x, labels, epochs, reach):
+    generator = torch.Generator().manual_seed(SEED)
+    steps = epochs * (len(x) // BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    with tqdm(total=steps) as bar:
+        for _ in range(epochs):
+            for index in torch.randperm(len(x), generator=generator).split(BATCH)[: len(x) // BATCH]:
+                logits = network(shifted(x[index], reach, generator)).logits
+                loss = cross_entropy(logits, labels[index], label_smoothing=SMOOTHING)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    return network.eval()
+
+
+@torch.no_grad()
+def num_right(network, x, labels):
+    return sum(
+        (network(a).logits.argmax(1) == b).sum().item()
+        for a, b in zip(x.split(500), labels.split(500), strict=True)
+    )
+
+
+def make(name, root, begun):
+    load, build, epochs, reach = SETS[name]
+    (x, labels), (held_out, truth) = load(root)
+    torch.manual_seed(SEED)
+    begin = time.perf_counter()
+    network = train(build(), x, labels, epochs, reach)
+    seconds = time.perf_counter() - begin
+    right = num_right(network, held_out, truth)
+    metadata = {
+        "images": f"{len(x)} to train, {len(truth)} held out",
+        "accuracy": f"{right / len(truth):.4f}",
+        "right": f"{right} of {len(truth)} held-out images",
+        "recipe": f"AdamW, learning rate {RATE} one cycle, weight decay {DECAY}, batch {BATCH}, "
+        f"{epochs} epochs, shifted by up to {reach} px, dropout 0.3, label smoothing {SMOOTHING}, "
+        "last weights",
+        "seed": str(SEED),
+        "seconds": f"{seconds:.0f}",
+        "torch": torch.__version__,
+        "commit": begun,
+    }
+    weights_of(name).parent.mkdir(exist_ok=True)
+    save_file(network.state_dict(), weights_of(name), metadata)
+    weights_of(name).chmod(0o644)  # it writes for its owner alone
+    print(name, metadata)
+    return metadata
+
+
+def report(found):
+    lines = [
+        "Classifiers whose last hidden layer `DigitsFeatures` and `MNISTFeatures` are, on held-out images.",
+        "",
+        "| weights | size, kB | images | right | accuracy | seconds, one thread |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, m in found.items():
+        size = weights_of(name).stat().st_size / 1000
+        cells = (name, f"{size:.0f}", m["images"], m["right"], m["accuracy"], m["seconds"])
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"{name}: {m['recipe']}; seed {m['seed']}." for name, m in found.items())]
+    any_of = next(iter(found.values()))
+    return "\n".join([*lines, "", f"Commit {any_of['commit']}, torch {any_of['torch']}."]) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
+    root = parser.parse_args().root
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    begun = commit()
+    found = {name: make(name, root, begun) for name in SETS}
+    (HERE / "digit_features.md").write_text(report(found))

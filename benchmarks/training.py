@@ -1,0 +1,407 @@
+"""What a training step costs: our U-Net against others, against its own products alone, and under Lightning.
+
+    python benchmarks/training.py   # about nine minutes on one core; after `make bench-setup`
+
+* Networks of one size: 32x32 images of one channel, 32, 64 and 64 channels, two blocks a level, attention at
+  16x16 and in the middle, one head; float32, batch 32. azula's has no attention, so there is one of ours
+  with none at 16x16, too. A step is the same for all: noise, mean squared error, backward, gradient clipping,
+  fused Adam, EMA. Only the networks differ.
+* Bounds: every convolution of our network alone, forward and backward, with the shape and the order in memory
+  of its real input; and the same with the attention's products.
+* Floating point operations are counted by `torch.utils.flop_counter`, forward and backward.
+* Lightning: steps of `ScoreModule` under `Trainer.fit` (TensorBoard, gradient clipping, data in memory), from
+  the start of a batch to that of the next, against a plain loop around the same parts.
+
+Everything takes turns, in rounds, in one process with one thread. CPU time, since other programs on the
+machine do not count; the median of the rounds, and the best. Ratios are the medians of the rounds' ratios.
+
+Writes training.json, .md and .png beside this file.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import itertools
+import json
+import logging
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import matplotlib
+import torch
+import yaml
+from common import commit
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule, ToyDataModule, UNet
+from scorelight.data.base import EightBitDataModule
+from scorelight.data.examples import Arrays
+from scorelight.networks.base import LevelEmbedding
+from scorelight.networks.blocks import Attention
+
+warnings.filterwarnings("ignore")
+HERE = Path(__file__).parent
+SEED, BATCH = 0, 32
+SHAPE = (1, 32, 32)
+STEPS = {"U-Net": 8, "MLP": 200}  # of Lightning and of the plain loop in each round
+OURS, PLAIN = "scorelight", "scorelight, no attention at 16x16"
+BOUND, BOTH = "convolutions of scorelight", "convolutions and attention of scorelight"
+
+
+# Networks of one size, each called as network(x, noise_label)
+
+
+class Azula(nn.Module):
+    """Its conditioning comes from outside: ours."""
+
+    def __init__(self):
+        super().__init__()
+        from azula.nn.unet import UNet as Net
+
+        self.embed = LevelEmbedding(128)
+        self.net = Net(1, 1, hid_channels=(32, 64, 64), hid_blocks=(2, 2, 2), mod_features=128, norm="group")
+
+    def forward(self, x, noise_label):
+        return self.net(x, self.embed(noise_label))
+
+
+class Diffusers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.net = UNet2DModel(
+            sample_size=32,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(32, 64, 64),
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=None,
+        )
+
+    def forward(self, x, noise_label):
+        return self.net(x, noise_label).sample
+
+
+class SmallDiffusion(nn.Module):
+    def __init__(self):
+        super().__init__()
+        from smalldiffusion import Unet
+
+        self.net = Unet(32, 1, 1, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(16,), dropout=0.0)
+
+    def forward(self, x, noise_label):
+        return self.net(x, noise_label.exp())
+
+
+def our_network(attention_levels=(1,)):
+    return UNet(SHAPE, base_channels=32, multipliers=(1, 2, 2), attention_levels=attention_levels)
+
+
+NETWORKS = {
+    OURS: our_network,
+    "diffusers": Diffusers,
+    "smalldiffusion": SmallDiffusion,
+    PLAIN: functools.partial(our_network, ()),
+    "azula": Azula,
+}
+
+
+# A step
+
+
+class Step:
+    """The same step for any network."""
+
+    def __init__(self, network):
+        self.network = network
+        self.weights = list(network.parameters())
+        self.averaged = [w.detach().clone() for w in self.weights]
+        self.optimizer = torch.optim.Adam(self.weights, lr=1e-4, fused=True)
+        self.x0, self.noise_label = torch.randn(BATCH, *SHAPE), torch.linspace(-4, 4, BATCH)
+        self.alpha = torch.sigmoid(-2 * self.noise_label).sqrt()[:, None, None, None]
+
+    def __call__(self):
+        epsilon = torch.randn_like(self.x0)
+        x = self.alpha * self.x0 + (1 - self.alpha**2).sqrt() * epsilon
+        loss = (self.network(x, self.noise_label) - epsilon).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        torch._foreach_lerp_(self.averaged, [w.detach() for w in self.weights], 1e-3)
+
+
+class Products:
+    """Convolutions, and attention if wanted, forward and backward, with inputs like those that they get."""
+
+    def __init__(self, network, attention=False):
+        self.jobs = []
+        kinds = {nn.Conv2d: self._convolution} | ({Attention: self._attention} if attention else {})
+        hooks = [m.register_forward_hook(kinds[type(m)]) for m in network.modules() if type(m) in kinds]
+        with torch.no_grad():
+            network(torch.randn(BATCH, *SHAPE), torch.zeros(BATCH))
+        for hook in hooks:
+            hook.remove()
+
+    def _convolution(self, layer, inputs, output):
+        x = torch.randn_like(inputs[0]).requires_grad_(bool(self.jobs))  # not the image's
+        self.jobs.append((layer, [x, *layer.parameters()], 1, torch.randn_like(output)))
+
+    def _attention(self, layer, inputs, output):
+        x = torch.randn(3, BATCH, layer.num_heads, output[0, 0].numel(), output.shape[1] // layer.num_heads)
+        inputs = [v.requires_grad_() for v in x]
+        self.jobs.append((nn.functional.scaled_dot_product_attention, inputs, 3, torch.randn_like(x[0])))
+
+    def __call__(self):
+        for function, tensors, num_arguments, gradient in self.jobs:
+            function(*tensors[:num_arguments]).backward(gradient)
+            for tensor in tensors:
+                tensor.grad = None
+
+
+def operations(job):
+    """Counted in the plain form of attention: of the others the counter knows nothing on a CPU."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        job()
+    return counter.get_total_flops()
+
+
+def seconds(job):
+    start = time.process_time()
+    job()
+    return time.process_time() - start
+
+
+def compare_networks(rounds):
+    torch.manual_seed(SEED)
+    networks = {name: make() for name, make in NETWORKS.items()}
+    jobs = {name: Step(network) for name, network in networks.items()}
+    jobs |= {BOUND: Products(our_network()), BOTH: Products(our_network(), attention=True)}
+    flops = {name: operations(job) for name, job in jobs.items()}
+    for job in jobs.values():
+        job()
+    times = {name: [] for name in jobs}
+    names = list(jobs)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(seconds(jobs[name]))
+    rows = []
+    for name in names:
+        middle, best = statistics.median(times[name]), min(times[name])
+        rows.append(
+            {
+                "network": name,
+                "parameters": sum(p.numel() for p in networks[name].parameters())
+                if name in networks
+                else None,
+                "MFLOP_per_image": flops[name] / BATCH / 1e6,
+                "ms": 1e3 * middle,
+                "ms_best": 1e3 * best,
+                "images_per_second": BATCH / middle,
+                "GFLOP_per_second": flops[name] / middle / 1e9,
+                "GFLOP_per_second_best": flops[name] / best / 1e9,
+                "speed_by_that_of_ours": statistics.median(
+                    (flops[name] / t) / (flops[OURS] / o)
+                    for o, t in zip(times[OURS], times[name], strict=True)
+                ),
+            }
+        )
+    return rows
+
+
+# Lightning
+
+
+class Noise(EightBitDataModule):
+    """As many images as MNIST has, of noise: how long a step takes does not depend on it."""
+
+    shape = (1, 28, 28)
+
+    def arrays(self):
+        generator = torch.Generator().manual_seed(SEED)
+        return tuple(
+            Arrays(torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=generator), {})
+            for n in (60_000, 256)
+        )
+
+
+class Stopwatch(Callback):
+    """CPU time from the start of each batch to that of the next."""
+
+    def __init__(self):
+        self.starts = []
+
+    def on_train_batch_start(self, *_):
+        self.starts.append(time.process_time())
+
+
+def module_of(network):
+    return ScoreModule(
+        network,
+        VPSDE(),
+        Epsilon(),
+        EpsilonPrediction(),
+        DDIM(),
+        optimizer=functools.partial(torch.optim.Adam, lr=1e-4, fused=True),
+    )
+
+
+def differences(starts):
+    """Seconds of each step but the first, which warms up."""
+    return [b - a for a, b in itertools.pairwise(starts[1:])]
+
+
+def under_lightning(module, data, steps, folder):
+    watch = Stopwatch()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps + 2,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        logger=TensorBoardLogger(folder),
+        callbacks=[watch],
+    )
+    trainer.fit(module, data)
+    return differences(watch.starts)
+
+
+def plain(module, data, steps):
+    """The same parts in a loop."""
+    denoiser, objective, ema = module.denoiser.train(), module.objective, module.ema
+    weights = list(denoiser.parameters())
+    optimizer = torch.optim.Adam(weights, lr=1e-4, fused=True)
+    starts, batches = [], iter(data.train_dataloader())
+    for _ in range(steps + 2):
+        x0 = data.scale(next(batches).x0)
+        starts.append(time.process_time())
+        optimizer.zero_grad()
+        objective(denoiser, x0).value.mean().backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        ema.update(denoiser)
+    return differences(starts)
+
+
+def lightning_cost(name, rounds):
+    """Mean of a round's steps: what some of them do, such as logging, is a cost as well."""
+    torch.manual_seed(SEED)
+    network, data = CASES[name]
+    module, data, steps = module_of(network()), data(), STEPS[name]
+    data.setup("fit")
+    found = {"Lightning": [], "plain loop": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(rounds + 1):
+            ways = {
+                "Lightning": lambda: under_lightning(module, data, steps, folder),
+                "plain loop": lambda: plain(module, data, steps),
+            }
+            for way in sorted(ways, reverse=bool(turn % 2)):
+                measured = statistics.mean(ways[way]())
+                if turn:  # the first round warms up
+                    found[way].append(measured)
+    ratios = [a / b - 1 for a, b in zip(*found.values(), strict=True)]
+    spread = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    row = {"model": name, "parameters": sum(p.numel() for p in module.denoiser.parameters())}
+    row |= {f"{way}, ms": 1e3 * statistics.median(values) for way, values in found.items()}
+    return row | {"overhead": statistics.median(ratios), "overhead_quartiles": [spread[0], spread[2]]}
+
+
+def mnist_unet():
+    """That of configs/mnist/vp_epsilon.yaml."""
+    config = yaml.safe_load((HERE.parent / "configs/mnist/vp_epsilon.yaml").read_text())
+    return UNet((1, 28, 28), **config["model"]["network"]["init_args"])
+
+
+CASES = {
+    "U-Net": (mnist_unet, functools.partial(Noise, 64)),
+    "MLP": (functools.partial(MLP, (2,)), functools.partial(ToyDataModule, batch_size=512)),
+}
+
+
+# Report
+
+
+def report(rows, costs):
+    lines = [
+        f"Training step, batch {BATCH}, one thread:",
+        "",
+        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        count = f"{r['parameters']:,}" if r["parameters"] else ""
+        speed = f"{r['GFLOP_per_second']:.0f} ({r['GFLOP_per_second_best']:.0f})"
+        lines.append(
+            f"| {r['network']} | {count} | {r['MFLOP_per_image']:.0f} | {r['ms']:.0f} ({r['ms_best']:.0f}) "
+            f"| {r['images_per_second']:.1f} | {speed} | {r['speed_by_that_of_ours']:.2f} |"
+        )
+    lines += [
+        "",
+        "A step under Lightning against a plain loop around the same parts:",
+        "",
+        "| model | parameters | plain loop, ms | Lightning, ms | overhead (quartiles) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for c in costs:
+        low, high = c["overhead_quartiles"]
+        lines.append(
+            f"| {c['model']} | {c['parameters']:,} | {c['plain loop, ms']:.2f} | {c['Lightning, ms']:.2f} "
+            f"| {c['overhead']:+.1%} ({low:+.1%} to {high:+.1%}) |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def picture(rows, path):
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 3), layout="constrained")
+    names = [r["network"] for r in reversed(rows)]
+    axis.barh(names, [r["GFLOP_per_second"] for r in reversed(rows)])
+    axis.set(xlabel="GFLOP/s of a training step, one thread", title="U-Nets of one size")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=15, help="of every comparison (default: 15)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    begin = time.perf_counter()
+    measured = commit()
+    rows = compare_networks(arguments.rounds)
+    costs = [lightning_cost(name, arguments.rounds) for name in CASES]
+    packages = ("torch", "lightning", "diffusers", "smalldiffusion", "azula")
+    result = {
+        "commit": measured,
+        "python": sys.version.split()[0],
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "seed": SEED,
+        "rounds": arguments.rounds,
+        "seconds": round(time.perf_counter() - begin),
+        "networks": rows,
+        "lightning": costs,
+    }
+    (HERE / "training.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = report(rows, costs)
+    (HERE / "training.md").write_text(text)
+    picture(rows, HERE / "training.png")
+    print(text)

@@ -1,0 +1,55 @@
+"""``scorelight statistics``: features of real examples, for others and for another day."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from lightning.fabric import Fabric
+from lightning.pytorch import LightningDataModule
+
+from scorelight.cli.command import run_command, written
+from scorelight.judging import Workers, default_features, reference_set
+from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance
+
+__all__ = ["run_statistics", "statistics"]
+
+
+def run_statistics(args: list[str]) -> None:
+    """Parse and run."""
+    run_command(statistics, args, as_positional=False)
+
+
+def statistics(
+    data: LightningDataModule,
+    out: str,
+    features: FeatureExtractor | None = None,
+    split: Literal["train", "val"] = "train",
+    keep_features: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Write mean and covariance of the features of all real examples to an .npz, as pytorch-fid has them.
+
+    `scorelight evaluate RUN --reference FILE` and FIDCallback(reference=FILE) compare with it.
+
+    Args:
+        data: Data module with the examples.
+        out: File to write: `mu`, `sigma`, the number of examples `n` and the features' `key`.
+        features: Feature network (default: by the shape of the data).
+        split: Which examples.
+        keep_features: Write the features of each example too; all metrics but the Fréchet distance need them.
+        accelerator: Lightning's accelerator: auto, cpu, gpu, ...
+    """
+    path = Path(out if out.endswith(".npz") else f"{out}.npz")
+    data.prepare_data()
+    extractor = features or default_features(data.shape)  # type: ignore[attr-defined]
+    fabric = Fabric(accelerator=accelerator, devices=1)
+    fabric.launch()
+    metrics = [KernelDistance()] if keep_features else [FrechetDistance()]
+    found = reference_set(extractor, data, split, metrics, Workers.of_fabric(fabric))
+    if not keep_features:
+        found = replace(found, features=None, logits=None)
+    with written(path):
+        found.save(path)
+    print(f"{path}: {found.count} examples of {data.fingerprint(split)}, {extractor.key}")  # type: ignore[attr-defined]

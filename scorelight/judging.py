@@ -1,0 +1,354 @@
+"""Judging a model: its samples against real examples, and its likelihoods, on any number of processes.
+
+Sample i is a function of (seed, i), as are the noises of example i's likelihood. The processes share the
+indices out, r, r + W, ... to rank r, without padding: what is found does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from lightning.pytorch import Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from scorelight.batch import Batch
+from scorelight.bounds import variational_bound
+from scorelight.component import Component
+from scorelight.data.loaders import shares
+from scorelight.denoiser import Denoiser
+from scorelight.dequantization import Dequantizer
+from scorelight.errors import ConfigurationError
+from scorelight.likelihood import Protocol, bits_per_dim
+from scorelight.metrics import FeatureExtractor, FeatureSet, InceptionFeatures, PixelFeatures, SampleMetric
+from scorelight.metrics.classifiers import DigitsFeatures, MNISTFeatures
+from scorelight.metrics.quality import SampleQuality
+from scorelight.module import ScoreModule
+from scorelight.pictures import to_uint8
+from scorelight.samplers.base import Sampler
+from scorelight.seeding import Generators, generators
+
+__all__ = [
+    "ExampleMetric",
+    "NegativeLogLikelihood",
+    "VariationalBoundMetric",
+    "Workers",
+    "check_samples",
+    "default_features",
+    "draw",
+    "first",
+    "gathered",
+    "judge",
+    "quality_of",
+    "reference_set",
+    "stored",
+]
+
+
+class Workers(NamedTuple):
+    """The processes that share the work, as a trainer or a Fabric knows them."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    link: Any
+    """Has `barrier()` and `broadcast(object)` from rank 0."""
+
+    @classmethod
+    def of_trainer(cls, trainer: Trainer) -> Workers:
+        """Those of a trainer that runs."""
+        strategy = trainer.strategy
+        return cls(trainer.global_rank, trainer.world_size, strategy.root_device, strategy)
+
+    @classmethod
+    def of_fabric(cls, fabric: Fabric) -> Workers:
+        """Those of a Fabric that was launched."""
+        return cls(fabric.global_rank, fabric.world_size, fabric.device, fabric)
+
+    def share(self, indices: Tensor, batch_size: int) -> Sequence[Tensor]:
+        """This process's part of the indices, in batches."""
+        return shares(indices, batch_size, self.rank, self.world_size)
+
+    def from_all(self, mine: Any) -> list[Any]:
+        """What each rank has, in the order of the ranks, on every rank."""
+        if self.world_size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, mine)
+        return found
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What rank 0 makes, on every rank."""
+        return self.link.broadcast(make() if self.rank == 0 else None)
+
+
+def stored(x: Tensor) -> Tensor:
+    """Samples as they are judged: images of [−1, 1] rounded to 8 bits, anything else as it is."""
+    return to_uint8(x) if x.ndim == 4 else x.float()
+
+
+def draw(
+    module: ScoreModule, seed: int, batches: Iterable[Tensor], sampler: Sampler | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Samples at the given indices, batch by batch: (indices, samples as `stored`).
+
+    A class-conditional model draws its classes in turn: sample i is of class i mod `num_classes`.
+    """
+    for index in batches:
+        cond = {"label": (index % module.num_classes).to(module.device)} if module.num_classes else {}
+        states = module.sample(seed, index.tolist(), cond, sampler)
+        yield index, stored(deque(states, maxlen=1).pop())
+
+
+def reference_set(
+    features: FeatureExtractor,
+    data: Any,
+    split: str,
+    metrics: Sequence[SampleMetric],
+    workers: Workers,
+    file: str | None = None,
+) -> FeatureSet:
+    """Features of all real examples of a split, or of those that a file describes.
+
+    They are computed once, and then found again by the content of the data, their preprocessing and the
+    weights of the features, in ``$SCORELIGHT_CACHE``, by default ``~/.cache/scorelight``.
+
+    Raises:
+        ConfigurationError: If the file is of other features, or lacks what a metric needs.
+    """
+    if file:
+        return _imported(Path(file), features, metrics)
+    if not hasattr(data, "fingerprint"):
+        raise ConfigurationError(
+            f"{type(data).__name__}: cannot tell all its examples; use one of scorelight's data modules, "
+            "such as ImageDataModule, or a reference=FILE.npz with statistics of real examples"
+        )
+    path = cache_dir() / "features" / f"{data.fingerprint(split)}-{features.key.rpartition('.')[2]}.npz"
+
+    def cached() -> FeatureSet | None:
+        found = FeatureSet.load(path) if path.exists() else None
+        return found if found and not _lacks(found, metrics) else None
+
+    found: FeatureSet | None = workers.from_first(cached)
+    if found is None:
+        found = _features_of(features, data, split, metrics, workers)
+        if workers.rank == 0:
+            found.save(path)
+    return found
+
+
+def _imported(file: Path, features: FeatureExtractor, metrics: Sequence[SampleMetric]) -> FeatureSet:
+    found = FeatureSet.load(file)
+    if found.key and found.key != features.key:
+        raise ConfigurationError(
+            f"reference={file}: statistics of the features {found.key}, but {features.key} are asked for; "
+            "name the same features, or make the file anew with scorelight statistics"
+        )
+    if lacking := _lacks(found, metrics):
+        raise ConfigurationError(
+            f"reference={file}: {lacking} needs the features of each example, and the file has mean and "
+            "covariance alone; make it with scorelight statistics --keep_features true, or leave it out"
+        )
+    return found
+
+
+def _lacks(found: FeatureSet, metrics: Sequence[SampleMetric]) -> str:
+    """Names of the metrics that need more than there is."""
+    needy = [type(m).__name__ for m in metrics if m.needs_features] if found.features is None else []
+    return ", ".join(needy)
+
+
+def _features_of(
+    features: FeatureExtractor, data: Any, split: str, metrics: Sequence[SampleMetric], workers: Workers
+) -> FeatureSet:
+    quality = SampleQuality(features, metrics).to(workers.device)
+    examples = data.examples(split)
+    batches = workers.share(torch.arange(len(examples)), 250)
+    bar = tqdm(examples.batches(batches), "features of real data", len(batches), disable=workers.rank > 0)
+    for batch in bar:
+        quality.update(stored(data.scale(batch.x0.to(workers.device))), batch.indices, real=True)
+    return quality.feature_set(real=True)
+
+
+def check_samples(
+    metrics: Sequence[SampleMetric], features: FeatureExtractor, shape: Sequence[int], num_samples: int
+) -> None:
+    """Raise, before the time that samples take, what would be raised after it.
+
+    Raises:
+        ConfigurationError: If the metrics cannot be had from so many samples of that shape by these features.
+    """
+    for metric in metrics:
+        if num_samples < metric.least:
+            raise ConfigurationError(
+                f"{type(metric).__name__}: num_samples={num_samples}, but it needs {metric.least}: draw "
+                "more, or set its own options lower"
+            )
+    device = next(features.parameters(), torch.empty(0)).device
+    found = features(stored(torch.zeros(1, *shape, device=device)))
+    if found.logits is None and (needy := [type(m).__name__ for m in metrics if m.needs_logits]):
+        raise ConfigurationError(
+            f"{needy[0]}: needs features that classify, such as InceptionFeatures or, for digits, "
+            f"MNISTFeatures and DigitsFeatures; {type(features).__name__} do not"
+        )
+
+
+def default_features(shape: Sequence[int]) -> FeatureExtractor:
+    """By the shape of the examples: our classifiers for grey 8×8 and 28×28, Inception for other images."""
+    if len(shape) != 3:
+        return PixelFeatures()
+    known: dict[tuple[int, ...], type[FeatureExtractor]] = {
+        (1, 8, 8): DigitsFeatures,
+        (1, 28, 28): MNISTFeatures,
+    }
+    return known.get(tuple(shape), InceptionFeatures)()
+
+
+def cache_dir() -> Path:
+    """Where statistics of real data are kept."""
+    return Path(os.environ.get("SCORELIGHT_CACHE", Path.home() / ".cache" / "scorelight"))
+
+
+def quality_of(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    features: FeatureExtractor,
+    metrics: Sequence[SampleMetric],
+    real: FeatureSet,
+    workers: Workers,
+) -> dict[str, float]:
+    """Numbers of the metrics for (indices, samples) that the processes hold among them."""
+    quality = SampleQuality(features, metrics).to(workers.device)
+    for index, x in batches:
+        quality.update(x.to(workers.device), index)
+    fake = quality.feature_set()
+
+    def numbers() -> dict[str, float]:
+        return {name: value for metric in metrics for name, value in metric(real, fake).items()}
+
+    return workers.from_first(numbers)
+
+
+class ExampleMetric(Component, ABC):
+    """A number for each real example: how likely a model finds it."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        num_levels: int | None,
+        *,
+        generator: Generators = None,
+        dequantizer: Dequantizer | None = None,
+        **cond: Any,
+    ) -> dict[str, Tensor]:
+        """Names and numbers of shape (B,).
+
+        Args:
+            denoiser: The model.
+            x0: Clean data as the model sees them, shape (B, ...).
+            num_levels: Grey levels of the data; None if they are not quantised.
+            generator: Where the noise comes from; one per example makes example i reproducible.
+            dequantizer: Learned noise within a grey level, instead of uniform.
+            **cond: Conditions for the network.
+        """
+
+
+class NegativeLogLikelihood(ExampleMetric):
+    """−log p(x0) along the probability flow: bits/dim of quantised data, else nats/dim; see `bits_per_dim`.
+
+    Args:
+        repeats: Dequantisations and probes of each example, averaged.
+        num_probes: Directions of the trace's estimate.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+    """
+
+    def __init__(self, repeats: int = 1, num_probes: int = 1, rtol: float = 3e-4, atol: float = 3e-4) -> None:
+        self.options = dict(repeats=repeats, num_probes=num_probes, rtol=rtol, atol=atol)
+        Protocol(None, **self.options)  # type: ignore[arg-type]
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        num_levels: int | None,
+        *,
+        generator: Generators = None,
+        dequantizer: Dequantizer | None = None,
+        **cond: Any,
+    ) -> dict[str, Tensor]:
+        """Bits or nats per dimension, and the evaluations that they took."""
+        protocol = Protocol(num_levels, **self.options)  # type: ignore[arg-type]
+        found = bits_per_dim(denoiser, x0, protocol, dequantizer=dequantizer, generator=generator, **cond)
+        name = "bits_per_dim" if num_levels else "nats_per_dim"
+        return {name: found.value, "likelihood_evaluations": found.num_evaluations.double()}
+
+
+class VariationalBoundMetric(ExampleMetric):
+    """The variational bound on −log p(x0), in bits per dimension; see `variational_bound`.
+
+    Args:
+        num_slices: Slices of continuous time, one evaluation each; a table has its own levels.
+    """
+
+    def __init__(self, num_slices: int = 100) -> None:
+        self.num_slices = num_slices
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        num_levels: int | None,
+        *,
+        generator: Generators = None,
+        dequantizer: Dequantizer | None = None,
+        **cond: Any,
+    ) -> dict[str, Tensor]:
+        """The bound and its three terms."""
+        found = variational_bound(
+            denoiser, x0, bins=num_levels, num_slices=self.num_slices, generator=generator, **cond
+        )
+        bits = found.bits_per_dim / found.nats
+        terms = {"prior": found.prior, "steps": found.steps.sum(1), "decoder": found.decoder}
+        named = {f"variational_bound_{name}": bits * term for name, term in terms.items()}
+        return {"variational_bound": found.bits_per_dim, **named}
+
+
+def judge(
+    metric: ExampleMetric,
+    denoiser: Denoiser,
+    batch: Batch,
+    num_levels: int | None,
+    seed: int,
+    dequantizer: Dequantizer | None = None,
+) -> dict[str, Tensor]:
+    """Numbers of each example of a batch, and its index; its noises are functions of (seed, index)."""
+    x0, cond, index = batch
+    assert index is not None
+    noise = generators(seed, index.tolist())
+    found = metric(denoiser, x0, num_levels, generator=noise, dequantizer=dequantizer, **cond)
+    return {"index": index.cpu(), **{name: value.double().cpu() for name, value in found.items()}}
+
+
+def first(batch: Batch, num: int) -> Batch:
+    """The examples of a batch whose index is below `num`."""
+    assert batch.indices is not None
+    keep = (batch.indices < num).nonzero()[:, 0]
+    x0, cond = batch.x0[keep.to(batch.x0.device)], {k: v[keep.to(v.device)] for k, v in batch.cond.items()}
+    return Batch(x0, cond, batch.indices[keep])
+
+
+def gathered(mine: Sequence[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
+    """What `judge` found on all processes, one tensor a name, in the order of the examples."""
+    parts = [part for of_rank in workers.from_all(list(mine)) for part in of_rank]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    order = whole.pop("index").argsort()
+    return {name: value[order] for name, value in whole.items()}

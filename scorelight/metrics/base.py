@@ -1,0 +1,29 @@
+"""What a metric of samples is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from scorelight.component import Component
+from scorelight.metrics.statistics import FeatureSet
+
+__all__ = ["SampleMetric"]
+
+
+class SampleMetric(Component, ABC):
+    """Numbers that compare the features of samples with those of real examples."""
+
+    needs_features: bool = False
+    """Whether it needs the features of every example, and not only their moments."""
+    needs_logits: bool = False
+    """Whether it needs class scores."""
+    least: int = 2
+    """Fewest samples that it can do with."""
+
+    @abstractmethod
+    def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        """Named numbers.
+
+        Raises:
+            ConfigurationError: If there are too few examples for its settings.
+        """

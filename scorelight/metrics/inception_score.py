@@ -1,0 +1,73 @@
+"""The Inception score."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorelight.errors import ConfigurationError
+from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.statistics import FeatureSet, double
+
+__all__ = ["InceptionScore", "inception_score"]
+
+
+class InceptionScore(SampleMetric):
+    """How sure a classifier is of each sample, and how evenly it spreads over the classes.
+
+    exp E KL(p(y|x) ‖ p(y)) (Salimans et al., 2016, section 4): from 1 to the number of classes, more is
+    better. Real examples do not come into it.
+
+    Args:
+        splits: Parts that the samples are cut into; it is the mean over them.
+        seed: Seed of the order before they are cut; torch-fidelity's is 2020. None leaves them as they come.
+    """
+
+    needs_logits = True
+
+    def __init__(self, splits: int = 10, seed: int | None = 2020) -> None:
+        if splits < 1:
+            raise ConfigurationError(f"InceptionScore: splits={splits}: at least 1")
+        self.splits = self.least = splits
+        self.seed = seed
+
+    def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        """``inception_score``, and ``inception_score_std``, its standard deviation over the parts."""
+        mean, std = inception_score(fake.class_scores("InceptionScore"), self.splits, self.seed)
+        return {"inception_score": mean, "inception_score_std": std}
+
+
+def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
+    """The exponential of the mean of KL(p(y|x) ‖ mean p(y|x)) in each part of the samples.
+
+    Args:
+        logits: Shape (N, K).
+        splits: Number of parts, equal within one sample.
+        seed: Seed of the order before they are cut, if any.
+
+    Returns:
+        Mean and standard deviation over the parts.
+
+    Raises:
+        ConfigurationError: If there are fewer samples than parts.
+    """
+    if len(logits) < splits:
+        raise ConfigurationError(
+            f"InceptionScore: splits={splits}, and there are only {len(logits)} samples: draw more, "
+            "or set splits=1"
+        )
+    if seed is not None:
+        order = torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))
+        logits = logits[order.to(logits.device)]
+    log_p = double(logits).log_softmax(1)
+    ends = [i * len(logits) // splits for i in range(splits + 1)]
+    scores = [_score(log_p[a:b]) for a, b in pairwise(ends)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _score(log_p: Tensor) -> float:
+    log_q = log_p.logsumexp(0) - np.log(len(log_p))
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean().exp().item()

@@ -1,0 +1,77 @@
+"""Precision and recall of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from scorelight.errors import ConfigurationError
+from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.statistics import FeatureSet, pair
+
+__all__ = ["PrecisionRecall", "precision_recall"]
+
+_ENTRIES = 2**24
+"""Distances held at once: 128 MB."""
+
+
+class PrecisionRecall(SampleMetric):
+    """Share of samples among the real examples, and of real examples among the samples.
+
+    Precision is about quality, recall about variety (Kynkäänniemi et al., 2019, eq. 1 and 2). Both depend on
+    the number of examples, which should be the same for all that is compared.
+
+    Args:
+        k: Each example stands for the ball that reaches to its k-th nearest neighbour.
+    """
+
+    needs_features = True
+
+    def __init__(self, k: int = 3) -> None:
+        if k < 1:
+            raise ConfigurationError(f"PrecisionRecall: k={k}: at least 1")
+        self.k = k
+        self.least = k + 1
+
+    def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+        """``precision`` and ``recall``, 0 to 1."""
+        banks = real.bank("PrecisionRecall"), fake.bank("PrecisionRecall")
+        precision, recall = precision_recall(*banks, self.k)
+        return {"precision": precision, "recall": recall}
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Shares of one set that lie within the k-nearest-neighbour balls of the other.
+
+    Args:
+        real: Features of shape (N, D).
+        fake: Features of shape (M, D).
+        k: Neighbours; an example is not its own.
+
+    Returns:
+        Precision and recall.
+
+    Raises:
+        ConfigurationError: If an example has fewer than k neighbours.
+    """
+    if (least := min(len(real), len(fake))) <= k:
+        raise ConfigurationError(
+            f"PrecisionRecall: k={k}, and there are only {least} examples: give more examples, or a smaller k"
+        )
+    x, y = pair(real, fake)
+    return _covered(y, x, k), _covered(x, y, k)
+
+
+def _covered(points: Tensor, centres: Tensor, k: int) -> float:
+    """Share of the points that lie within the ball of some centre."""
+    radii = torch.cat([d.kthvalue(k + 1).values for d in _distances(centres, centres)])
+    inside = [(d <= radii).any(1) for d in _distances(points, centres)]
+    return torch.cat(inside).double().mean().item()
+
+
+def _distances(points: Tensor, centres: Tensor) -> Iterator[Tensor]:
+    """Distances of shape (n, M), n points at a time."""
+    for part in torch.split(points, max(_ENTRIES // len(centres), 1)):
+        yield torch.cdist(part, centres)

@@ -1,0 +1,181 @@
+"""Samples come in batch by batch, on any number of processes; numbers come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from scorelight.errors import ConfigurationError
+from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.features import FeatureExtractor, Features
+from scorelight.metrics.statistics import FeatureSet, Moments
+
+__all__ = ["SampleQuality"]
+
+
+class SampleQuality(Metric):
+    """Metrics of samples against real examples, by the features of both.
+
+    Moments are summed up in float64; the features themselves are kept only if a metric needs them.
+    Processes are joined in `compute` and `feature_set`, which all of them must call. If `update` is told the
+    indices of examples, the numbers do not depend on how these were cut into batches and processes, but
+    for the last digits of float32 that a network's features may owe to the size of the batch.
+
+    Move it to the device of the process, like any metric of torchmetrics. The extractor is not part of its
+    state: it goes where the examples are.
+
+    Args:
+        features: What the examples are compared by.
+        metrics: What is computed.
+        real: Statistics of the real examples; without them, give the examples by ``update(x, real=True)``.
+
+    Raises:
+        ConfigurationError: If the statistics were made with other features.
+    """
+
+    full_state_update = False
+    features: FeatureExtractor
+
+    def __init__(
+        self, features: FeatureExtractor, metrics: Sequence[SampleMetric], real: FeatureSet | None = None
+    ) -> None:
+        super().__init__()
+        self.__dict__["features"] = features  # not a sub-module: no part of checkpoints
+        self.metrics = list(metrics)
+        self.real = real
+        self._kept = {
+            "features": any(metric.needs_features for metric in metrics),
+            "logits": any(metric.needs_logits for metric in metrics),
+        }
+        for name in _STATES:
+            self.add_state(f"real_{name}", [], dist_reduce_fx=None)
+            self.add_state(f"fake_{name}", [], dist_reduce_fx=None)
+        if real and real.key not in ("", features.key):
+            raise ConfigurationError(
+                f"statistics of real examples were made by {real.key}, not by {features.key}: make "
+                "them again, or use the same features and weights"
+            )
+
+    def update(self, x: Tensor, indices: Tensor | None = None, real: bool = False) -> None:
+        """Take in examples.
+
+        Args:
+            x: Stored examples: uint8 images (N, C, H, W), 0 to 255, or float vectors (N, D).
+            indices: Which of all examples they are, shape (N,): results are then put in this order.
+            real: Whether they are real ones.
+        """
+        if real and self.real:
+            raise ConfigurationError(
+                "real examples are given although their statistics are: give one of both"
+            )
+        if not len(x):
+            return
+        kind, found = "real" if real else "fake", self.features(x)
+        self._add_moments(kind, Moments.of(found.values.to(self.device)))
+        self._add_bank(kind, found)
+        if indices is not None:
+            self._state(kind, "indices").append(indices.long().to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """All numbers by name, float64, the same on every process.
+
+        Raises:
+            ConfigurationError: If there are too few examples, or two metrics of one name.
+        """
+        real, fake = self.feature_set(real=True), self.feature_set()
+        numbers: dict[str, Tensor] = {}
+        for metric in self.metrics:
+            found = metric(real, fake)
+            if twice := numbers.keys() & found.keys():
+                raise ConfigurationError(f"metrics: {min(twice)} is computed twice; remove one of them")
+            numbers |= {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
+        return numbers
+
+    def feature_set(self, real: bool = False) -> FeatureSet:
+        """What is known of the generated or the real examples of all processes; all of them must call it.
+
+        Raises:
+            ConfigurationError: If there are fewer than two examples, or one came in twice.
+        """
+        if real and self.real:
+            return self.real
+        entered = self._is_synced
+        with self.sync_context(should_sync=not entered, should_unsync=not entered):
+            return self._feature_set("real" if real else "fake")
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Join the processes; those without examples send empty tensors of the right kind."""
+        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if joined and not self._is_synced:
+            for kind, name in product(("real", "fake"), _STATES):
+                parts = self._parts(kind, name) or [_STATES[name].to(self.device)]
+                setattr(self, f"{kind}_{name}", [torch.cat(parts)])
+        super().sync(*args, **kwargs)
+
+    def _feature_set(self, kind: str) -> FeatureSet:
+        found = {name: self._parts(kind, name) for name in _STATES}
+        if not found["count"]:
+            raise ConfigurationError(f"there are no {kind} examples to judge")
+        moments = reduce(Moments.merge, self._moments(kind))
+        order = _order(found["indices"], moments.number, kind)
+        banks = {k: torch.cat(found[k])[order] if found[k] else None for k in ("features", "logits")}
+        return FeatureSet.from_moments(moments, **banks, key=self.features.key)
+
+    def _moments(self, kind: str) -> Iterator[Moments]:
+        """One of each process that has examples; before `sync`, one or none."""
+        count, mean, scatter = (self._parts(kind, name) for name in ("count", "mean", "scatter"))
+        for n, m, s in zip(count, mean, scatter, strict=True):
+            yield Moments(int(n), m[0], s[0])
+
+    def _add_moments(self, kind: str, moments: Moments) -> None:
+        total = reduce(Moments.merge, [*self._moments(kind), moments])
+        count = torch.tensor(total.number, device=total.mean.device)
+        for name, value in (("count", count), ("mean", total.mean), ("scatter", total.scatter)):
+            setattr(self, f"{kind}_{name}", [value[None]])
+
+    def _add_bank(self, kind: str, found: Features) -> None:
+        for name, value in (("features", found.values), ("logits", found.logits)):
+            if self._kept[name] and value is not None:
+                self._state(kind, name).append(value.to(self.device))
+
+    def _parts(self, kind: str, name: str) -> list[Tensor]:
+        """What a state holds, without the placeholders of processes that have no examples."""
+        return [part for part in self._state(kind, name) if len(part)]
+
+    def _state(self, kind: str, name: str) -> list[Tensor]:
+        state: list[Tensor] = getattr(self, f"{kind}_{name}")
+        return state
+
+
+_STATES = {
+    "count": torch.empty(0, dtype=torch.long),
+    "mean": torch.empty(0, 0, dtype=torch.float64),
+    "scatter": torch.empty(0, 0, 0, dtype=torch.float64),
+    "features": torch.empty(0, 0),
+    "logits": torch.empty(0, 0),
+    "indices": torch.empty(0, dtype=torch.long),
+}
+"""Each a list of tensors, with what stands for an empty one."""
+
+
+def _order(parts: list[Tensor], count: int, kind: str) -> Tensor | slice:
+    """Where the examples go by their indices; as they came if there are none."""
+    if not parts:
+        return slice(None)
+    indices = torch.cat(parts)
+    if len(indices) != count:
+        raise ConfigurationError(
+            f"{len(indices)} of {count} {kind} examples came with their index: all or none"
+        )
+    if (distinct := len(set(indices.tolist()))) != count:
+        raise ConfigurationError(
+            f"{count - distinct} {kind} examples came in twice; did a sampler pad the data? Set "
+            "trainer.use_distributed_sampler: false, or call reset() before"
+        )
+    return indices.argsort()
