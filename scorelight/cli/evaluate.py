@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from dataclasses import asdict
@@ -40,16 +41,15 @@ def run_evaluate(args: list[str]) -> None:
 
 def _joined(args: list[str]) -> list[str]:
     """The arguments with the words after --metrics and --seeds made one list, as the parser wants it."""
-    found: list[str] = []
-    for arg in args:
-        flag = next((a for a in reversed(found) if a.startswith("--")), "")
-        if arg.startswith("--") or flag not in ("--metrics", "--seeds") or not found:
-            found.append(arg)
-        elif found[-1] == flag:
-            found.append(arg if arg[0] in "[{" else f"[{arg}]")
-        else:
-            found[-1] = f"{found[-1][:-1]},{arg}]"
-    return found
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--metrics", nargs="+")
+    parser.add_argument("--seeds", nargs="+")
+    several, rest = parser.parse_known_args(args)
+    for name, words in vars(several).items():
+        if words:
+            listed = words[0] if words[0].startswith(("[", "{")) else f"[{','.join(words)}]"
+            rest.append(f"--{name}={listed}")
+    return rest
 
 
 def evaluate(
@@ -95,7 +95,8 @@ def evaluate(
         devices: Number of devices on each node.
         num_nodes: Number of nodes.
     """
-    _check(num_samples=num_samples, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
+    numbers = dict(num_samples=num_samples, num_images=num_images, batch_size=batch_size)
+    _check(**numbers, devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
     data, module, chosen = stored_data(data, path), load_module(path), metrics or _default(num_samples)
     on_samples = [m for m in chosen if isinstance(m, SampleMetric)]
@@ -131,9 +132,9 @@ def _default(num_samples: int) -> list[SampleMetric | ExampleMetric]:
     return [FrechetDistance(), KernelDistance(subset_size=max(min(num_samples, 1000), 2)), PrecisionRecall()]
 
 
-def _check(**numbers: int) -> None:
+def _check(**numbers: int | None) -> None:
     for name, value in numbers.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigurationError(f"--{name} {value}: must be at least 1")
 
 

@@ -1,0 +1,131 @@
+"""The two MNIST models: how they were trained and how good they are.
+
+    scorelight fit --config mnist/vp_epsilon                 # an hour on one core each
+    scorelight fit --config mnist/vp_epsilon_conditional
+    python benchmarks/mnist.py runs/mnist/vp_epsilon/version_0 runs/mnist/vp_epsilon_conditional/version_0
+
+Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the
+TensorBoard files, and writes mnist.json and mnist.md, mnist.png with the curves, and the first 64 samples
+of each as mnist_NAME.png beside this file. Samples are not selected: seed 0, from the first on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import yaml
+from common import commit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scorelight.cli import main
+
+HERE = Path(__file__).parent
+METRICS = ["FrechetDistance", "KernelDistance", "PrecisionRecall", "InceptionScore", "NegativeLogLikelihood"]
+EACH_HAS_ITS_FOLDER = "benchmark"
+
+
+def curves(run):
+    """Everything logged: name -> [(step, value), ...], and the seconds from the first to the last step."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+    times = [point.wall_time for points in scalars.values() for point in points]
+    return {name: [(p.step, p.value) for p in points] for name, points in scalars.items()}, max(times) - min(
+        times
+    )
+
+
+def judged(run, options):
+    """What `scorelight evaluate` finds; it leaves a picture of the first samples as well."""
+    folder = run / EACH_HAS_ITS_FOLDER
+    command = ["evaluate", str(run), "--metrics", *METRICS, "--num_samples", str(options.num_samples)]
+    command += ["--seeds", *map(str, options.seeds), "--num_images", str(options.num_images)]
+    for old in folder.glob("results-*"):
+        old.unlink()
+    assert main([*command, "--out", str(folder)]) == 0
+    (found,) = folder.glob("results-*.json")
+    picture = min(folder.glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
+    return json.loads(found.read_text()) | {"command": f"scorelight {' '.join(command)}"}, picture
+
+
+def table(runs):
+    """Markdown: a column a run."""
+    names = list(dict.fromkeys(name for run in runs.values() for name in run["results"]))
+    lines = [f"| | {' | '.join(f'`mnist/{name}`' for name in runs)} |", f"| --- |{' --- |' * len(runs)}"]
+    for name in names:
+        cells = [_cell(run["results"].get(name)) for run in runs.values()]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    for what, of in {
+        "validation loss at the end": lambda r: f"{r['curves']['val/loss'][-1][1]:.4f}",
+        "steps": lambda r: str(r["config"]["trainer"]["max_steps"]),
+        "minutes of training": lambda r: f"{r['seconds'] / 60:.0f}",
+    }.items():
+        lines.append(f"| {what} | {' | '.join(of(run) for run in runs.values())} |")
+    return "\n".join(lines)
+
+
+def _cell(result):
+    if result is None:
+        return ""
+    error = result["standard_error"]
+    return f"{result['value']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def draw(runs, path):
+    """Loss and judgements by step."""
+    panels = {
+        "train/loss": "training loss (mean of 50 logged steps)",
+        "val/loss": "validation loss",
+        "val/frechet_distance": "Fréchet distance, 1,000 samples",
+        "val/bits_per_dim": "bits/dim, 32 test images",
+    }
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3), constrained_layout=True)
+    for axis, (name, title) in zip(axes, panels.items(), strict=True):
+        for label, run in runs.items():
+            steps, values = zip(*run["curves"][name], strict=True)
+            if name == "train/loss":
+                steps, values = smooth(steps, values)
+            axis.plot(steps, values, "o-" if len(steps) < 20 else "-", label=label, markersize=3)
+        axis.set(title=title, xlabel="step", yscale="log")
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def smooth(steps, values, width=50):
+    means = [sum(values[i : i + width]) / len(values[i : i + width]) for i in range(0, len(values), width)]
+    return steps[width - 1 :: width][: len(means)], means[: len(steps[width - 1 :: width])]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--num_samples", type=int, default=5000)
+    parser.add_argument("--num_images", type=int, default=500, help="test images for likelihoods")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    options = parser.parse_args()
+    runs = {}
+    for run in options.runs:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        name = Path(config["trainer"]["default_root_dir"]).name
+        found, picture = judged(run, options)
+        logged, seconds = curves(run)
+        config["data"]["init_args"]["root"] = "data"  # where it lay does not matter
+        runs[name] = found | {"config": config, "curves": logged, "seconds": seconds}
+        (HERE / f"mnist_{name}.png").write_bytes(picture.read_bytes())
+    for run in runs.values():
+        run["protocol"]["checkpoint"] = run["command"].split()[2]
+    draw(runs, HERE / "mnist.png")
+    text = f"# The MNIST models\n\n{table(runs)}\n\nErrors are standard errors, over "
+    text += "the seeds for samples and over the test images for likelihoods.\n"
+    for name, run in runs.items():
+        text += f"\n## {name}\n\n![samples](mnist_{name}.png)\n\n"
+        text += "".join(f"* {key}: {value}\n" for key, value in run["protocol"].items())
+    text += f"\nCommit {commit()}, seed {next(iter(runs.values()))['config']['seed_everything']}.\n"
+    (HERE / "mnist.md").write_text(text)
+    kept = {name: {k: v for k, v in run.items() if k != "curves"} for name, run in runs.items()}
+    for name, run in runs.items():
+        kept[name]["curves"] = {k: v for k, v in run["curves"].items() if k.startswith("val/")}
+    (HERE / "mnist.json").write_text(json.dumps({"commit": commit(), "runs": kept}, indent=1) + "\n")

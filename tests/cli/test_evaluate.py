@@ -1,0 +1,143 @@
+"""``scorelight evaluate`` and ``scorelight statistics``."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from scorelight.cli import main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run on digits, of two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
+        flags += " --model.sampler.num_steps 3 --samples.num_samples 4"
+        assert main(f"fit --config digits/vp_epsilon {flags}".split()) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    """A copy of the run folder; the working folder is above it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(trained / "runs", "runs")
+    return tmp_path / "runs/digits/vp_epsilon/version_0"
+
+
+def evaluate(arguments):
+    return main(["evaluate", "runs/digits/vp_epsilon", *arguments.split()])
+
+
+def results(folder):
+    (path,) = folder.glob("results-*.json")
+    return json.loads(path.read_text())
+
+
+def test_table_json_and_picture_are_in_the_run_folder_and_say_how(run, capsys):
+    assert (
+        evaluate("--num_samples 20 --seeds 0 1 --metrics FrechetDistance PrecisionRecall InceptionScore") == 0
+    )
+    found = results(run / "evaluation")
+    assert {"frechet_distance", "precision", "recall", "inception_score"} < set(found["results"])
+    assert found["results"]["precision"]["over"] == "seeds"
+    assert len(found["results"]["precision"]["each"]) == 2
+    protocol = found["protocol"]
+    assert protocol["samples"] == "20, for each of the seeds 0, 1" and protocol["evaluations per sample"] == 3
+    assert protocol["features"].startswith("scorelight.DigitsFeatures-")
+    assert protocol["real examples"].endswith("all 1438")
+    printed = capsys.readouterr().out
+    assert "| frechet_distance" in printed and "DDIM(num_steps=3" in printed
+    assert len(list((run / "evaluation").glob("samples-*.png"))) == 1
+    assert printed.count("results-") == 2 and next((run / "evaluation").glob("*.md")).read_text() in printed
+
+
+def test_likelihoods_of_validation_images(run):
+    assert evaluate("--metrics=NegativeLogLikelihood,VariationalBoundMetric --num_images 5") == 0
+    found = results(run / "evaluation")
+    assert found["results"]["bits_per_dim"]["over"] == "examples"
+    assert found["results"]["bits_per_dim"]["value"] < found["results"]["variational_bound"]["value"] + 1
+    assert found["protocol"]["grey levels"] == 17 and found["protocol"]["dequantization"] == "uniform"
+    assert "5 of 359" in found["protocol"]["validation examples"] and "samples" not in found["protocol"]
+
+
+def test_the_defaults_do_with_few_samples(run):
+    assert evaluate("--num_samples 15 --weights raw --sampler Euler --sampler.num_steps 2") == 0
+    found = results(run / "evaluation")
+    assert set(found["results"]) == {
+        "frechet_distance",
+        "kernel_distance",
+        "kernel_distance_std",
+        "precision",
+        "recall",
+    }
+    assert found["protocol"]["weights"] == "raw"
+    assert found["protocol"]["sampler"]["class_path"] == "scorelight.Euler"
+
+
+def test_other_data_judge_the_model(run):
+    np.savez("mine.npz", images=np.random.RandomState(0).randint(0, 256, (40, 8, 8), dtype=np.uint8))
+    assert (
+        evaluate("--num_samples 9 --metrics FrechetDistance --data ImageDataModule --data.path mine.npz") == 0
+    )
+    assert "mine-train" in results(run / "evaluation")["protocol"]["real examples"]
+
+
+def test_an_interruption_is_told_in_a_sentence_and_loses_nothing(run, capsys, monkeypatch):
+    from scorelight.evaluation import Evaluation
+
+    def interrupted(self, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluation, "judge_samples", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        evaluate("--num_samples 9")
+    assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().out
+
+
+def test_statistics_are_exported_and_compared_with(run, capsys):
+    assert main(["statistics", "--data", "DigitsDataModule", "--out", "statistics"]) == 0
+    with np.load("statistics.npz") as file:
+        assert file["mu"].shape == (64,) and file["sigma"].shape == (64, 64) and file["n"] == 1438
+        assert "features" not in file
+    assert evaluate("--num_samples 9 --metrics FrechetDistance --reference statistics.npz") == 0
+    assert evaluate("--num_samples 9 --metrics FrechetDistance --out again") == 0
+    ours, theirs = (results(folder)["results"] for folder in (run / "evaluation", run.parents[3] / "again"))
+    assert ours["frechet_distance"]["value"] == pytest.approx(theirs["frechet_distance"]["value"], rel=1e-6)
+    assert evaluate("--num_samples 9 --metrics PrecisionRecall --reference statistics.npz") == 2
+    assert "--keep_features true" in capsys.readouterr().err
+    assert (
+        main(["statistics", "--data", "DigitsDataModule", "--out", "more.npz", "--keep_features", "true"])
+        == 0
+    )
+    assert evaluate("--num_samples 9 --metrics PrecisionRecall --reference more.npz --out third") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--metrics FrechetDistanc", ["FrechetDistanc", "did you mean 'FrechetDistance'"]),
+        ("--metrics KernelDistance --num_samples 9", ["KernelDistance", "num_samples=9", "1000"]),
+        (
+            "--metrics InceptionScore --features PixelFeatures --num_samples 20",
+            ["InceptionScore", "classify"],
+        ),
+        ("--features MNISTFeatures --num_samples 9", ["28x28", "8x8"]),
+        ("--features InceptionFeatures --features.weights no.pth --num_samples 9", ["no.pth"]),
+        ("--num_samples 0", ["--num_samples 0"]),
+        ("--num_samples 9 --reference nothing.npz", ["nothing.npz"]),
+        ("--metrics NegativeLogLikelihood --dequantizer nothing.ckpt", ["nothing.ckpt"]),
+        ("--num_samples 9 --metrics NegativeLogLikelihood --num_images 0", ["num_images"]),
+        ("--num_sample 9", ["num_sample", "num_samples"]),
+    ],
+)
+def test_mistakes(run, capsys, arguments, said):
+    assert evaluate(arguments) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in said), error
+    assert not (run / "evaluation").exists()
