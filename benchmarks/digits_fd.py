@@ -49,6 +49,7 @@ from scorelight import (
 )
 from scorelight.advice import langevin_step
 from scorelight.data import DigitsDataModule
+from scorelight.metrics import frechet_distance
 
 HERE = Path(__file__).parent
 SAMPLES, SEED = 500, 0
@@ -105,12 +106,8 @@ def annealed(process):
 
 
 def frechet(samples, images):
-    """The distance of the Gaussians with the moments of two sets of shape (N, D)."""
-    (m, s), (n, t) = ((x.mean(0), x.T.cov()) for x in (samples, images))
-    values, vectors = torch.linalg.eigh(s)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ t @ root).clamp(min=0).sqrt().sum()
-    return ((m - n).square().sum() + s.trace() + t.trace() - 2 * cross).item()
+    x, y = (points.flatten(1).double() for points in (samples, images))
+    return frechet_distance(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())
 
 
 def rounded(x):

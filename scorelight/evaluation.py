@@ -53,7 +53,7 @@ class Evaluation:
         module: The model, on the device; it is judged by its averaged denoiser, `module.ema.denoiser`.
         identity: Names the weights: another checkpoint has another.
         data: Data module with the real examples.
-        folder: Where samples and likelihoods are kept.
+        folder: Where samples and likelihoods are kept; all processes write to it.
         batch_size: Samples or examples at once on each process.
         workers: The processes that share the work.
     """
@@ -118,7 +118,7 @@ class Evaluation:
         found = [part.merged(num) for part in parts]
         levels = self.data.num_levels
         self.said |= {
-            "likelihood": spec(metric),
+            "likelihood": [*self.said.get("likelihood", []), spec(metric)],
             "validation examples": f"{self.data.fingerprint('val')}, {num} of {size}",
             "noise": _seeds(seeds),
             "grey levels": levels,
