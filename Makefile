@@ -36,7 +36,7 @@ types: setup
 	$(BIN)/mypy
 
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup  ## the long experiments among the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow

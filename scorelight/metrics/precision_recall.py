@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,24 +22,28 @@ class PrecisionRecall(SampleMetric):
     """Share of samples among the real examples, and of real examples among the samples.
 
     Precision is about quality, recall about variety (Kynkäänniemi et al., 2019, eq. 1 and 2). Both depend on
-    the number of examples, which should be the same for all that is compared.
+    the number of examples, which should be the same for all that is compared. As in the paper there are as
+    many real examples as samples: of more, a random part is taken.
 
     Args:
         k: Each example stands for the ball that reaches to its k-th nearest neighbour.
+        seed: Seed of the part of the real examples.
     """
 
     needs_features = True
 
-    def __init__(self, k: int = 3) -> None:
+    def __init__(self, k: int = 3, seed: int = 2020) -> None:
         if k < 1:
             raise ConfigurationError(f"PrecisionRecall: k={k}: at least 1")
         self.k = k
         self.least = k + 1
+        self.seed = seed
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """``precision`` and ``recall``, 0 to 1."""
-        banks = real.bank("PrecisionRecall"), fake.bank("PrecisionRecall")
-        precision, recall = precision_recall(*banks, self.k)
+        x, y = real.bank("PrecisionRecall"), fake.bank("PrecisionRecall")
+        part = torch.from_numpy(np.random.RandomState(self.seed).permutation(len(x))[: len(y)])
+        precision, recall = precision_recall(x[part.to(x.device)] if len(x) > len(y) else x, y, self.k)
         return {"precision": precision, "recall": recall}
 
 

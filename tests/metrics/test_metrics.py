@@ -117,10 +117,22 @@ def test_precision_and_recall_equal_torch_fidelity(pair, k, entries, monkeypatch
     real, fake = (x[:, :4] for x in pair)
     fake = fake * 1.5 + 0.5
     theirs = prc_features_to_metric(fake, real, prc_neighborhood=k, verbose=False)
-    ours = numbers(PrecisionRecall(k), real, fake)
+    ours = dict(zip(("precision", "recall"), precision_recall(real, fake, k), strict=True))
     assert 0.1 < ours["precision"] < 0.95 > ours["recall"] > 0.1
     for name, value in ours.items():  # theirs are means in float32
         assert value == pytest.approx(theirs[name], rel=1e-6)
+
+
+def test_precision_and_recall_take_as_many_real_examples_as_there_are_samples(pair):
+    """Any part of them: a copy of the real ones precedes others that are far away."""
+    real, fake = (x[:60, :4] for x in pair)
+    assert numbers(PrecisionRecall(), real, fake) == dict(
+        zip(("precision", "recall"), precision_recall(real, fake, 3), strict=True)
+    )
+    far = torch.cat([real, real + 1000])
+    found = numbers(PrecisionRecall(), far, fake)
+    assert 0 < found["recall"] < 0.75 * numbers(PrecisionRecall(), real, fake)["recall"]
+    assert found != numbers(PrecisionRecall(seed=1), far, fake)
 
 
 def test_precision_and_recall_by_hand():
