@@ -46,7 +46,9 @@ def judged(run, options):
     assert main([*command, "--out", str(folder)]) == 0
     (found,) = folder.glob("results-*.json")
     picture = min(folder.glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
-    return json.loads(found.read_text()) | {"command": f"scorelight {' '.join(command)}"}, picture
+    _, protocol = found.with_suffix(".md").read_text().split("\n\n", 1)
+    more = {"command": f"scorelight {' '.join(command)}", "stated": protocol}
+    return json.loads(found.read_text()) | more, picture
 
 
 def table(runs):
@@ -115,17 +117,17 @@ if __name__ == "__main__":
         config["data"]["init_args"]["root"] = "data"  # where it lay does not matter
         runs[name] = found | {"config": config, "curves": logged, "seconds": seconds}
         (HERE / f"mnist_{name}.png").write_bytes(picture.read_bytes())
-    for run in runs.values():
-        run["protocol"]["checkpoint"] = run["command"].split()[2]
     draw(runs, HERE / "mnist.png")
     text = f"# The MNIST models\n\n{table(runs)}\n\nErrors are standard errors, over "
     text += "the seeds for samples and over the test images for likelihoods.\n"
     for name, run in runs.items():
         text += f"\n## {name}\n\n![samples](mnist_{name}.png)\n\n"
-        text += "".join(f"* {key}: {value}\n" for key, value in run["protocol"].items())
+        text += run["stated"]
     text += f"\nCommit {commit()}, seed {next(iter(runs.values()))['config']['seed_everything']}.\n"
     (HERE / "mnist.md").write_text(text)
-    kept = {name: {k: v for k, v in run.items() if k != "curves"} for name, run in runs.items()}
+    kept = {
+        name: {k: v for k, v in run.items() if k not in ("curves", "stated")} for name, run in runs.items()
+    }
     for name, run in runs.items():
         kept[name]["curves"] = {k: v for k, v in run["curves"].items() if k.startswith("val/")}
     (HERE / "mnist.json").write_text(json.dumps({"commit": commit(), "runs": kept}, indent=1) + "\n")
