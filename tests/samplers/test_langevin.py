@@ -184,7 +184,7 @@ def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with(sampler):
         (PredictorCorrector(6, corrector=Nothing()), 6),
         (PredictorCorrector(6, corrector=LangevinCorrector(num_steps=3)), 4 * 5 + 1),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
 )
 def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
     denoiser = Counting(MIXTURE, VESDE())
