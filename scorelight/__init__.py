@@ -26,6 +26,7 @@ from scorelight.certification import Certificate, certify
 from scorelight.denoiser import CountedDenoiser, Denoiser, NetworkDenoiser, Prediction
 from scorelight.dequantization import Dequantizer, FlowDequantization, UniformDequantization
 from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
+from scorelight.example_metrics import ExampleMetric, NegativeLogLikelihood, VariationalBoundMetric
 from scorelight.likelihood import (
     BitsPerDim,
     LogLikelihood,
@@ -137,7 +138,6 @@ if TYPE_CHECKING:
         ToyDataModule,
     )
     from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
-    from scorelight.judging import ExampleMetric, NegativeLogLikelihood, VariationalBoundMetric
     from scorelight.metrics.quality import SampleQuality
     from scorelight.module import ScoreModule
 
@@ -283,9 +283,6 @@ __all__ = [
 _LIGHTNING_EDGE = {
     "FIDCallback": "scorelight.callbacks",
     "NLLCallback": "scorelight.callbacks",
-    "ExampleMetric": "scorelight.judging",
-    "NegativeLogLikelihood": "scorelight.judging",
-    "VariationalBoundMetric": "scorelight.judging",
     "SampleGridCallback": "scorelight.callbacks",
     "SampleWriter": "scorelight.callbacks",
     "CIFAR10DataModule": "scorelight.data",

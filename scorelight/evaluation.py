@@ -22,8 +22,10 @@ from scorelight.batch import Batch
 from scorelight.component import spec
 from scorelight.denoiser import CountedDenoiser
 from scorelight.dequantization import Dequantizer
-from scorelight.judging import ExampleMetric, Workers, check_samples, draw, judge, quality_of, reference_set
+from scorelight.example_metrics import ExampleMetric
+from scorelight.judging import Workers, check_samples, draw, judge, quality_of, reference_set
 from scorelight.metrics import FeatureExtractor, SampleMetric
+from scorelight.metrics.features import weights_digest
 from scorelight.module import ScoreModule
 from scorelight.parts import Parts
 from scorelight.pictures import grid, save
@@ -161,7 +163,7 @@ class Evaluation:
 
     def _values(self, metric: ExampleMetric, seed: int, num: int, dequantizer: Dequantizer | None) -> Parts:
         """Numbers of validation examples: those that are missing are computed."""
-        weights = _digest(dequantizer.state_dict()) if dequantizer else None
+        weights = weights_digest(dequantizer) if dequantizer else None
         parts = Parts(
             self.folder / f"examples-{self._key(metric, seed, self.data.fingerprint('val'), weights)}"
         )
@@ -239,13 +241,3 @@ def _over_examples(values: Tensor) -> Result:
     mean = values.double().mean(0)
     error = mean.std().item() / math.sqrt(len(mean)) if len(mean) > 1 else None
     return Result(mean.mean().item(), error, "examples", values.double().mean(1).tolist())
-
-
-def _digest(state: dict[str, Any]) -> str:
-    total = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        total.update(name.encode())
-        total.update(
-            value.cpu().contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
-        )
-    return total.hexdigest()[:16]

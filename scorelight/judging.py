@@ -7,7 +7,6 @@ indices out, r, r + W, ... to rank r, without padding: what is found does not de
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,25 +19,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.batch import Batch
-from scorelight.bounds import variational_bound
-from scorelight.component import Component
 from scorelight.data.loaders import shares
 from scorelight.denoiser import Denoiser
 from scorelight.dequantization import Dequantizer
 from scorelight.errors import ConfigurationError
-from scorelight.likelihood import Protocol, bits_per_dim
+from scorelight.example_metrics import ExampleMetric
 from scorelight.metrics import FeatureExtractor, FeatureSet, InceptionFeatures, PixelFeatures, SampleMetric
+from scorelight.metrics.base import numbers_of
 from scorelight.metrics.classifiers import DigitsFeatures, MNISTFeatures
 from scorelight.metrics.quality import SampleQuality
 from scorelight.module import ScoreModule
+from scorelight.parts import in_order
 from scorelight.pictures import to_uint8
 from scorelight.samplers.base import Sampler
-from scorelight.seeding import Generators, generators
+from scorelight.seeding import generators
 
 __all__ = [
-    "ExampleMetric",
-    "NegativeLogLikelihood",
-    "VariationalBoundMetric",
     "Workers",
     "check_samples",
     "default_features",
@@ -99,11 +95,10 @@ def draw(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Samples at the given indices, batch by batch: (indices, samples as `stored`).
 
-    A class-conditional model draws its classes in turn: sample i is of class i mod `num_classes`.
+    A class-conditional model draws its classes in turn.
     """
     for index in batches:
-        cond = {"label": (index % module.num_classes).to(module.device)} if module.num_classes else {}
-        states = module.sample(seed, index.tolist(), cond, sampler)
+        states = module.sample(seed, index.tolist(), module.classes_in_turn(index), sampler)
         yield index, stored(deque(states, maxlen=1).pop())
 
 
@@ -228,98 +223,7 @@ def quality_of(
     for index, x in batches:
         quality.update(x.to(workers.device), index)
     fake = quality.feature_set()
-
-    def numbers() -> dict[str, float]:
-        return {name: value for metric in metrics for name, value in metric(real, fake).items()}
-
-    return workers.from_first(numbers)
-
-
-class ExampleMetric(Component, ABC):
-    """A number for each real example: how likely a model finds it."""
-
-    @abstractmethod
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        num_levels: int | None,
-        *,
-        generator: Generators = None,
-        dequantizer: Dequantizer | None = None,
-        **cond: Any,
-    ) -> dict[str, Tensor]:
-        """Names and numbers of shape (B,).
-
-        Args:
-            denoiser: The model.
-            x0: Clean data as the model sees them, shape (B, ...).
-            num_levels: Grey levels of the data; None if they are not quantised.
-            generator: Where the noise comes from; one per example makes example i reproducible.
-            dequantizer: Learned noise within a grey level, instead of uniform.
-            **cond: Conditions for the network.
-        """
-
-
-class NegativeLogLikelihood(ExampleMetric):
-    """−log p(x0) along the probability flow: bits/dim of quantised data, else nats/dim; see `bits_per_dim`.
-
-    Args:
-        repeats: Dequantisations and probes of each example, averaged.
-        num_probes: Directions of the trace's estimate.
-        rtol: Relative tolerance.
-        atol: Absolute tolerance.
-    """
-
-    def __init__(self, repeats: int = 1, num_probes: int = 1, rtol: float = 3e-4, atol: float = 3e-4) -> None:
-        self.options = dict(repeats=repeats, num_probes=num_probes, rtol=rtol, atol=atol)
-        Protocol(None, **self.options)  # type: ignore[arg-type]
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        num_levels: int | None,
-        *,
-        generator: Generators = None,
-        dequantizer: Dequantizer | None = None,
-        **cond: Any,
-    ) -> dict[str, Tensor]:
-        """Bits or nats per dimension, and the evaluations that they took."""
-        protocol = Protocol(num_levels, **self.options)  # type: ignore[arg-type]
-        found = bits_per_dim(denoiser, x0, protocol, dequantizer=dequantizer, generator=generator, **cond)
-        name = "bits_per_dim" if num_levels else "nats_per_dim"
-        return {name: found.value, "likelihood_evaluations": found.num_evaluations.double()}
-
-
-class VariationalBoundMetric(ExampleMetric):
-    """The variational bound on −log p(x0), in bits per dimension; see `variational_bound`.
-
-    Args:
-        num_slices: Slices of continuous time, one evaluation each; a table has its own levels.
-    """
-
-    def __init__(self, num_slices: int = 100) -> None:
-        self.num_slices = num_slices
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        num_levels: int | None,
-        *,
-        generator: Generators = None,
-        dequantizer: Dequantizer | None = None,
-        **cond: Any,
-    ) -> dict[str, Tensor]:
-        """The bound and its three terms."""
-        found = variational_bound(
-            denoiser, x0, bins=num_levels, num_slices=self.num_slices, generator=generator, **cond
-        )
-        bits = found.bits_per_dim / found.nats
-        terms = {"prior": found.prior, "steps": found.steps.sum(1), "decoder": found.decoder}
-        named = {f"variational_bound_{name}": bits * term for name, term in terms.items()}
-        return {"variational_bound": found.bits_per_dim, **named}
+    return workers.from_first(lambda: numbers_of(metrics, real, fake))
 
 
 def judge(
@@ -348,7 +252,5 @@ def first(batch: Batch, num: int) -> Batch:
 
 def gathered(mine: Sequence[dict[str, Tensor]], workers: Workers) -> dict[str, Tensor]:
     """What `judge` found on all processes, one tensor a name, in the order of the examples."""
-    parts = [part for of_rank in workers.from_all(list(mine)) for part in of_rank]
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    order = whole.pop("index").argsort()
-    return {name: value[order] for name, value in whole.items()}
+    whole = in_order([part for of_rank in workers.from_all(list(mine)) for part in of_rank])
+    return {name: value for name, value in whole.items() if name != "index"}

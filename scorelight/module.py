@@ -221,6 +221,10 @@ class ScoreModule(LightningModule):
         """The samples that the seeds stand for."""
         return deque(self.sample(batch.seed, batch.indices.tolist(), batch.cond), maxlen=1).pop()
 
+    def classes_in_turn(self, indices: Tensor) -> dict[str, Tensor]:
+        """Conditions of samples of a class-conditional model: sample i is of class i mod `num_classes`."""
+        return {"label": (indices % self.num_classes).to(self.device)} if self.num_classes else {}
+
     @torch.no_grad()
     def sample(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -12,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Parts"]
+from scorelight.atomic import whole_file
+
+__all__ = ["Parts", "in_order"]
 
 
 class Parts:
@@ -29,15 +30,9 @@ class Parts:
 
     def write(self, index: Tensor, **rows: Tensor) -> None:
         """Put rows aside, row j of each array belonging to index[j]."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{int(index.min()):09d}-{int(index.max()):09d}.npz"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            arrays = {name: value.cpu().numpy() for name, value in {"index": index, **rows}.items()}
+        arrays = {name: value.cpu().numpy() for name, value in {"index": index, **rows}.items()}
+        with whole_file(self.folder / f"{int(index.min()):09d}-{int(index.max()):09d}.npz") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
     def files(self) -> list[Path]:
         """What has been written, in the order of the first index of each file."""
@@ -66,8 +61,18 @@ class Parts:
 
     def merged(self, num: int | None = None, names: Sequence[str] = ()) -> dict[str, Tensor]:
         """Rows, of all indices or those below `num`, in their order; all arrays or the named ones."""
-        parts = [self.read(path, names) for path in self.files()]
-        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        order = whole["index"].argsort()
-        order = order[: int((whole["index"] < num).sum())] if num is not None else order
-        return {name: value[order] for name, value in whole.items()}
+        files = [path for path in self.files() if num is None or _first(path) < num]
+        whole = in_order([self.read(path, names) for path in files])
+        return whole if num is None else {k: v[: int((whole["index"] < num).sum())] for k, v in whole.items()}
+
+
+def _first(path: Path) -> int:
+    """The first index in a file of rows, by its name."""
+    return int(path.name.partition("-")[0])
+
+
+def in_order(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """One array a name, of rows that come in parts with their ``index``, in the order of that."""
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    order = whole["index"].argsort()
+    return {name: value[order] for name, value in whole.items()}

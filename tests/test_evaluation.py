@@ -17,7 +17,8 @@ from scorelight import (
 )
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation import Evaluation
-from scorelight.judging import NegativeLogLikelihood, VariationalBoundMetric, Workers, reference_set
+from scorelight.example_metrics import NegativeLogLikelihood, VariationalBoundMetric
+from scorelight.judging import Workers, reference_set
 from scorelight.metrics import FeatureSet, FrechetDistance, PixelFeatures
 
 ALONE = Workers(0, 1, torch.device("cpu"), None)

@@ -44,24 +44,36 @@ ALLOWED = {
     | CORE
     | {"parameterizations", "denoiser", "times", "analytic", "networks", "objectives.base"},
     "ema": BASICS | {"denoiser"},
-    "metrics": BASICS | CORE | {"denoiser", "times"},
-    "parts": set(),
+    "metrics": BASICS | CORE | {"atomic", "denoiser", "times"},
+    "atomic": set(),
+    "parts": {"atomic"},
     "pictures": set(),
     "data": BASICS | {"analytic"},
     "module": BASICS
     | CORE
     | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
     "dequantizer_module": BASICS | CORE | {"denoiser", "dequantization", "likelihood", "objectives", "times"},
+    "example_metrics": BASICS | {"bounds", "denoiser", "dequantization", "likelihood"},
     "judging": BASICS
-    | {"bounds", "data.loaders", "denoiser", "dequantization", "likelihood", "metrics", "module", "pictures"}
-    | {"samplers.base"},
+    | {"data.loaders", "denoiser", "dequantization", "example_metrics", "metrics", "module", "parts"}
+    | {"pictures", "samplers.base"},
     "evaluation": BASICS
-    | {"denoiser", "dequantization", "judging", "metrics", "module", "parts", "pictures", "samplers.base"},
-    "callbacks": BASICS | {"judging", "metrics", "module", "parts", "pictures", "samplers.base"},
+    | {"denoiser", "dequantization", "example_metrics", "judging", "metrics", "module", "parts"}
+    | {"pictures", "samplers.base"},
+    "callbacks": BASICS
+    | {"example_metrics", "judging", "metrics", "module", "parts", "pictures", "samplers.base"},
     "cli": BASICS
     | {"advice", "callbacks", "data", "denoiser", "module", "pictures", "probability_flow"}
     | {"samplers.base", "samplers.adaptive"}
-    | {"dequantization", "dequantizer_module", "likelihood", "metrics", "judging", "evaluation"},
+    | {
+        "dequantization",
+        "dequantizer_module",
+        "likelihood",
+        "metrics",
+        "example_metrics",
+        "judging",
+        "evaluation",
+    },
 }
 EDGE = {"judging", "evaluation", "data", "module", "dequantizer_module", "callbacks", "cli"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from scorelight.batch import indexed
 from scorelight.errors import ConfigurationError
+from scorelight.example_metrics import ExampleMetric, NegativeLogLikelihood
 from scorelight.judging import (
-    ExampleMetric,
-    NegativeLogLikelihood,
     Workers,
     check_samples,
     default_features,

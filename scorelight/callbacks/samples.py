@@ -79,18 +79,12 @@ class SampleGridCallback(Callback):
             return
         self._drawn_at = step
         number = self._number(pl_module.shape)
-        x = deque(pl_module.sample(self.seed, range(number), self._labels(pl_module, number)), maxlen=1).pop()
+        labels = pl_module.classes_in_turn(torch.arange(number))
+        x = deque(pl_module.sample(self.seed, range(number), labels), maxlen=1).pop()
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", picture, step)
-
-    @staticmethod
-    def _labels(module: ScoreModule, number: int) -> dict[str, Tensor]:
-        """All classes in turn, for a class-conditional model."""
-        if not module.num_classes:
-            return {}
-        return {"label": torch.arange(number, device=module.device) % module.num_classes}
 
     def _write(self, trainer: Trainer, name: str, x: Tensor) -> Tensor:
         picture = grid(x)

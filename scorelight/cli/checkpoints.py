@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -36,8 +36,8 @@ def find_checkpoint(path: str | Path) -> Path:
     raise ConfigurationError(f"{path} {what}: give a .ckpt file or a run folder with checkpoints/last.ckpt")
 
 
-def load_module(path: Path) -> ScoreModule:
-    """The model of a checkpoint, on the CPU.
+def load_module(path: Path, weights: Literal["ema", "raw"] = "ema") -> ScoreModule:
+    """The model of a checkpoint, on the CPU; its `ema.denoiser` has the averaged or the raw weights.
 
     Raises:
         ConfigurationError: If the weights do not fit the model that the checkpoint describes.
@@ -45,9 +45,12 @@ def load_module(path: Path) -> ScoreModule:
     from scorelight.module import ScoreModule
 
     try:
-        return ScoreModule.load_from_checkpoint(path, map_location="cpu")
+        module: ScoreModule = ScoreModule.load_from_checkpoint(path, map_location="cpu")
     except RuntimeError as error:
         raise ConfigurationError(f"{path}: the weights do not fit: {str(error)[:300]}") from error
+    if weights == "raw":
+        module.ema.denoiser = module.denoiser.eval()
+    return module
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -18,7 +18,16 @@ from scorelight.cli.checkpoints import find_checkpoint, read_config
 from scorelight.cli.errors import explain
 from scorelight.errors import ConfigurationError
 
-__all__ = ["run_command", "run_on_data", "stored_config", "stored_data", "validation_batch", "written"]
+__all__ = [
+    "check_positive",
+    "run_command",
+    "run_on_data",
+    "stored_config",
+    "stored_data",
+    "stored_sampler",
+    "validation_batch",
+    "written",
+]
 
 
 def run_command(function: Callable[..., None], args: list[str], **options: Any) -> None:
@@ -66,6 +75,23 @@ def run_on_data(function: Callable[..., None], args: list[str]) -> None:
     """
     _, data = stored_config(function.__name__, args)
     run_command(function, args, set_defaults={"data": data} if data else None)
+
+
+def stored_sampler(model: dict[str, Any], args: list[str]) -> dict[str, Any]:
+    """The checkpoint's sampler as a default, so that a flag changes one option; none if another is named."""
+    named = any(arg.partition("=")[0] == "--sampler" for arg in args)  # with the options of its own class
+    return {"sampler": model["sampler"]} if model and not named else {}
+
+
+def check_positive(**numbers: int | None) -> None:
+    """Find mistakes before the minutes that follow.
+
+    Raises:
+        ConfigurationError: If a number is given and is not at least 1.
+    """
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigurationError(f"--{name} {value}: must be at least 1")
 
 
 def stored_data(data: LightningDataModule | None, checkpoint: Path) -> LightningDataModule:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scorelight.batch import Batch
 from scorelight.callbacks import RunProgressBar
 from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_on_data, stored_data, validation_batch, written
+from scorelight.cli.command import check_positive, run_on_data, stored_data, validation_batch, written
 from scorelight.denoiser import Denoiser
 from scorelight.dequantization import Dequantizer, FlowDequantization, UniformDequantization
 from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
@@ -71,7 +71,7 @@ def dequantize(
         accelerator: Lightning's accelerator: auto, cpu, gpu, ...
         devices: Number of devices to train on.
     """
-    _check(max_steps=max_steps, num_images=num_images, devices=devices)
+    check_positive(max_steps=max_steps, num_images=num_images, devices=devices)
     path, file = find_checkpoint(checkpoint), _free(Path(out), resume)
     data = stored_data(data, path)
     protocol = Protocol(_levels(data, num_levels), repeats=repeats)
@@ -86,13 +86,6 @@ def dequantize(
     if trainer.is_global_zero:
         print(f"\n{file}: {type(flow).__name__}, {max_steps} steps, for {path} ({weights} weights)")
         _compare(denoiser, flow, batch, protocol, seed, trainer.strategy.root_device)
-
-
-def _check(**numbers: int) -> None:
-    """Find mistakes before the minutes that training takes."""
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigurationError(f"--{name} {value}: must be at least 1")
 
 
 def _free(file: Path, resume: bool) -> Path:

@@ -14,11 +14,18 @@ from lightning.pytorch import LightningDataModule
 
 from scorelight import __version__
 from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_command, stored_config, stored_data, written
+from scorelight.cli.command import (
+    check_positive,
+    run_command,
+    stored_config,
+    stored_data,
+    stored_sampler,
+    written,
+)
 from scorelight.dequantizer_module import load_dequantizer
-from scorelight.errors import ConfigurationError
 from scorelight.evaluation import Evaluation, Result
-from scorelight.judging import ExampleMetric, Workers, default_features
+from scorelight.example_metrics import ExampleMetric
+from scorelight.judging import Workers, default_features
 from scorelight.metrics import (
     FeatureExtractor,
     FrechetDistance,
@@ -34,9 +41,8 @@ __all__ = ["evaluate", "run_evaluate"]
 def run_evaluate(args: list[str]) -> None:
     """Parse with the checkpoint's own data and sampler as defaults; --metrics takes several names."""
     model, data = stored_config("evaluate", args)
-    named = any(arg.partition("=")[0] == "--sampler" for arg in args)  # with the options of its own class
-    defaults = {"sampler": model["sampler"]} if model and not named else {}
-    run_command(evaluate, _joined(args), set_defaults=defaults | ({"data": data} if data else {}))
+    defaults = stored_sampler(model, args) | ({"data": data} if data else {})
+    run_command(evaluate, _joined(args), set_defaults=defaults)
 
 
 def _joined(args: list[str]) -> list[str]:
@@ -95,16 +101,18 @@ def evaluate(
         devices: Number of devices on each node.
         num_nodes: Number of nodes.
     """
-    numbers = dict(num_samples=num_samples, num_images=num_images, batch_size=batch_size)
-    _check(**numbers, devices=devices, num_nodes=num_nodes)
+    check_positive(num_samples=num_samples, num_images=num_images, batch_size=batch_size)
+    check_positive(devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
-    data, module, chosen = stored_data(data, path), load_module(path), metrics or _default(num_samples)
+    data, module, chosen = (
+        stored_data(data, path),
+        load_module(path, weights),
+        metrics or _default(num_samples),
+    )
     on_samples = [m for m in chosen if isinstance(m, SampleMetric)]
     on_examples = [m for m in chosen if isinstance(m, ExampleMetric)]
     learned = load_dequantizer(dequantizer) if dequantizer else None
     (sampler or module.sampler).levels(module.denoiser.process)
-    if weights == "raw":
-        module.ema.denoiser = module.denoiser.eval()
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
     fabric.launch()
     workers, folder = Workers.of_fabric(fabric), Path(out) if out else _run(path) / "evaluation"
@@ -130,12 +138,6 @@ def evaluate(
 
 def _default(num_samples: int) -> list[SampleMetric | ExampleMetric]:
     return [FrechetDistance(), KernelDistance(subset_size=max(min(num_samples, 1000), 2)), PrecisionRecall()]
-
-
-def _check(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ConfigurationError(f"--{name} {value}: must be at least 1")
 
 
 def _run(checkpoint: Path) -> Path:

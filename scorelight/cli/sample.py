@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from scorelight.callbacks import SampleWriter
 from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_command, stored_config
+from scorelight.cli.command import run_command, stored_config, stored_sampler
 from scorelight.data import SeedDataModule
 from scorelight.denoiser import CountedDenoiser
 from scorelight.errors import ConfigurationError
@@ -24,9 +24,7 @@ __all__ = ["run_sample", "sample"]
 def run_sample(args: list[str]) -> None:
     """Parse with the checkpoint's own sampler as the default, so that a single flag can change it."""
     stored, _ = stored_config("sample", args)
-    named = any(arg.partition("=")[0] == "--sampler" for arg in args)  # with the options of its own class
-    defaults = {"sampler": stored["sampler"]} if stored and not named else None
-    run_command(sample, args, set_defaults=defaults)
+    run_command(sample, args, set_defaults=stored_sampler(stored, args))
 
 
 def sample(
@@ -58,9 +56,7 @@ def sample(
         devices: Number of devices.
     """
     path = find_checkpoint(checkpoint)
-    module = load_module(path)
-    if weights == "raw":
-        module.ema.denoiser = module.denoiser.eval()
+    module = load_module(path, weights)
     counted = CountedDenoiser(module.ema.denoiser)
     module.ema.denoiser = counted  # type: ignore[assignment]
     data = SeedDataModule(num_samples, seed, batch_size, _labels(module, labels))

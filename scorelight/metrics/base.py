@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from scorelight.component import Component
+from scorelight.errors import ConfigurationError
 from scorelight.metrics.statistics import FeatureSet
 
-__all__ = ["SampleMetric"]
+__all__ = ["SampleMetric", "numbers_of"]
 
 
 class SampleMetric(Component, ABC):
@@ -27,3 +29,18 @@ class SampleMetric(Component, ABC):
         Raises:
             ConfigurationError: If there are too few examples for its settings.
         """
+
+
+def numbers_of(metrics: Sequence[SampleMetric], real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+    """The numbers of all metrics by name.
+
+    Raises:
+        ConfigurationError: If there are too few examples, or two metrics of one name.
+    """
+    numbers: dict[str, float] = {}
+    for metric in metrics:
+        found = metric(real, fake)
+        if twice := numbers.keys() & found.keys():
+            raise ConfigurationError(f"metrics: {min(twice)} is computed twice; remove one of them")
+        numbers |= found
+    return numbers

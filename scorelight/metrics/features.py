@@ -57,12 +57,7 @@ class FeatureExtractor(Component, nn.Module, ABC):
 
         `weights`, the file that the weights came from, does not count: what was in it does.
         """
-        digest = hashlib.sha256(self.settings().encode())
-        for name, value in sorted(self.state_dict().items()):
-            value = value.float() if value.is_floating_point() else value
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return f"{class_path(type(self))}-{digest.hexdigest()[:12]}"
+        return f"{class_path(type(self))}-{weights_digest(self, self.settings())}"
 
     def settings(self) -> str:
         """Constructor arguments in the key, defaults too; not files and modules, whose weights are in it."""
@@ -71,6 +66,16 @@ class FeatureExtractor(Component, nn.Module, ABC):
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         settings = {k: v for k, v in (defaults | init_args).items() if k not in ("weights", "module")}
         return json.dumps(settings, sort_keys=True, default=_plain)
+
+
+def weights_digest(module: nn.Module, text: str = "") -> str:
+    """Twelve hexadecimal digits that stand for the weights of a module, in float32, and a text."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(module.state_dict().items()):
+        value = value.float() if value.is_floating_point() else value
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 class PixelFeatures(FeatureExtractor):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleMetric, numbers_of
 from scorelight.metrics.features import FeatureExtractor, Features
 from scorelight.metrics.statistics import FeatureSet, Moments
 
@@ -88,14 +88,8 @@ class SampleQuality(Metric):
         Raises:
             ConfigurationError: If there are too few examples, or two metrics of one name.
         """
-        real, fake = self.feature_set(real=True), self.feature_set()
-        numbers: dict[str, Tensor] = {}
-        for metric in self.metrics:
-            found = metric(real, fake)
-            if twice := numbers.keys() & found.keys():
-                raise ConfigurationError(f"metrics: {min(twice)} is computed twice; remove one of them")
-            numbers |= {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
-        return numbers
+        found = numbers_of(self.metrics, self.feature_set(real=True), self.feature_set())
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
     def feature_set(self, real: bool = False) -> FeatureSet:
         """What is known of the generated or the real examples of all processes; all of them must call it.

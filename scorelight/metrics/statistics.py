@@ -10,7 +10,6 @@ No difference of large sums is taken, so features far from 0 lose no digits.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorelight.atomic import whole_file
 from scorelight.errors import ConfigurationError
 
 __all__ = ["FeatureSet", "Moments", "double", "pair"]
@@ -104,18 +104,11 @@ class FeatureSet:
 
     def save(self, path: str | Path) -> None:
         """Write an .npz that pytorch-fid reads too: ``mu``, ``sigma``, and more; all of it or nothing."""
-        path = Path(path)
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.cov}
         arrays |= {"features": self.features, "logits": self.logits}
         found = {k: v.detach().cpu().numpy() for k, v in arrays.items() if v is not None}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, n=np.int64(self.count), key=np.str_(self.key), **found)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(Path(path)) as file:
+            np.savez(file, n=np.int64(self.count), key=np.str_(self.key), **found)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

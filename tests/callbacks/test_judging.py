@@ -20,7 +20,8 @@ from scorelight import (
 )
 from scorelight.callbacks import FIDCallback, NLLCallback
 from scorelight.cli import main
-from scorelight.judging import NegativeLogLikelihood, Workers, quality_of, reference_set, stored
+from scorelight.example_metrics import NegativeLogLikelihood
+from scorelight.judging import Workers, quality_of, reference_set, stored
 from scorelight.metrics import DigitsFeatures, FrechetDistance, KernelDistance, MNISTFeatures, PixelFeatures
 from scorelight.seeding import generators
 
