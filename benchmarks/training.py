@@ -287,7 +287,8 @@ def plain(module, data, steps):
     denoiser, objective, ema = module.denoiser.train(), module.objective, module.ema
     weights = list(denoiser.parameters())
     optimizer = torch.optim.Adam(weights, lr=1e-4, fused=True)
-    starts, batches = [], iter(data.train_dataloader())
+    passes = itertools.repeat(data.train_dataloader())
+    starts, batches = [], itertools.chain.from_iterable(passes)
     for _ in range(steps + 2):
         x0 = data.scale(next(batches).x0)
         starts.append(time.process_time())

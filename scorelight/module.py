@@ -18,14 +18,16 @@ from torchmetrics import MeanMetric
 from scorelight.batch import Seeds, as_batch, indexed, training_set
 from scorelight.component import Component, spec
 from scorelight.denoiser import NetworkDenoiser
+from scorelight.dequantization import UniformDequantization
 from scorelight.ema import ExponentialMovingAverage
 from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.likelihood import Protocol
 from scorelight.networks.base import ScoreNetwork
 from scorelight.objectives.base import Loss, Objective
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
-from scorelight.seeding import Share, generators, global_seed, mix, rand, randn_like
+from scorelight.seeding import Generators, Share, generators, global_seed, mix, rand, randn_like
 
 __all__ = ["ScoreModule"]
 
@@ -49,6 +51,8 @@ class ScoreModule(LightningModule):
             guidance (Ho & Salimans, 2021).
         seed: Seed of the noise in training and validation (default: that of `seed_everything`).
         compile_network: Whether to run the network through `torch.compile`: worth its minutes on a GPU.
+        dequantize: Whether to learn the density of the data's grey levels spread by uniform noise, of which
+            bits/dim are a bound (Theis et al., 2016), instead of the grey levels themselves.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class ScoreModule(LightningModule):
         condition_dropout: float = 0.0,
         seed: int | None = None,
         compile_network: bool = False,
+        dequantize: bool = False,
     ) -> None:
         super().__init__()
         parts = dict(
@@ -78,6 +83,7 @@ class ScoreModule(LightningModule):
             condition_dropout=condition_dropout,
             seed=global_seed() if seed is None else seed,
             compile_network=compile_network,
+            dequantize=dequantize,
         )
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
@@ -93,18 +99,30 @@ class ScoreModule(LightningModule):
         self.condition_dropout = condition_dropout
         self.seed: int = hparams["seed"]
         self.compile_network = compile_network
+        self.dequantize = dequantize
         self._settings_changed = False
         self.val_loss = MeanMetric()
 
     # Training
 
     def setup(self, stage: str) -> None:
-        """Compile the network; let the objective see the training set, if it wants to."""
+        """Compile the network; let the objective see the training set, if it wants to.
+
+        Raises:
+            ConfigurationError: If the data that are to be dequantised have no grey levels.
+        """
         if self.compile_network:
             for denoiser in (self.denoiser, self.ema.denoiser):
                 denoiser.network.compile()  # in place: the names of the weights stay
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and stage in ("fit", "validate"):
+        if stage not in ("fit", "validate"):
+            return
+        if self.dequantize and getattr(data, "num_levels", None) is None:
+            raise ConfigurationError(
+                f"model.dequantize=true: {type(data).__name__} does not say how many grey levels its data have "
+                "(num_levels); leave it out for data that are not quantised"
+            )
+        if data is not None:
             self.objective.prepare(lambda: training_set(data))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -125,7 +143,7 @@ class ScoreModule(LightningModule):
             drop = rand(len(x0), share, x0.device) < self.condition_dropout
             network: ScoreNetwork = self.denoiser.network  # type: ignore[assignment]
             cond = network.drop_condition(cond, drop)
-        loss: Loss = self.objective(self.denoiser, x0, generator=share, **cond)
+        loss: Loss = self.objective(self.denoiser, self._spread(x0, share), generator=share, **cond)
         mean = loss.value.mean()
         self._log_training(loss, self._checked(loss, mean))
         return mean
@@ -207,13 +225,20 @@ class ScoreModule(LightningModule):
             if count[q]:
                 self.log(f"train/loss_t_quartile_{q + 1}", total[q] / count[q])
 
+    def _spread(self, x0: Tensor, generator: Generators) -> Tensor:
+        """The data whose density is learned."""
+        if not self.dequantize:
+            return x0
+        spacing = Protocol(self.trainer.datamodule.num_levels).width  # type: ignore[attr-defined]
+        return UniformDequantization().draw(x0, spacing, generator)[0]
+
     # Validation and sampling, on the averaged weights
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
         x0, cond, indices = indexed(batch, batch_idx)
         noise = generators(self.seed, indices.tolist())  # type: ignore[union-attr]
-        loss: Loss = self.objective(self.ema.denoiser, x0, generator=noise, **cond)
+        loss: Loss = self.objective(self.ema.denoiser, self._spread(x0, noise), generator=noise, **cond)
         self.val_loss.update(loss.value)
         self.log("val/loss", self.val_loss, prog_bar=True)
 

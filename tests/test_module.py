@@ -14,6 +14,8 @@ from scorelight import (
     MLP,
     VPSDE,
     ConfigurationError,
+    DigitsDataModule,
+    EpsilonPrediction,
     Heun,
     Loss,
     NetworkDenoiser,
@@ -211,6 +213,51 @@ def test_validation_loss_is_that_of_the_average_over_every_example_once(make_mod
     with torch.no_grad():
         module.ema.denoiser.network.last.weight += 1.0
     assert trainer.validate(module, toy(), verbose=False)[0]["val/loss"] > losses[0] + 0.1
+
+
+class Seen(EpsilonPrediction):
+    """Keeps the clean data it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.x0 = []
+
+    def forward(self, denoiser, x0, **rest):
+        self.x0.append(x0)
+        return super().forward(denoiser, x0, **rest)
+
+
+def test_dequantised_data_are_spread_uniformly_over_their_grey_levels(make_module, make_trainer):
+    def seen(dequantize):
+        objective = Seen()
+        module = make_module(
+            network=MLP((1, 8, 8), width=8, depth=1), objective=objective, dequantize=dequantize
+        )
+        seed_everything(1, verbose=False)
+        make_trainer(max_steps=30).fit(module, data := DigitsDataModule())
+        return torch.cat(objective.x0), data.num_levels, objective, module
+
+    levels, num, *_ = seen(False)
+    spread, _, objective, module = seen(True)
+    u = (spread - levels) * (num - 1) / 2  # in units of the distance of two levels
+    assert u.abs().max() <= 0.5 + 1e-5
+    # 64 x 30 x 64 numbers: standard errors of mean and variance, times four
+    assert u.mean().abs() < 4 * (1 / 12 / u.numel()) ** 0.5
+    assert (u.var() - 1 / 12).abs() < 4 * (1 / 180 / u.numel()) ** 0.5
+    noise = [batch.frac().sum().item() for batch in objective.x0 if len(batch) == 64]
+    assert len(set(noise)) == len(noise) == 30  # other noise each step
+
+    objective.x0.clear()
+    trainer = make_trainer()
+    for size in (100, 360):
+        trainer.validate(module, DigitsDataModule(val_batch_size=size), verbose=False)
+    several, (once,) = objective.x0[:-1], objective.x0[-1:]
+    assert torch.equal(torch.cat(several), once)  # example i's noise is its own
+
+
+def test_what_has_no_grey_levels_is_not_dequantised(make_module, make_trainer):
+    with pytest.raises(ConfigurationError, match="model.dequantize=true: ToyDataModule does not say"):
+        fit(make_module(dequantize=True), make_trainer(max_steps=1))
 
 
 class NaNAfter(NetworkDenoiser):
