@@ -119,7 +119,7 @@ class ScoreModule(LightningModule):
             return
         if self.dequantize and getattr(data, "num_levels", None) is None:
             raise ConfigurationError(
-                f"model.dequantize=true: {type(data).__name__} does not say how many grey levels its data have "
+                f"model.dequantize=true: {type(data).__name__} does not say how many grey levels it has "
                 "(num_levels); leave it out for data that are not quantised"
             )
         if data is not None:

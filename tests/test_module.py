@@ -256,7 +256,7 @@ def test_dequantised_data_are_spread_uniformly_over_their_grey_levels(make_modul
 
 
 def test_what_has_no_grey_levels_is_not_dequantised(make_module, make_trainer):
-    with pytest.raises(ConfigurationError, match="model.dequantize=true: ToyDataModule does not say"):
+    with pytest.raises(ConfigurationError, match="dequantize=true: ToyDataModule does not say"):
         fit(make_module(dequantize=True), make_trainer(max_steps=1))
 
 
