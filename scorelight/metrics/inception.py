@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,23 +26,28 @@ class InceptionFeatures(FeatureExtractor):
     Args:
         weights: File of torch-fidelity's weights (default: that in ``$TORCH_HOME/hub/checkpoints``, which is
             downloaded if it is not there).
+        layer: Number of features: 2048, or those of an earlier layer, 64, 192 or 768, for fewer images than
+            the covariance of 2,048 needs; such distances are no FID, and there are no logits.
 
     Raises:
         ConfigurationError: If the weights are not there and cannot be downloaded.
     """
 
-    def __init__(self, weights: str | Path | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None, layer: Literal[64, 192, 768, 2048] = 2048) -> None:
         super().__init__()
-        self.network = _inception(Path(weights) if weights else _cached())
+        if layer not in (64, 192, 768, 2048):
+            raise ConfigurationError(f"features.layer={layer}: one of 64, 192, 768 and 2048 is needed")
+        wanted = [str(layer)] + ["logits_unbiased"] * (layer == 2048)
+        self.network = _inception(Path(weights) if weights else _cached(), wanted)
 
     def extract(self, x: Tensor) -> Features:
-        """Shapes (N, 2048) and (N, 1008)."""
+        """Shapes (N, layer) and (N, 1008)."""
         if images_of(x, "InceptionFeatures").shape[1] not in (1, 3):
             raise ConfigurationError(f"InceptionFeatures looks at 1 or 3 channels, not at {x.shape[1]}")
         return Features(*self.network(x.expand(-1, 3, -1, -1)))
 
 
-def _inception(path: Path) -> nn.Module:
+def _inception(path: Path, wanted: list[str]) -> nn.Module:
     """The network; its own loader would unpickle anything, so it gets what a safe one has read."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -49,7 +55,7 @@ def _inception(path: Path) -> nn.Module:
     try:
         torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
         safe.seek(0)
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], safe)
+        return FeatureExtractorInceptionV3("inception-v3-compat", wanted, safe)
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
         raise ConfigurationError(
             f"features.weights={path}: not torch-fidelity's Inception weights: {error}; {_remedy(_place())}"

@@ -93,6 +93,28 @@ def test_all_numbers_are_those_of_torch_fidelity(weights):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
 
 
+def test_with_more_images_than_features_the_distance_is_that_of_torch_fidelity(weights):
+    real, fake = images(80, 3, 0), images(80, 3, 1) // 2
+    quality = SampleQuality(InceptionFeatures(weights, 64), [FrechetDistance()])
+    quality.update(real, real=True)
+    quality.update(fake)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(fake), input2=Images(real), fid=True, feature_layer_fid="64",
+        feature_extractor="inception-v3-compat", feature_extractor_weights_path=weights,
+        batch_size=80, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
+    )  # fmt: skip
+    expected = theirs["frechet_inception_distance"]
+    assert quality.compute()["frechet_distance"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_earlier_layer_has_a_name_of_its_own_and_no_logits(weights):
+    early, last = InceptionFeatures(weights, 64), InceptionFeatures(weights)
+    assert early.key != last.key
+    assert early(images(1, 3, 0)).values.shape == (1, 64) and early(images(1, 3, 0)).logits is None
+    with pytest.raises(ConfigurationError, match="features.layer=65: one of 64, 192, 768 and 2048"):
+        InceptionFeatures(weights, 65)
+
+
 def test_features_are_those_of_torchmetrics_without_antialiasing(weights):
     theirs = FrechetInceptionDistance(antialias=False, feature_extractor_weights_path=weights).inception
     x = images(2, 3, 0)
