@@ -111,7 +111,7 @@ def test_an_earlier_layer_has_a_name_of_its_own_and_no_logits(weights):
     early, last = InceptionFeatures(weights, 64), InceptionFeatures(weights)
     assert early.key != last.key
     assert early(images(1, 3, 0)).values.shape == (1, 64) and early(images(1, 3, 0)).logits is None
-    with pytest.raises(ConfigurationError, match="features.layer=65: one of 64, 192, 768 and 2048"):
+    with pytest.raises(ConfigurationError, match="layer=65: one of 64, 192, 768 and 2048"):
         InceptionFeatures(weights, 65)
 
 
