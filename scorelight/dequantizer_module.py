@@ -24,7 +24,7 @@ from scorelight.errors import ConfigurationError, TrainingDivergedError
 from scorelight.likelihood import Protocol, grey_levels
 from scorelight.objectives import Objective, VariationalBound
 from scorelight.processes.base import ForwardProcess
-from scorelight.seeding import Generators, global_seed, mix
+from scorelight.seeding import Generators, global_seed, step_noise
 from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
 
 __all__ = ["DequantizerModule", "load_dequantizer"]
@@ -85,14 +85,10 @@ class DequantizerModule(LightningModule):
         """Take the model to where the dequantizer is."""
         self._frozen[0].to(self.device)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make the randomness of the step a function of (seed, step, micro-batch, rank)."""
-        torch.manual_seed(mix(self.seed, self.global_step, batch_idx, self.global_rank))
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean of the bound over the batch."""
+        """Mean of the bound over the batch; its noise is a function of (seed, step, place in it)."""
         x, cond, _ = as_batch(batch)
-        mean = self.loss(x, None, **cond).mean()
+        mean = self.loss(x, step_noise(self, self.seed, batch_idx, x.device), **cond).mean()
         if not self.trainer.strategy.reduce_boolean_decision(bool(mean.isfinite()), all=True):
             raise TrainingDivergedError(
                 f"the bound is {mean.item()} at step {self.global_step}; this step was not taken. "

@@ -27,7 +27,7 @@ from scorelight.objectives.base import Loss, Objective
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
-from scorelight.seeding import Generators, Share, generators, global_seed, mix, rand, randn_like
+from scorelight.seeding import Generators, generators, global_seed, mix, rand, randn_like, step_noise
 
 __all__ = ["ScoreModule"]
 
@@ -136,9 +136,7 @@ class ScoreModule(LightningModule):
         examples get the same noise from any number of processes.
         """
         x0, cond, _ = as_batch(batch)
-        seed = mix(self.seed, self.global_step, batch_idx)
-        generator = torch.Generator(x0.device).manual_seed(seed)
-        share = Share(generator, self.global_rank, self.trainer.world_size)
+        share = step_noise(self, self.seed, batch_idx, x0.device)
         if self.condition_dropout:
             drop = rand(len(x0), share, x0.device) < self.condition_dropout
             network: ScoreNetwork = self.denoiser.network  # type: ignore[assignment]

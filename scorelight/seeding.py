@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 __all__ = [
     "Generators",
@@ -31,6 +35,7 @@ __all__ = [
     "rand",
     "rand_like",
     "randn_like",
+    "step_noise",
     "stratified",
 ]
 
@@ -54,6 +59,12 @@ class Share:
     def part(self, draws: Tensor) -> Tensor:
         """This rank's part of what was drawn for all, along the first dimension."""
         return draws.chunk(self.world_size)[self.rank]
+
+
+def step_noise(module: LightningModule, seed: int, batch_idx: int, device: torch.device) -> Share:
+    """What a training step draws from: a function of (seed, step, micro-batch, place in the global batch)."""
+    generator = torch.Generator(device).manual_seed(mix(seed, module.global_step, batch_idx))
+    return Share(generator, module.global_rank, module.trainer.world_size)
 
 
 Generators = torch.Generator | Share | Sequence[torch.Generator] | None
