@@ -1,8 +1,8 @@
 """The two MNIST models: how they were trained and how good they are.
 
-    scorelight fit --config mnist/vp_epsilon                 # an hour on one core each
-    scorelight fit --config mnist/vp_epsilon_conditional
-    python benchmarks/mnist.py runs/mnist/vp_epsilon/version_0 runs/mnist/vp_epsilon_conditional/version_0
+    scorelight fit --config mnist/vp_edm                 # an hour on one core each
+    scorelight fit --config mnist/vp_edm_conditional
+    python benchmarks/mnist.py runs/mnist/vp_edm/version_0 runs/mnist/vp_edm_conditional/version_0
 
 Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the
 TensorBoard files, and writes mnist.json and mnist.md, mnist.png with the curves, and the first 64 samples

@@ -4,9 +4,9 @@
 
 * Networks of one size: 32x32 images of one channel, 32, 64 and 64 channels, two blocks a level, attention at
   16x16 and in the middle, one head; float32, batch 32. azula's has no attention, so there is one of ours
-  with none at 16x16, too. A step is the same for all: noise, mean squared error, backward, gradient clipping,
-  fused Adam, EMA. Only the networks differ.
-* Bounds: every convolution of our network alone, forward and backward, with the shape and the order in memory
+  with none at 16x16, too; and that of configs/mnist. A step is the same for all: noise, mean squared error,
+  backward, gradient clipping, fused Adam, EMA. Only the networks differ.
+* Bounds: every convolution of our networks alone, forward and backward, with the shape and the order in memory
   of its real input; and the same with the attention's products.
 * Floating point operations are counted by `torch.utils.flop_counter`, forward and backward.
 * Lightning: steps of `ScoreModule` under `Trainer.fit` (TensorBoard, gradient clipping, data in memory), from
@@ -52,8 +52,7 @@ HERE = Path(__file__).parent
 SEED, BATCH = 0, 32
 SHAPE = (1, 32, 32)
 STEPS = {"U-Net": 8, "MLP": 200}  # of Lightning and of the plain loop in each round
-OURS, PLAIN = "scorelight", "scorelight, no attention at 16x16"
-BOUND, BOTH = "convolutions of scorelight", "convolutions and attention of scorelight"
+OURS, PLAIN, MNIST = "scorelight", "scorelight, no attention at 16x16", "scorelight, that of mnist/vp_edm"
 
 
 # Networks of one size, each called as network(x, noise_label)
@@ -108,12 +107,19 @@ def our_network(attention_levels=(1,)):
     return UNet(SHAPE, base_channels=32, multipliers=(1, 2, 2), attention_levels=attention_levels)
 
 
+def mnist_unet(shape=SHAPE):
+    """That of configs/mnist/vp_edm.yaml."""
+    config = yaml.safe_load((HERE.parent / "configs/mnist/vp_edm.yaml").read_text())
+    return UNet(shape, **config["model"]["network"]["init_args"])
+
+
 NETWORKS = {
     OURS: our_network,
     "diffusers": Diffusers,
     "smalldiffusion": SmallDiffusion,
     PLAIN: functools.partial(our_network, ()),
     "azula": Azula,
+    MNIST: mnist_unet,
 }
 
 
@@ -187,7 +193,11 @@ def compare_networks(rounds):
     torch.manual_seed(SEED)
     networks = {name: make() for name, make in NETWORKS.items()}
     jobs = {name: Step(network) for name, network in networks.items()}
-    jobs |= {BOUND: Products(our_network()), BOTH: Products(our_network(), attention=True)}
+    whole = {}
+    for name in (OURS, PLAIN, MNIST):
+        for what, attention in (("convolutions", False), ("convolutions and attention", True)):
+            jobs[f"{what} of {name}"] = Products(NETWORKS[name](), attention)
+            whole[f"{what} of {name}"] = name
     flops = {name: operations(job) for name, job in jobs.items()}
     for job in jobs.values():
         job()
@@ -215,6 +225,11 @@ def compare_networks(rounds):
                     (flops[name] / t) / (flops[OURS] / o)
                     for o, t in zip(times[OURS], times[name], strict=True)
                 ),
+                "share_of_the_step": statistics.median(
+                    t / w for w, t in zip(times[whole[name]], times[name], strict=True)
+                )
+                if name in whole
+                else None,
             }
         )
     return rows
@@ -324,14 +339,8 @@ def lightning_cost(name, rounds):
     return row | {"overhead": statistics.median(ratios), "overhead_quartiles": [spread[0], spread[2]]}
 
 
-def mnist_unet():
-    """That of configs/mnist/vp_epsilon.yaml."""
-    config = yaml.safe_load((HERE.parent / "configs/mnist/vp_epsilon.yaml").read_text())
-    return UNet((1, 28, 28), **config["model"]["network"]["init_args"])
-
-
 CASES = {
-    "U-Net": (mnist_unet, functools.partial(Noise, 64)),
+    "U-Net": (functools.partial(mnist_unet, (1, 28, 28)), functools.partial(Noise, 64)),
     "MLP": (functools.partial(MLP, (2,)), functools.partial(ToyDataModule, batch_size=512)),
 }
 
@@ -343,15 +352,16 @@ def report(rows, costs):
     lines = [
         f"Training step, batch {BATCH}, one thread:",
         "",
-        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours | of the step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
         count = f"{r['parameters']:,}" if r["parameters"] else ""
+        share = f"{r['share_of_the_step']:.0%}" if r["share_of_the_step"] else ""
         speed = f"{r['GFLOP_per_second']:.0f} ({r['GFLOP_per_second_best']:.0f})"
         lines.append(
             f"| {r['network']} | {count} | {r['MFLOP_per_image']:.0f} | {r['ms']:.0f} ({r['ms_best']:.0f}) "
-            f"| {r['images_per_second']:.1f} | {speed} | {r['speed_by_that_of_ours']:.2f} |"
+            f"| {r['images_per_second']:.1f} | {speed} | {r['speed_by_that_of_ours']:.2f} | {share} |"
         )
     lines += [
         "",
