@@ -6,7 +6,7 @@
   16x16 and in the middle, one head; float32, batch 32. azula's has no attention, so there is one of ours
   with none at 16x16, too; and that of configs/mnist. A step is the same for all: noise, mean squared error,
   backward, gradient clipping, fused Adam, EMA. Only the networks differ.
-* Bounds: every convolution of our networks alone, forward and backward, with the shape and the order in memory
+* Bounds: every convolution of our networks alone, forward and backward, with shape and order in memory
   of its real input; and the same with the attention's products.
 * Floating point operations are counted by `torch.utils.flop_counter`, forward and backward.
 * Lightning: steps of `ScoreModule` under `Trainer.fit` (TensorBoard, gradient clipping, data in memory), from
@@ -352,7 +352,8 @@ def report(rows, costs):
     lines = [
         f"Training step, batch {BATCH}, one thread:",
         "",
-        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours | of the step |",
+        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours "
+        "| of the step |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
