@@ -101,6 +101,7 @@ class ScoreModule(LightningModule):
         self.compile_network = compile_network
         self.dequantize = dequantize
         self._settings_changed = False
+        self._to_log: dict[str, Any] = {}
         self.val_loss = MeanMetric()
 
     # Training
@@ -147,9 +148,10 @@ class ScoreModule(LightningModule):
         return mean
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then update the average: here, since later hooks come after the checkpoint is written."""
+        """Step, update the average, and log: here, since later hooks come after the checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser)
+        self._write_log()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer of all trainable parameters (a learned process and objective included)."""
@@ -210,10 +212,12 @@ class ScoreModule(LightningModule):
 
     def _log_training(self, loss: Loss, mean: Tensor) -> None:
         """Loss and learning rate; the loss in each quarter of [t_min, t_max] every log_every_n_steps."""
-        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/loss", mean, prog_bar=True, logger=False)
+        self._to_log = {}
         if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self._to_log = {"train/loss": mean, "train/learning_rate": rate}
         process = self.denoiser.process
         quarter = (4 * (loss.t - process.t_min) / (process.t_max - process.t_min)).long().clamp(0, 3)
         mine = torch.nn.functional.one_hot(quarter, 4).to(loss.value)
@@ -221,7 +225,15 @@ class ScoreModule(LightningModule):
         total, count = self.trainer.strategy.reduce(sums, reduce_op="sum")
         for q in range(4):
             if count[q]:
-                self.log(f"train/loss_t_quartile_{q + 1}", total[q] / count[q])
+                self._to_log[f"train/loss_t_quartile_{q + 1}"] = total[q] / count[q]
+
+    def _write_log(self) -> None:
+        """Log the step, numbered from 0. Lightning would do so after the checkpoint: too late if killed."""
+        if self._to_log:
+            self.log_dict(self._to_log, logger=False)
+            numbers = {name: float(value) for name, value in self._to_log.items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(numbers, self.global_step)
 
     def _spread(self, x0: Tensor, generator: Generators) -> Tensor:
         """The data whose density is learned."""

@@ -3,6 +3,7 @@
 from scorelight.callbacks.judging import FIDCallback, NLLCallback
 from scorelight.callbacks.run import LastCheckpoint, RunProgressBar
 from scorelight.callbacks.samples import SampleGridCallback, SampleWriter
+from scorelight.callbacks.stopping import StopBetweenSteps
 
 __all__ = [
     "FIDCallback",
@@ -11,4 +12,5 @@ __all__ = [
     "RunProgressBar",
     "SampleGridCallback",
     "SampleWriter",
+    "StopBetweenSteps",
 ]
