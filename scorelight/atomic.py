@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def keep(path: Path, under: Path) -> None:
-    """Let a file be there under another name as well, over what is there, until it is replaced under its own."""
+    """Let a file be there under another name as well, in place of what is there under that."""
     temporary = under.with_name(f".{under.name}.{os.getpid()}.tmp")
     try:
         try:

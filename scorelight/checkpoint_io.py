@@ -104,7 +104,9 @@ def verify(path: Path) -> None:
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error):
         sound = False
     if not sound:
-        raise DamagedCheckpointError(f"{path} is damaged: it is not what was written, or only a part of it")
+        raise DamagedCheckpointError(
+            f"{path} is not a checkpoint of scorelight, or is damaged: it is not what was written"
+        )
 
 
 class _Hashing:

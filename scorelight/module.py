@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,6 +17,7 @@ from torch.optim import Adam, Optimizer
 from torchmetrics import MeanMetric
 
 from scorelight.batch import Seeds, as_batch, indexed, training_set
+from scorelight.checkpoint_io import read_checkpoint
 from scorelight.component import Component, spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.dequantization import UniformDequantization
@@ -28,6 +30,7 @@ from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
 from scorelight.seeding import Generators, generators, global_seed, mix, rand, randn_like, step_noise
+from scorelight.trust import check_trusted
 
 __all__ = ["ScoreModule"]
 
@@ -168,6 +171,18 @@ class ScoreModule(LightningModule):
             raise ConfigurationError(f"model.optimizer or model.lr_scheduler: {error}") from error
 
     # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """The model of a checkpoint, its settings replaced by those given.
+
+        Raises:
+            ConfigurationError: If the file is damaged, or names code that is not trusted, see `trust`.
+        """
+        path = Path(checkpoint_path)
+        check_trusted(read_checkpoint(path, mmap=True).get("hyper_parameters"), path)
+        loaded: Self = super().load_from_checkpoint(path, *args, **(kwargs | {"weights_only": True}))
+        return loaded
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what data the model was trained on, where that can be written down."""

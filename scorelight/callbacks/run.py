@@ -19,9 +19,9 @@ __all__ = ["LastCheckpoint", "RunProgressBar"]
 class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt``, and the one before as ``previous.ckpt``.
 
-    Written every n optimizer steps, at the end, and when the run is stopped by Ctrl-C, SIGTERM or SLURM: always
-    between two steps, behind the validation of the step if there is one, and behind all that has been logged.
-    A run that goes on from there is bit for bit the one that was never stopped.
+    Written every n optimizer steps, at the end, and when the run is stopped by Ctrl-C, SIGTERM or SLURM:
+    always between two steps, behind the validation of the step if there is one, and behind all that has been
+    logged. A run that goes on from there is bit for bit the one that was never stopped.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.

@@ -45,9 +45,9 @@ class StopBetweenSteps(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Have SLURM start the job again, if that is what the signal was for; the checkpoint is written."""
         requeue = _requeue_signal(trainer)
-        if isinstance(exception, SIGTERMException) and requeue and self.received == requeue:
-            if trainer.is_global_zero:
-                subprocess.run(["scontrol", "requeue", _job()], check=False)
+        asked = isinstance(exception, SIGTERMException) and self.received is not None
+        if asked and self.received == requeue and trainer.is_global_zero:
+            subprocess.run(["scontrol", "requeue", _job()], check=False)
 
     def exit_code(self) -> int:
         """128 + the signal; 0 in processes that Lightning started, for it takes others for a failure."""

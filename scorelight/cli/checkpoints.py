@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint, verify
 from scorelight.errors import ConfigurationError
+from scorelight.trust import check_trusted
 
 if TYPE_CHECKING:
     from scorelight.module import ScoreModule
@@ -25,7 +26,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if path.is_file():
         return path
     runs = sorted(path.glob("version_*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
-    for folder in (path, path.parent, *(run.parents[1] for run in reversed(runs))):
+    own = path.parent if path.name == "checkpoints" else path
+    for folder in (own, *(run.parents[1] for run in reversed(runs))):
         if found := newest_sound(folder):
             return found
     what = "has no checkpoint in it" if path.is_dir() else "does not exist"
@@ -85,4 +87,5 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     except (KeyError, TypeError) as error:
         raise ConfigurationError(f"{path} is not a checkpoint of scorelight") from error
     model.pop("_instantiator", None)
+    check_trusted((model, checkpoint.get("data")), path)
     return model, checkpoint.get("data")

@@ -1,9 +1,9 @@
 """Run folders: which of them a command goes on with.
 
 A run that was interrupted is one with the same configuration whose folder says neither that it has ended
-(``finished``) nor that a process is at it (``.lock``, held by that process). The same command, given again, goes
-on with it. The decision depends on files alone, which no process changes before all have decided: joining the
-process group comes in between.
+(``finished``) nor that a process is at it (``.lock``, held by that process). The same command, given again,
+goes on with it. The decision depends on files alone, which no process changes before all have decided:
+joining the process group comes in between.
 """
 
 from __future__ import annotations
@@ -87,8 +87,15 @@ class RunFolderCallback(Callback):
             raise ConfigurationError(f"{folder}: another process is training there; wait for it or stop it")
         (folder / _FINISHED).unlink(missing_ok=True)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of it."""
+        self._let_go()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of it."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._lock:
             self._lock.close()
             self._lock = None

@@ -21,10 +21,12 @@ from scorelight.callbacks import LastCheckpoint, RunProgressBar, SampleGridCallb
 from scorelight.callbacks.stopping import StoppedAtOnce
 from scorelight.checkpoint_io import SoundCheckpointIO
 from scorelight.cli.checkpoints import find_checkpoint, read_config
+from scorelight.cli.configs import packages_named
 from scorelight.cli.errors import explain
 from scorelight.cli.runs import Interrupted, RunFolderCallback, find_interrupted, finish
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
+from scorelight.trust import trust
 
 __all__ = ["RunCLI", "run"]
 
@@ -79,6 +81,7 @@ class RunCLI(LightningCLI):
             flag, equals, value = arg.partition("=")
             if flag == "--ckpt_path":
                 path = find_checkpoint(value if equals else args[i + 1] if i + 1 < len(args) else "")
+                trust(*packages_named(args))
                 model, data = read_config(path)
                 defaults = {"seed_everything": model.pop("seed")} | {
                     f"model.{k}": v for k, v in model.items()
