@@ -23,7 +23,6 @@ from scorelight.denoiser import NetworkDenoiser
 from scorelight.dequantization import UniformDequantization
 from scorelight.ema import ExponentialMovingAverage
 from scorelight.errors import ConfigurationError, TrainingDivergedError
-from scorelight.likelihood import Protocol
 from scorelight.networks.base import ScoreNetwork
 from scorelight.objectives.base import Loss, Objective
 from scorelight.parameterizations import Parameterization
@@ -254,7 +253,7 @@ class ScoreModule(LightningModule):
         """The data whose density is learned."""
         if not self.dequantize:
             return x0
-        spacing = Protocol(self.trainer.datamodule.num_levels).width  # type: ignore[attr-defined]
+        spacing = 2 / (self.trainer.datamodule.num_levels - 1)  # type: ignore[attr-defined]
         return UniformDequantization().draw(x0, spacing, generator)[0]
 
     # Validation and sampling, on the averaged weights

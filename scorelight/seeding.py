@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
 
 __all__ = [
     "Generators",
@@ -61,8 +58,15 @@ class Share:
         return draws.chunk(self.world_size)[self.rank]
 
 
-def step_noise(module: LightningModule, seed: int, batch_idx: int, device: torch.device) -> Share:
-    """What a training step draws from: a function of (seed, step, micro-batch, place in the global batch)."""
+def step_noise(module: Any, seed: int, batch_idx: int, device: torch.device) -> Share:
+    """What a training step draws from: a function of (seed, step, micro-batch, place in the global batch).
+
+    Args:
+        module: A LightningModule in training.
+        seed: Seed of the run.
+        batch_idx: Micro-batch.
+        device: Where the draws are made.
+    """
     generator = torch.Generator(device).manual_seed(mix(seed, module.global_step, batch_idx))
     return Share(generator, module.global_rank, module.trainer.world_size)
 

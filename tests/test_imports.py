@@ -51,7 +51,15 @@ ALLOWED = {
     "data": BASICS | {"analytic"},
     "module": BASICS
     | CORE
-    | {"denoiser", "ema", "parameterizations", "objectives.base", "samplers.base", "networks.base"},
+    | {
+        "denoiser",
+        "dequantization",
+        "ema",
+        "parameterizations",
+        "objectives.base",
+        "samplers.base",
+        "networks.base",
+    },
     "dequantizer_module": BASICS | CORE | {"denoiser", "dequantization", "likelihood", "objectives", "times"},
     "example_metrics": BASICS | {"bounds", "denoiser", "dequantization", "likelihood"},
     "judging": BASICS
