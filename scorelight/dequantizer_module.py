@@ -25,7 +25,7 @@ from scorelight.objectives import Objective, VariationalBound
 from scorelight.processes.base import ForwardProcess
 from scorelight.seeding import Generators, global_seed, step_noise
 from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
-from scorelight.trust import check_trusted
+from scorelight.trusted import check_trusted
 
 __all__ = ["DequantizerModule", "load_dequantizer"]
 

@@ -29,7 +29,7 @@ from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
 from scorelight.seeding import Generators, generators, global_seed, mix, rand, randn_like, step_noise
-from scorelight.trust import check_trusted
+from scorelight.trusted import check_trusted
 
 __all__ = ["ScoreModule"]
 

@@ -47,7 +47,7 @@ ALLOWED = {
     "metrics": BASICS | CORE | {"atomic", "denoiser", "times"},
     "atomic": set(),
     "checkpoint_io": {"atomic", "errors"},
-    "trust": {"errors"},
+    "trusted": {"errors"},
     "parts": {"atomic"},
     "pictures": set(),
     "data": BASICS | {"analytic"},
@@ -62,11 +62,11 @@ ALLOWED = {
         "samplers.base",
         "networks.base",
         "checkpoint_io",
-        "trust",
+        "trusted",
     },
     "dequantizer_module": BASICS
     | CORE
-    | {"checkpoint_io", "trust", "denoiser", "dequantization", "likelihood", "objectives", "times"},
+    | {"checkpoint_io", "trusted", "denoiser", "dequantization", "likelihood", "objectives", "times"},
     "example_metrics": BASICS | {"bounds", "denoiser", "dequantization", "likelihood"},
     "judging": BASICS
     | {"data.loaders", "denoiser", "dequantization", "example_metrics", "metrics", "module", "parts"}
@@ -81,7 +81,7 @@ ALLOWED = {
         "advice",
         "callbacks",
         "checkpoint_io",
-        "trust",
+        "trusted",
         "data",
         "denoiser",
         "module",

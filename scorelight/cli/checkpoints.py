@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint, verify
 from scorelight.errors import ConfigurationError
-from scorelight.trust import check_trusted
+from scorelight.trusted import check_trusted
 
 if TYPE_CHECKING:
     from scorelight.module import ScoreModule

@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _trusting(args: list[str]) -> list[str]:
     """The arguments but for --trust PACKAGE, which every command takes."""
-    from scorelight.trust import trust
+    from scorelight.trusted import trust
 
     rest, given = [], iter(args)
     for arg in given:
@@ -127,7 +127,7 @@ def _prepare() -> None:
     import warnings
     from importlib.metadata import entry_points
 
-    from scorelight.trust import trust
+    from scorelight.trusted import trust
 
     for noise in _NOISE:
         warnings.filterwarnings("ignore", message=noise)

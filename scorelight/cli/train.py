@@ -26,7 +26,7 @@ from scorelight.cli.errors import explain
 from scorelight.cli.runs import Interrupted, RunFolderCallback, find_interrupted, finish
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
-from scorelight.trust import trust
+from scorelight.trusted import trust
 
 __all__ = ["RunCLI", "run"]
 
