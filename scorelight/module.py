@@ -241,6 +241,11 @@ class ScoreModule(LightningModule):
             if count[q]:
                 self._to_log[f"train/loss_t_quartile_{q + 1}"] = total[q] / count[q]
 
+    def note(self, name: str, value: float) -> None:
+        """Log a number with those of this step, if the step is one that is logged."""
+        if self._to_log:
+            self._to_log[name] = value
+
     def _write_log(self) -> None:
         """Log the step, numbered from 0. Lightning would do so after the checkpoint: too late if killed."""
         if self._to_log:

@@ -75,7 +75,17 @@ ALLOWED = {
     | {"denoiser", "dequantization", "example_metrics", "judging", "metrics", "module", "parts"}
     | {"pictures", "samplers.base"},
     "callbacks": BASICS
-    | {"atomic", "example_metrics", "judging", "metrics", "module", "parts", "pictures", "samplers.base"},
+    | {
+        "advice",
+        "atomic",
+        "example_metrics",
+        "judging",
+        "metrics",
+        "module",
+        "parts",
+        "pictures",
+        "samplers.base",
+    },
     "cli": BASICS
     | {
         "advice",

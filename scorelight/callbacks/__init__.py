@@ -4,6 +4,7 @@ from scorelight.callbacks.judging import FIDCallback, NLLCallback
 from scorelight.callbacks.run import LastCheckpoint, RunProgressBar
 from scorelight.callbacks.samples import SampleGridCallback, SampleWriter
 from scorelight.callbacks.stopping import StopBetweenSteps
+from scorelight.callbacks.trouble import TroubleCallback
 
 __all__ = [
     "FIDCallback",
@@ -13,4 +14,5 @@ __all__ = [
     "SampleGridCallback",
     "SampleWriter",
     "StopBetweenSteps",
+    "TroubleCallback",
 ]

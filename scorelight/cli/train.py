@@ -17,7 +17,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import scorelight.data  # noqa: F401  (its classes can be named by their short names)
-from scorelight.callbacks import LastCheckpoint, RunProgressBar, SampleGridCallback, StopBetweenSteps
+from scorelight.callbacks import (
+    LastCheckpoint,
+    RunProgressBar,
+    SampleGridCallback,
+    StopBetweenSteps,
+    TroubleCallback,
+)
 from scorelight.callbacks.stopping import StoppedAtOnce
 from scorelight.checkpoint_io import SoundCheckpointIO
 from scorelight.cli.checkpoints import find_checkpoint, read_config
@@ -180,7 +186,7 @@ def run(args: list[str]) -> None:
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
                 "log_every_n_steps": 10,
-                "callbacks": [best, stopping, RunFolderCallback()],
+                "callbacks": [best, stopping, RunFolderCallback(), TroubleCallback()],
             },
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
