@@ -60,16 +60,16 @@ class TroubleCallback(Callback):
         norm = float(get_total_norm(gradients))
         if not math.isfinite(norm) and trainer.precision not in _SCALED:
             raise TrainingDivergedError(
-                f"the gradient is {norm} at step {trainer.global_step}, though the loss is finite; this step was "
-                f"not taken. {_REMEDY}"
+                f"the gradient is {norm} at step {trainer.global_step}, though the loss is finite; this step "
+                f"was not taken. {_REMEDY}"
             )
         assert isinstance(pl_module, ScoreModule)
         pl_module.note("train/gradient_norm", norm)
         if not self._warned and len(self._norms) == 100 and norm > self.factor * median(self._norms):
             self._warned = True
             rank_zero_warn(
-                f"the gradient's norm is {norm:.3g} at step {trainer.global_step}, {self.factor:g} times what is "
-                f"usual ({median(self._norms):.3g}). {_REMEDY}"
+                f"the gradient's norm is {norm:.3g} at step {trainer.global_step}, more than {self.factor:g} "
+                f"times what is usual, {median(self._norms):.3g}. {_REMEDY}"
             )
         self._norms = [*self._norms[-99:], norm]
 
@@ -91,15 +91,15 @@ def check_data(module: ScoreModule, x0: Tensor) -> None:
         )
     if x0.ndim == 4 and max(-low, high) > 1.05:
         raise ConfigurationError(
-            f"data: images run from {low:.4g} to {high:.4g}, and [-1, 1] is needed: scale them in the data module"
-            " (`scale`), x / 127.5 - 1 for bytes"
+            f"data: images run from {low:.4g} to {high:.4g}, and [-1, 1] is needed: scale them in the data "
+            "module (`scale`), x / 127.5 - 1 for bytes"
         )
     process = module.denoiser.process
     last = process.levels(torch.tensor([process.t_max], dtype=torch.float64))[0]
     noise, distance = last.sigma / last.alpha, largest_distance(x0) if len(x0) > 1 else 0.0
     if noise < distance / 3:
         rank_zero_warn(
-            f"model.process: at t_max={process.t_max:g} the noise is {noise:.3g} times the data, and examples "
-            f"lie up to {distance:.3g} apart: samples start where no data end. Give a larger sigma_max (or beta_max); "
-            "`scorelight advise` suggests one"
+            f"model.process: at t_max={process.t_max:g} the noise is {noise:.3g} times the data, and "
+            f"examples lie up to {distance:.3g} apart: samples start where no data end. Give a larger sigma_max or "
+            "beta_max; `scorelight advise` suggests one"
         )
