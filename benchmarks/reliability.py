@@ -4,8 +4,8 @@
     python benchmarks/reliability.py --quick    # some minutes: a few of each
 
 * kills: a run is started, killed at a random moment (SIGKILL, SIGTERM or Ctrl-C), and started again by the
-  same command, until it ends. Everything it leaves is compared with an uninterrupted run: checkpoints (weights,
-  average, optimizer, schedule, data, callbacks), every logged number, every picture, bit for bit.
+  same command, until it ends. Everything it leaves is compared with an uninterrupted run: checkpoints
+  (weights, average, optimizer, schedule, data, callbacks), every logged number, every picture, bit for bit.
 * two processes: the same under DDP (gloo); the kill hits one process or both.
 * damage: truncated and bit-flipped checkpoints, a fourth of them near the end; pickles that run code.
 * disk: a run on a file system of 1 MB that fills up, and one that is read-only (where mounting is allowed).

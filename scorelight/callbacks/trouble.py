@@ -100,6 +100,6 @@ def check_data(module: ScoreModule, x0: Tensor) -> None:
     if noise < distance / 3:
         rank_zero_warn(
             f"model.process: at t_max={process.t_max:g} the noise is {noise:.3g} times the data, and "
-            f"examples lie up to {distance:.3g} apart: samples start where no data end. Give a larger sigma_max or "
-            "beta_max; `scorelight advise` suggests one"
+            f"examples lie up to {distance:.3g} apart: samples start where no data end. Give a larger "
+            "sigma_max or beta_max; `scorelight advise` suggests one"
         )
