@@ -1,7 +1,7 @@
 """A generator of mistakes: configurations that are nearly right.
 
-`mistakes(config)` is a strategy of `Mistake`s. Some must be refused, since nothing can be meant by them: a
-misspelt key or class, a value of another type. Others may be refused or not (a value that is out of range here
+`mistakes(config)` is a strategy of `Mistake`s. Some must be refused, since nothing can be meant by them:
+a misspelt key or class. Others may be refused or not (a value that is out of range here
 and not there, a key left out that has a default), but never with a traceback.
 """
 
