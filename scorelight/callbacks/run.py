@@ -40,6 +40,14 @@ class LastCheckpoint(Checkpoint):
         log_dir = trainer.log_dir
         self._path = Path(log_dir) / "checkpoints" / "last.ckpt" if log_dir else None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the pass that begins, if the checkpoint was the last of one: Lightning 2.6 does not."""
+        loop = trainer.fit_loop
+        for count in (loop.epoch_progress.current, loop.epoch_progress.total):
+            if loop.restarted_mid_epoch and count.processed == count.ready:
+                count.ready += 1
+                count.started += 1
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation is to come first."""
         if trainer.global_step % self.every_n_steps == 0 and not _validates_now(trainer):
