@@ -24,6 +24,7 @@ ELSEWHERE = (
 )
 NUMBERS = (-1, 0, -0.5, 1e30, -1e30, math.nan, math.inf, 2**70, 1e-30, 0.5, 3)
 OTHER_TYPES = ("words", [], {}, [1, "x"], {"a": 1}, True, None, "1e", "-", 1.5)
+KINDS = ("key", "class", "elsewhere", "missing", "type", "list", "number", "twice")
 
 
 @dataclass
@@ -75,15 +76,18 @@ def misspelt(draw, word):
 
 
 @st.composite
-def mistakes(draw, config):
-    """One mistake in a configuration."""
+def mistakes(draw, config, kinds=KINDS):
+    """One mistake in a configuration.
+
+    Numbers of the kinds "number" and "twice" may ask for more memory than there is.
+    """
     places = [*paths(config)]
     named = [
         path for path in places if isinstance(path[-1], str) and path[-1] not in ("class_path", "init_args")
     ]
     classes = [path for path in places if path[-1] == "class_path"]
     numbers = [p for p in places if isinstance(at(config, p), int | float) and p[-1] != "seed_everything"]
-    kind = draw(st.sampled_from(["key", "class", "elsewhere", "missing", "number", "type", "twice", "list"]))
+    kind = draw(st.sampled_from(kinds))
     if kind == "key":
         path = draw(st.sampled_from(named))
         wrong = draw(misspelt(path[-1]))
