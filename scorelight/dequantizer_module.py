@@ -15,7 +15,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from scorelight.batch import as_batch
-from scorelight.checkpoint_io import read_checkpoint
+from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint
 from scorelight.component import spec
 from scorelight.denoiser import Denoiser
 from scorelight.dequantization import Dequantizer
@@ -123,7 +123,7 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
     try:
         checkpoint = read_checkpoint(Path(path))
         entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
-    except KeyError as error:
+    except (KeyError, DamagedCheckpointError) as error:
         raise ConfigurationError(
             f"{path}: no dequantizer in it; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from torchmetrics import MeanMetric
 
 from scorelight.batch import Seeds, as_batch, indexed, training_set
 from scorelight.checkpoint_io import read_checkpoint
-from scorelight.component import Component, spec
+from scorelight.component import Component, refuse_none, spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.dequantization import UniformDequantization
 from scorelight.ema import ExponentialMovingAverage
@@ -87,6 +88,7 @@ class ScoreModule(LightningModule):
             compile_network=compile_network,
             dequantize=dequantize,
         )
+        refuse_none(inspect.signature(ScoreModule.__init__), parts, "model")
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
         _check(network, process, objective, sampler, condition_dropout)

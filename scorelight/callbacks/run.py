@@ -43,7 +43,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the pass that begins, if the checkpoint was the last of one: Lightning 2.6 does not."""
         loop = trainer.fit_loop
-        for count in (loop.epoch_progress.current, loop.epoch_progress.total):
+        counts: Any = loop.epoch_progress.current, loop.epoch_progress.total
+        for count in counts:
             if loop.restarted_mid_epoch and count.processed == count.ready:
                 count.ready += 1
                 count.started += 1
