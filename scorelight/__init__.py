@@ -126,6 +126,7 @@ from scorelight.times import (
     UniformGrid,
     UniformTime,
 )
+from scorelight.trusted import trust
 
 if TYPE_CHECKING:
     from scorelight.callbacks import FIDCallback, NLLCallback, SampleGridCallback, SampleWriter
@@ -277,6 +278,7 @@ __all__ = [
     "log_likelihood",
     "score_error",
     "slerp",
+    "trust",
     "variational_bound",
 ]
 

@@ -17,7 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["Component", "class_path", "spec"]
+from scorelight.errors import ConfigurationError
+
+__all__ = ["Component", "class_path", "refuse_none", "spec"]
 
 
 class Component:
@@ -28,12 +30,33 @@ class Component:
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         _, *given = signature.bind_partial(self, *args, **kwargs).arguments.items()
+        refuse_none(signature, dict(given), cls.__name__)
         init_args: dict[str, Any] = {}
         for name, value in given:  # those that went into **kwargs are recorded under their own names
             rest = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             init_args |= value if rest else {name: value}
         object.__setattr__(self, "_init_args", init_args)  # nn.Module's own setattr is not ready yet
         return self
+
+
+def refuse_none(signature: inspect.Signature, given: Mapping[str, Any], owner: str) -> None:
+    """Refuse None, null in YAML, for a parameter that does not take it.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    for name, value in given.items():
+        parameter = signature.parameters[name]
+        typed = parameter.annotation is not parameter.empty and parameter.default is not None
+        if (
+            value is None
+            and typed
+            and not any(s in str(parameter.annotation) for s in ("None", "Any", "Optional"))
+        ):
+            remedy = "give a value"
+            if parameter.default is not parameter.empty:
+                remedy += f", or leave it out for {parameter.default!r}"
+            raise ConfigurationError(f"{owner}: {name}=None (null): {remedy}")
 
 
 def class_path(cls: type) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -17,6 +15,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from scorelight.batch import as_batch
+from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint
 from scorelight.component import spec
 from scorelight.denoiser import Denoiser
 from scorelight.dequantization import Dequantizer
@@ -26,6 +25,7 @@ from scorelight.objectives import Objective, VariationalBound
 from scorelight.processes.base import ForwardProcess
 from scorelight.seeding import Generators, global_seed, step_noise
 from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
+from scorelight.trusted import check_trusted
 
 __all__ = ["DequantizerModule", "load_dequantizer"]
 
@@ -121,12 +121,13 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
         ConfigurationError: If the file holds none.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(Path(path))
         entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+    except (KeyError, DamagedCheckpointError) as error:
         raise ConfigurationError(
             f"{path}: no dequantizer in it; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
         ) from error
+    check_trusted(entry, Path(path))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Dequantizer, "dequantizer", fail_untyped=False)
     parsed = parser.parse_object({"dequantizer": entry})

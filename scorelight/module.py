@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,7 +18,8 @@ from torch.optim import Adam, Optimizer
 from torchmetrics import MeanMetric
 
 from scorelight.batch import Seeds, as_batch, indexed, training_set
-from scorelight.component import Component, spec
+from scorelight.checkpoint_io import read_checkpoint
+from scorelight.component import Component, refuse_none, spec
 from scorelight.denoiser import NetworkDenoiser
 from scorelight.dequantization import UniformDequantization
 from scorelight.ema import ExponentialMovingAverage
@@ -27,6 +30,7 @@ from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
 from scorelight.seeding import Generators, generators, global_seed, mix, rand, randn_like, step_noise
+from scorelight.trusted import check_trusted
 
 __all__ = ["ScoreModule"]
 
@@ -84,6 +88,7 @@ class ScoreModule(LightningModule):
             compile_network=compile_network,
             dequantize=dequantize,
         )
+        refuse_none(inspect.signature(ScoreModule.__init__), parts, "model")
         hparams = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **spec(parts)}
         self.save_hyperparameters(hparams, logger=False)
         _check(network, process, objective, sampler, condition_dropout)
@@ -100,6 +105,7 @@ class ScoreModule(LightningModule):
         self.compile_network = compile_network
         self.dequantize = dequantize
         self._settings_changed = False
+        self._to_log: dict[str, Any] = {}
         self.val_loss = MeanMetric()
 
     # Training
@@ -146,9 +152,10 @@ class ScoreModule(LightningModule):
         return mean
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then update the average: here, since later hooks come after the checkpoint is written."""
+        """Step, update the average, and log: here, since later hooks come after the checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser)
+        self._write_log()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer of all trainable parameters (a learned process and objective included)."""
@@ -165,6 +172,18 @@ class ScoreModule(LightningModule):
             raise ConfigurationError(f"model.optimizer or model.lr_scheduler: {error}") from error
 
     # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """The model of a checkpoint, its settings replaced by those given.
+
+        Raises:
+            ConfigurationError: If the file is damaged, or names code that is not trusted, see `trust`.
+        """
+        path = Path(checkpoint_path)
+        check_trusted(read_checkpoint(path, mmap=True).get("hyper_parameters"), path)
+        loaded: Self = super().load_from_checkpoint(path, *args, **(kwargs | {"weights_only": True}))
+        return loaded
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what data the model was trained on, where that can be written down."""
@@ -209,10 +228,12 @@ class ScoreModule(LightningModule):
 
     def _log_training(self, loss: Loss, mean: Tensor) -> None:
         """Loss and learning rate; the loss in each quarter of [t_min, t_max] every log_every_n_steps."""
-        self.log("train/loss", mean, prog_bar=True)
+        self.log("train/loss", mean, prog_bar=True, logger=False)
+        self._to_log = {}
         if (self.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self._to_log = {"train/loss": mean, "train/learning_rate": rate}
         process = self.denoiser.process
         quarter = (4 * (loss.t - process.t_min) / (process.t_max - process.t_min)).long().clamp(0, 3)
         mine = torch.nn.functional.one_hot(quarter, 4).to(loss.value)
@@ -220,7 +241,20 @@ class ScoreModule(LightningModule):
         total, count = self.trainer.strategy.reduce(sums, reduce_op="sum")
         for q in range(4):
             if count[q]:
-                self.log(f"train/loss_t_quartile_{q + 1}", total[q] / count[q])
+                self._to_log[f"train/loss_t_quartile_{q + 1}"] = total[q] / count[q]
+
+    def note(self, name: str, value: float) -> None:
+        """Log a number with those of this step, if the step is one that is logged."""
+        if self._to_log:
+            self._to_log[name] = value
+
+    def _write_log(self) -> None:
+        """Log the step, numbered from 0. Lightning would do so after the checkpoint: too late if killed."""
+        if self._to_log:
+            self.log_dict(self._to_log, logger=False)
+            numbers = {name: float(value) for name, value in self._to_log.items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(numbers, self.global_step)
 
     def _spread(self, x0: Tensor, generator: Generators) -> Tensor:
         """The data whose density is learned."""

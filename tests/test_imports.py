@@ -46,6 +46,8 @@ ALLOWED = {
     "ema": BASICS | {"denoiser"},
     "metrics": BASICS | CORE | {"atomic", "denoiser", "times"},
     "atomic": set(),
+    "checkpoint_io": {"atomic", "errors"},
+    "trusted": {"errors"},
     "parts": {"atomic"},
     "pictures": set(),
     "data": BASICS | {"analytic"},
@@ -59,8 +61,12 @@ ALLOWED = {
         "objectives.base",
         "samplers.base",
         "networks.base",
+        "checkpoint_io",
+        "trusted",
     },
-    "dequantizer_module": BASICS | CORE | {"denoiser", "dequantization", "likelihood", "objectives", "times"},
+    "dequantizer_module": BASICS
+    | CORE
+    | {"checkpoint_io", "trusted", "denoiser", "dequantization", "likelihood", "objectives", "times"},
     "example_metrics": BASICS | {"bounds", "denoiser", "dequantization", "likelihood"},
     "judging": BASICS
     | {"data.loaders", "denoiser", "dequantization", "example_metrics", "metrics", "module", "parts"}
@@ -69,9 +75,29 @@ ALLOWED = {
     | {"denoiser", "dequantization", "example_metrics", "judging", "metrics", "module", "parts"}
     | {"pictures", "samplers.base"},
     "callbacks": BASICS
-    | {"example_metrics", "judging", "metrics", "module", "parts", "pictures", "samplers.base"},
+    | {
+        "advice",
+        "atomic",
+        "example_metrics",
+        "judging",
+        "metrics",
+        "module",
+        "parts",
+        "pictures",
+        "samplers.base",
+    },
     "cli": BASICS
-    | {"advice", "callbacks", "data", "denoiser", "module", "pictures", "probability_flow"}
+    | {
+        "advice",
+        "callbacks",
+        "checkpoint_io",
+        "trusted",
+        "data",
+        "denoiser",
+        "module",
+        "pictures",
+        "probability_flow",
+    }
     | {"samplers.base", "samplers.adaptive"}
     | {
         "dequantization",
@@ -83,7 +109,7 @@ ALLOWED = {
         "evaluation",
     },
 }
-EDGE = {"judging", "evaluation", "data", "module", "dequantizer_module", "callbacks", "cli"}
+EDGE = {"checkpoint_io", "judging", "evaluation", "data", "module", "dequantizer_module", "callbacks", "cli"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))
 
 

@@ -3,6 +3,8 @@
 from scorelight.callbacks.judging import FIDCallback, NLLCallback
 from scorelight.callbacks.run import LastCheckpoint, RunProgressBar
 from scorelight.callbacks.samples import SampleGridCallback, SampleWriter
+from scorelight.callbacks.stopping import StopBetweenSteps
+from scorelight.callbacks.trouble import TroubleCallback
 
 __all__ = [
     "FIDCallback",
@@ -11,4 +13,6 @@ __all__ = [
     "RunProgressBar",
     "SampleGridCallback",
     "SampleWriter",
+    "StopBetweenSteps",
+    "TroubleCallback",
 ]

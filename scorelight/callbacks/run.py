@@ -8,33 +8,55 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from scorelight.atomic import keep
+from scorelight.errors import ConfigurationError
 
 __all__ = ["LastCheckpoint", "RunProgressBar"]
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``: every n optimizer steps, at the end, on Ctrl-C and on SIGTERM.
+    """Keeps ``checkpoints/last.ckpt``, and the one before as ``previous.ckpt``.
+
+    Written every n optimizer steps, at the end, and when the run is stopped by Ctrl-C, SIGTERM or SLURM:
+    always between two steps, behind the validation of the step if there is one, and behind all that has been
+    logged. A run that goes on from there is bit for bit the one that was never stopped.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise ConfigurationError(f"checkpoint.every_n_steps={every_n_steps}: must be at least 1")
         self.every_n_steps = every_n_steps
         self.last_model_path = ""
         self._saved_at = -1
-        self._path: str | None = None
+        self._path: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ask for the run folder here, on all ranks: asking is a collective call."""
         log_dir = trainer.log_dir
-        self._path = str(Path(log_dir) / "checkpoints" / "last.ckpt") if log_dir else None
+        self._path = Path(log_dir) / "checkpoints" / "last.ckpt" if log_dir else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the pass that begins, if the checkpoint was the last of one: Lightning 2.6 does not."""
+        loop = trainer.fit_loop
+        counts: Any = loop.epoch_progress.current, loop.epoch_progress.total
+        for count in counts:
+            if loop.restarted_mid_epoch and count.processed == count.ready:
+                count.ready += 1
+                count.started += 1
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save every n steps, unless a validation is to come first."""
+        if trainer.global_step % self.every_n_steps == 0 and not _validates_now(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save every n steps."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.state.fn == "fit" and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,18 +64,27 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save on Ctrl-C and SIGTERM. After an error the last good checkpoint stays as it is."""
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training and self._path:
+        """Save when the run was stopped between two steps; else the last checkpoint stays as it is."""
+        if isinstance(exception, SIGTERMException) and trainer.training:
             self._save(trainer)
-            run = Path(self._path).parents[1]
-            rank_zero_info(f"Saved. Go on with: scorelight fit --config {run}/config.yaml --ckpt_path {run}")
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_at or not self._path:
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.global_step == self._saved_at or not self._path or loop._should_accumulate():
             return
         self._saved_at = trainer.global_step
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.is_global_zero and self._path.exists():
+            keep(self._path, self._path.with_name("previous.ckpt"))
         trainer.save_checkpoint(self._path, weights_only=False)
-        self.last_model_path = self._path
+        self.last_model_path = str(self._path)
+
+
+def _validates_now(trainer: Trainer) -> bool:
+    """Whether the step that is ending will be followed by a validation."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    return fetcher is not None and loop._should_check_val_fx(fetcher)
 
 
 class RunProgressBar(TQDMProgressBar):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
+from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint, verify
 from scorelight.errors import ConfigurationError
+from scorelight.trusted import check_trusted
 
 if TYPE_CHECKING:
     from scorelight.module import ScoreModule
@@ -25,15 +25,37 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    for folder in (path / "checkpoints", path):
-        for name in ("last.ckpt", "best.ckpt"):
-            if (folder / name).is_file():
-                return folder / name
     runs = sorted(path.glob("version_*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
-    if runs:
-        return runs[-1]
+    own = path.parent if path.name == "checkpoints" else path
+    for folder in (own, *(run.parents[1] for run in reversed(runs))):
+        if found := newest_sound(folder):
+            return found
     what = "has no checkpoint in it" if path.is_dir() else "does not exist"
     raise ConfigurationError(f"{path} {what}: give a .ckpt file or a run folder with checkpoints/last.ckpt")
+
+
+def newest_sound(run: Path) -> Path | None:
+    """The newest checkpoint of a run folder that is what was written; damaged ones are named on stderr.
+
+    Raises:
+        ConfigurationError: If there are checkpoints, and all are damaged.
+    """
+    there = [
+        p for name in ("last", "previous", "best") if (p := run / "checkpoints" / f"{name}.ckpt").is_file()
+    ]
+    damaged = []
+    for path in there:
+        try:
+            verify(path)
+        except DamagedCheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            print(f"{'; '.join(damaged)}; using {path}", file=sys.stderr)
+        return path
+    if damaged:
+        raise DamagedCheckpointError(f"{'; '.join(damaged)}; no sound checkpoint is left in {run}")
+    return None
 
 
 def load_module(path: Path, weights: Literal["ema", "raw"] = "ema") -> ScoreModule:
@@ -60,9 +82,10 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         ConfigurationError: If the file is no checkpoint of scorelight.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = read_checkpoint(path, mmap=True)
         model = dict(checkpoint["hyper_parameters"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not a checkpoint of scorelight, or is damaged") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not a checkpoint of scorelight") from error
     model.pop("_instantiator", None)
+    check_trusted((model, checkpoint.get("data")), path)
     return model, checkpoint.get("data")

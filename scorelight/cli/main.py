@@ -33,7 +33,8 @@ commands:
   configs      list the shipped configurations
 
 Every option can be set in the configuration or as a flag: --model.process VESDE --model.process.sigma_max 5.
-Flags win over configurations, configurations over the checkpoint.
+Flags win over configurations, configurations over the checkpoint. Commands that read a checkpoint take
+--trust PACKAGE for a package of yours whose classes it names.
 """
 
 
@@ -44,13 +45,29 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return _dispatch(args)
+        return _dispatch(_trusting(args))
     except (TrainingDivergedError, SolverError) as error:
         return _fail(str(error), 1)
     except Exception as error:
         if mistake := _mistake(error):
             return _fail(mistake, 2)
         raise
+
+
+def _trusting(args: list[str]) -> list[str]:
+    """The arguments but for --trust PACKAGE, which every command takes."""
+    from scorelight.trusted import trust
+
+    rest, given = [], iter(args)
+    for arg in given:
+        flag, equals, package = arg.partition("=")
+        if flag != "--trust":
+            rest.append(arg)
+        elif package := package if equals else next(given, ""):
+            trust(package)
+        else:
+            raise ConfigurationError("--trust PACKAGE: name the package whose classes checkpoints may name")
+    return rest
 
 
 def _fail(message: str, code: int) -> int:
@@ -110,6 +127,8 @@ def _prepare() -> None:
     import warnings
     from importlib.metadata import entry_points
 
+    from scorelight.trusted import trust
+
     for noise in _NOISE:
         warnings.filterwarnings("ignore", message=noise)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
@@ -118,3 +137,4 @@ def _prepare() -> None:
         sys.path.append(os.getcwd())
     for plugin in entry_points(group="scorelight.plugins"):
         plugin.load()
+        trust(plugin.module.partition(".")[0])

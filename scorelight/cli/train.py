@@ -13,19 +13,34 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import scorelight.data  # noqa: F401  (its classes can be named by their short names)
-from scorelight.callbacks import LastCheckpoint, RunProgressBar, SampleGridCallback
+from scorelight.callbacks import (
+    LastCheckpoint,
+    RunProgressBar,
+    SampleGridCallback,
+    StopBetweenSteps,
+    TroubleCallback,
+)
+from scorelight.callbacks.stopping import StoppedAtOnce
+from scorelight.checkpoint_io import SoundCheckpointIO
 from scorelight.cli.checkpoints import find_checkpoint, read_config
+from scorelight.cli.configs import packages_named
 from scorelight.cli.errors import explain
+from scorelight.cli.runs import Interrupted, RunFolderCallback, find_interrupted, finish
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
+from scorelight.trusted import trust
 
 __all__ = ["RunCLI", "run"]
 
 
 class RunCLI(LightningCLI):
     """The flags of a run: trainer, model, data, checkpoint and samples."""
+
+    interrupted: Interrupted | None = None
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -40,6 +55,12 @@ class RunCLI(LightningCLI):
         parser.link_arguments("data.shape", "model.network.init_args.shape", apply_on="instantiate")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(SampleGridCallback, "samples")
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=True,
+            help="Go on with the run of this very configuration that was interrupted, if there is one.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse with the checkpoint's model as the default: flags > YAML > checkpoint > code."""
@@ -51,12 +72,22 @@ class RunCLI(LightningCLI):
             roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _data}
             raise ConfigurationError(explain(str(error), roots, subparser._option_string_actions)) from error
 
+    def _interrupted(self) -> Interrupted | None:
+        """The run to go on with. All processes find the same: none writes before all have looked."""
+        config = self._get(self.config, "trainer")
+        wanted = self._get(self.config, "resume") and not config["fast_dev_run"]
+        if not wanted or config["logger"] not in (None, True):
+            return None
+        mine = self._parser("fit").dump(self.config["fit"], skip_none=False)
+        return find_interrupted(Path(config["default_root_dir"]), mine)
+
     def _with_checkpoint(self, args: list[str]) -> list[str]:
         """Find the checkpoint that --ckpt_path means and take the defaults from it."""
         for i, arg in enumerate(args):
             flag, equals, value = arg.partition("=")
             if flag == "--ckpt_path":
                 path = find_checkpoint(value if equals else args[i + 1] if i + 1 < len(args) else "")
+                trust(*packages_named(args))
                 model, data = read_config(path)
                 defaults = {"seed_everything": model.pop("seed")} | {
                     f"model.{k}": v for k, v in model.items()
@@ -69,8 +100,10 @@ class RunCLI(LightningCLI):
         """Lightning would let the checkpoint win over flags and YAML here, silently."""
 
     def before_instantiate_classes(self) -> None:
-        """Only training makes a run folder."""
-        if self.subcommand != "fit":
+        """Only training makes a run folder, or goes on with one."""
+        if self.subcommand == "fit":
+            self.interrupted = self._interrupted()
+        else:
             self.save_config_callback = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -79,11 +112,17 @@ class RunCLI(LightningCLI):
         if self.subcommand != "fit":
             kwargs["logger"] = False
         elif config["logger"] in (None, True):
+            root, old = Path(config["default_root_dir"]), self.interrupted
             kwargs["logger"] = TensorBoardLogger(
-                config["default_root_dir"], name="", version=self._version(Path(config["default_root_dir"]))
+                root,
+                name="",
+                version=old.folder.name if old else self._version(root),
+                purge_step=old.step if old else None,
             )
+        callbacks = self.trainer_defaults["callbacks"]
         if config["enable_progress_bar"] in (None, True):
-            self.trainer_defaults["callbacks"].append(RunProgressBar())
+            callbacks.append(RunProgressBar())
+        kwargs["plugins"] = [*(config["plugins"] or []), SoundCheckpointIO()]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ModuleNotFoundError, ValueError) as error:  # a device or an option that is not there
@@ -97,11 +136,15 @@ class RunCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse an impossible optimizer before anything is written."""
         self.model.configure_optimizers()
+        if old := self.interrupted:
+            rank_zero_info(f"Going on with {old.folder} from step {old.step}")
+            self.config_init["fit"]["ckpt_path"] = old.checkpoint or self.config_init["fit"]["ckpt_path"]
 
     def after_fit(self) -> None:
         """Say where everything is and what to do next."""
         folder = self.trainer.log_dir
         if self.trainer.is_global_zero and folder:
+            finish(Path(folder))
             parts = {"run": folder, "root": self.trainer.default_root_dir, "more": 2 * self.trainer.max_steps}
             print(_SUMMARY.format(**parts, bin="" if shutil.which("scorelight") else _own_folder()))
 
@@ -130,21 +173,25 @@ def run(args: list[str]) -> None:
     best = ModelCheckpoint(
         monitor="val/loss", filename="best", enable_version_counter=False, save_on_train_epoch_end=False
     )
-    RunCLI(
-        ScoreModule,
-        LightningDataModule,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={
-            "default_root_dir": "runs",
-            "max_epochs": -1,
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-            "log_every_n_steps": 10,
-            "callbacks": [best],
-        },
-        seed_everything_default=0,
-        parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-        auto_configure_optimizers=False,
-        args=args,
-    )
+    stopping = StopBetweenSteps()
+    try:
+        RunCLI(
+            ScoreModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "max_epochs": -1,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "log_every_n_steps": 10,
+                "callbacks": [best, stopping, RunFolderCallback(), TroubleCallback()],
+            },
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+    except (SIGTERMException, StoppedAtOnce):
+        raise SystemExit(stopping.exit_code()) from None
