@@ -14,10 +14,11 @@ from typing import Any
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["check_trusted", "import_paths", "trust"]
+__all__ = ["check_trusted", "foreign_packages", "import_paths", "trust"]
 
-_trusted = {"scorelight", "torch"}
-_PARTS_OF_LIGHTNING = {"lightning.pytorch.cli.instantiate_module", "lightning.pytorch.cli.ReduceLROnPlateau"}
+_OWN = {"scorelight", "torch"}
+_trusted = set(_OWN)
+_LIGHTNING = {"lightning.pytorch.cli.instantiate_module", "lightning.pytorch.cli.ReduceLROnPlateau"}
 
 
 def trust(*packages: str) -> None:
@@ -38,13 +39,20 @@ def check_trusted(configuration: Any, path: Path) -> None:
     Raises:
         ConfigurationError: If it does.
     """
-    for name in import_paths(configuration):
-        package = name.partition(".")[0]
-        if package not in _trusted and name not in _PARTS_OF_LIGHTNING and _exists(package):
+    for package, name in foreign_packages(configuration).items():
+        if package not in _trusted:
             raise ConfigurationError(
                 f"{path} names {name!r}, and building the model would run code of {package!r}; if you trust "
                 f"it, add --trust {package}, or in Python scorelight.trust({package!r})"
             )
+
+
+def foreign_packages(*configurations: Any) -> dict[str, str]:
+    """Packages that are neither scorelight nor torch, and for each something of it that is named."""
+    names = {
+        name.partition(".")[0]: name for name in import_paths(list(configurations)) if name not in _LIGHTNING
+    }
+    return {package: name for package, name in names.items() if package not in _OWN and _exists(package)}
 
 
 def import_paths(value: Any) -> Iterator[str]:

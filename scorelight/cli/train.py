@@ -32,7 +32,7 @@ from scorelight.cli.errors import explain
 from scorelight.cli.runs import Interrupted, RunFolderCallback, find_interrupted, finish
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
-from scorelight.trusted import trust
+from scorelight.trusted import foreign_packages, trust
 
 __all__ = ["RunCLI", "run"]
 
@@ -146,6 +146,8 @@ class RunCLI(LightningCLI):
         if self.trainer.is_global_zero and folder:
             finish(Path(folder))
             parts = {"run": folder, "root": self.trainer.default_root_dir, "more": 2 * self.trainer.max_steps}
+            foreign = sorted(foreign_packages(self.model.hparams, self.config["fit"].as_dict()["data"]))
+            parts["trust"] = "".join(f" --trust {package}" for package in foreign)
             print(_SUMMARY.format(**parts, bin="" if shutil.which("scorelight") else _own_folder()))
 
 
@@ -158,7 +160,7 @@ Run folder  {run}
   samples/            pictures of samples, the last one at the last step; data.png to compare with
   checkpoints/        last.ckpt, best.ckpt (by val/loss): raw weights (denoiser.*) and their average (ema.*)
   config.yaml         everything that was set
-Draw more   {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more
+Draw more   {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more{trust}
 Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}
 Look at it  {bin}tensorboard --logdir {root}"""
 
