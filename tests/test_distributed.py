@@ -175,7 +175,11 @@ def test_the_command_line_trains_samples_and_judges_on_several_processes(tmp_pat
         assert done.returncode == 0, done.stderr
     runs = list((tmp_path / "runs/toy/vp_epsilon").iterdir())
     assert [r.name for r in runs] == ["version_0"]
-    assert {p.name for p in (runs[0] / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {p.name for p in (runs[0] / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    }
     assert len(list(runs[0].glob("events*"))) == 1
     one, two = (np.load(tmp_path / f"{n}/samples.npz")["samples"] for n in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)

@@ -284,11 +284,12 @@ class Bowl(ScoreNetwork):
 """
 
 
-def run(tmp_path, monkeypatch, *args):
+def run(tmp_path, monkeypatch, *args, trust=()):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("scorelight.trusted._trusted", {"scorelight", "torch"})
     assert main(["fit", "--config", "toy/vp_score", *SMALL, *args]) == 0
     path = tmp_path / "runs/toy/vp_score/version_0"
-    assert main(["sample", str(path), "--num_samples", "3", "--out", "out"]) == 0
+    assert main(["sample", str(path), "--num_samples", "3", "--out", "out", *trust]) == 0
     return ScoreModule.load_from_checkpoint(path / "checkpoints/last.ckpt").denoiser.network
 
 
@@ -304,7 +305,7 @@ def test_yaml_makes_an_energy_of_an_inner_network_of_ones_own(tmp_path, monkeypa
     network = {"class_path": "bowl.Bowl", "init_args": {"width": 24}}
     config = {"model": {"network": {"class_path": "Energy", "init_args": {"network": network}}}}
     (tmp_path / "energy.yaml").write_text(yaml.safe_dump(config))
-    net = run(tmp_path, monkeypatch, "--config", "energy.yaml")
+    net = run(tmp_path, monkeypatch, "--config", "energy.yaml", trust=["--trust", "bowl"])
     assert type(net) is Energy and type(net.network).__name__ == "Bowl"
     assert net.network.first.out_features == 24
 
