@@ -158,19 +158,24 @@ def kills(name, command, number, rng, folder):
     return {"runs": runs, "kills": hits, "exit codes": tally, "differences": wrong}
 
 
+def damaged(whole, turn, rng):
+    """A file cut off, or with a bit flipped: every other time in its last 200 bytes."""
+    changed = bytearray(whole)
+    if turn % 2:
+        del changed[rng.randrange(len(whole)) :]
+    else:
+        place = rng.randrange(len(whole)) if turn % 4 else len(whole) - 1 - rng.randrange(200)
+        changed[place] ^= 1 << rng.randrange(8)
+    return changed
+
+
 def damage(number, rng, folder):
     """Checkpoints cut off or with a bit flipped: how many are loaded."""
     content = {"state_dict": {f"w{i}": torch.randn(40, 40) for i in range(20)}, "global_step": 7}
     write_checkpoint(content, path := folder / "a.ckpt")
     whole, loaded = path.read_bytes(), 0
     for turn in range(number):
-        changed = bytearray(whole)
-        if turn % 2:
-            del changed[rng.randrange(len(whole)) :]
-        else:
-            place = rng.randrange(len(whole)) if turn % 4 else len(whole) - 1 - rng.randrange(200)
-            changed[place] ^= 1 << rng.randrange(8)
-        path.write_bytes(changed)
+        path.write_bytes(damaged(whole, turn, rng))
         with contextlib.suppress(DamagedCheckpointError):
             read_checkpoint(path)
             loaded += 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reliability import damaged
 
 from scorelight import ConfigurationError
 from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint, verify, write_checkpoint
@@ -45,13 +46,7 @@ def test_no_bit_flips_and_no_truncation_go_unnoticed(path):
     """1,000 each, half of the flips in the last 200 bytes, where the digest and the archive's end are."""
     whole, rng = path.read_bytes(), random.Random(0)
     for turn in range(2000):
-        content = bytearray(whole)
-        if turn % 2:
-            del content[rng.randrange(len(whole)) :]
-        else:
-            place = rng.randrange(len(whole)) if turn % 4 else len(whole) - 1 - rng.randrange(200)
-            content[place] ^= 1 << rng.randrange(8)
-        path.write_bytes(content)
+        path.write_bytes(damaged(whole, turn, rng))
         with pytest.raises(DamagedCheckpointError, match=r"a\.ckpt"):
             verify(path)
 

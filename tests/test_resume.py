@@ -7,10 +7,9 @@ import os
 import signal
 
 import pytest
-import torch
 import yaml
 from lightning.pytorch import Callback
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from reliability import scalars, unequal
 
 from scorelight.checkpoint_io import read_checkpoint
 from scorelight.cli import main
@@ -76,21 +75,7 @@ def what_is_left(run):
         for key, state in states[name]["callbacks"].items():
             if key.startswith("ModelCheckpoint"):
                 state.pop("current_score")  # Lightning forgets it
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    logged = {n: {p.step: p.value for p in events.Scalars(n)} for n in events.Tags()["scalars"]}
-    return states, logged, {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
-
-
-def unequal(a, b, where=""):
-    """Paths of what differs."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [x for k in a.keys() | b.keys() for x in unequal(a.get(k), b.get(k), f"{where}/{k}")]
-    if isinstance(a, list | tuple) and len(a) == len(b):
-        return [x for i, pair in enumerate(zip(a, b, strict=True)) for x in unequal(*pair, f"{where}/{i}")]
-    return [] if type(a) is type(b) and a == b else [where]
+    return states, scalars(run), {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
 
 
 @pytest.fixture(scope="module")
