@@ -1,15 +1,23 @@
-"""A generator of mistakes: configurations that are nearly right.
+"""A generator of mistakes: configurations, command lines and data files that are nearly right.
 
-`mistakes(config)` is a strategy of `Mistake`s. Some must be refused, since nothing can be meant by them:
-a misspelt key or class. Others may be refused or not (a value that is out of range here
-and not there, a key left out that has a default), but never with a traceback.
+`mistakes(config)`, `wrong_commands(args)` and `wrong_data(folder)` are strategies of `Mistake`s. Some must be
+refused, since nothing can be meant by them: a misspelt key or class, a file cut off. Others may be refused or
+not (a value that is out of range here and not there, a key left out that has a default), but never with a
+traceback. `complaint` says what is wrong with how a mistake was met.
 """
 
 import copy
+import io
 import math
+import zipfile
 from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
+from PIL import Image
 
 ELSEWHERE = (
     "torch.nn.Linear",
@@ -24,19 +32,39 @@ ELSEWHERE = (
 )
 NUMBERS = (-1, 0, -0.5, 1e30, -1e30, math.nan, math.inf, 2**70, 1e-30, 0.5, 3)
 OTHER_TYPES = ("words", [], {}, [1, "x"], {"a": 1}, True, None, "1e", "-", 1.5)
-KINDS = ("key", "class", "elsewhere", "missing", "type", "list", "number", "twice")
+KINDS = ("key", "class", "elsewhere", "missing", "type", "data", "exchanged", "list", "number", "times")
+"""What is wrong: the last three may ask for more memory than there is."""
 
 
 @dataclass
 class Mistake:
-    """A configuration with one thing wrong."""
+    """One thing wrong."""
 
     kind: str
     key: str
     given: str
-    config: dict = field(repr=False)
+    what: Any = field(repr=False)
+    """The configuration, the arguments, or the path of the data."""
     certain: bool
     """Whether it must be refused."""
+
+
+def complaint(mistake, code, said):
+    """What a user would complain of: nothing if it was no mistake, or was met by one message that names it.
+
+    Args:
+        mistake: What was wrong.
+        code: Exit code.
+        said: What stderr had.
+    """
+    if "Traceback" in said or code not in (0, 1, 2):
+        return "a traceback"
+    if mistake.certain and code != 2:
+        return "taken for right"
+    if code and said.count("scorelight: error:") != 1:
+        return "not one message"
+    named = [part for part in (mistake.key.rpartition(".")[2], mistake.given) if part]
+    return "not named" if code == 2 and named and not any(part in said for part in named) else ""
 
 
 def paths(value, path=()):
@@ -60,6 +88,12 @@ def changed(config, path, value):
     return config
 
 
+def siblings(config, numbers):
+    """Pairs of paths of numbers in the same place that are not equal."""
+    pairs = combinations(numbers, 2)
+    return [(a, b) for a, b in pairs if a[:-1] == b[:-1] and at(config, a) != at(config, b)]
+
+
 def dotted(path):
     return ".".join(str(key) for key in path if key != "init_args")
 
@@ -77,10 +111,7 @@ def misspelt(draw, word):
 
 @st.composite
 def mistakes(draw, config, kinds=KINDS):
-    """One mistake in a configuration.
-
-    Numbers of the kinds "number" and "twice" may ask for more memory than there is.
-    """
+    """One mistake in a configuration, of one of the kinds."""
     places = [*paths(config)]
     named = [
         path for path in places if isinstance(path[-1], str) and path[-1] not in ("class_path", "init_args")
@@ -93,9 +124,9 @@ def mistakes(draw, config, kinds=KINDS):
         wrong = draw(misspelt(path[-1]))
         mistaken = copy.deepcopy(config)
         parent = at(mistaken, path[:-1])
-        siblings = set(parent)
+        others = set(parent)
         parent[wrong] = parent.pop(path[-1])
-        return Mistake(kind, dotted(path), wrong, mistaken, wrong not in siblings)
+        return Mistake(kind, dotted(path), wrong, mistaken, wrong not in others)
     if kind == "class" and classes:
         path = draw(st.sampled_from(classes))
         wrong = draw(misspelt(at(config, path)))
@@ -113,7 +144,17 @@ def mistakes(draw, config, kinds=KINDS):
         path = draw(st.sampled_from(lists))
         wrong = draw(st.sampled_from([[], [0], [-1], [1] * 9, [1.5], ["a"], [[1]], [3, 5, 7]]))
         return Mistake(kind, dotted(path), str(wrong), changed(config, path, wrong), False)
-    if kind in ("number", "twice") and numbers:
+    if kind == "data":
+        wrong = draw(st.sampled_from(("ToyDataModule", "DigitsDataModule")))
+        network = at(config, ("model", "network", "class_path"))
+        return Mistake(
+            kind, "model.network", network, changed(config, ("data",), {"class_path": wrong}), False
+        )
+    if kind == "exchanged" and (pairs := siblings(config, numbers)):
+        one, two = draw(st.sampled_from(pairs))
+        mistaken = changed(changed(config, one, at(config, two)), two, at(config, one))
+        return Mistake(kind, dotted(one), two[-1], mistaken, False)
+    if kind in ("number", "times") and numbers:
         path = draw(st.sampled_from(numbers))
         value = at(config, path)
         wrong = (
@@ -125,3 +166,112 @@ def mistakes(draw, config, kinds=KINDS):
     path = draw(st.sampled_from(named))
     wrong = draw(st.sampled_from(OTHER_TYPES))
     return Mistake("type", dotted(path), str(wrong), changed(config, path, wrong), False)
+
+
+@st.composite
+def wrong_commands(draw, args):
+    """One mistake in the arguments of a command; those after its name are a position's or come in pairs."""
+    args = list(args)
+    flags = [i for i, arg in enumerate(args) if arg.startswith("--")]
+    kind = draw(st.sampled_from(("command", "flag", "value", "no value", "left out", "twice", "in between")))
+    if kind == "command":
+        wrong = draw(misspelt(args[0]))
+        return Mistake(kind, "", wrong, [wrong, *args[1:]], True)
+    i = draw(st.sampled_from(flags))
+    name = args[i].lstrip("-")
+    if kind == "flag":
+        wrong = "--" + draw(misspelt(name))
+        return Mistake(kind, name, wrong, [*args[:i], wrong, *args[i + 1 :]], True)
+    if kind == "value":
+        wrong = draw(
+            st.sampled_from(("", "-", "words", "-1", "0", "nan", "1e400", "{", "[1", "a.b.c", "null", "é"))
+        )
+        return Mistake(kind, name, wrong, [*args[: i + 1], wrong, *args[i + 2 :]], False)
+    if kind == "no value":
+        return Mistake(kind, "", "", [*args[: i + 1], *args[i + 2 :]], False)
+    if kind == "left out":
+        return Mistake(kind, "", "", [*args[:i], *args[i + 2 :]], False)
+    if kind == "twice":
+        return Mistake(kind, "", "", [*args, *args[i : i + 2]], False)
+    wrong = draw(st.sampled_from(("extra", "--", "-x", "--no-such-flag", "=", "--=3", "fit", "🙂")))
+    return Mistake(kind, "", "", [*args[:i], wrong, *args[i:]], False)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+ARRAYS = {
+    "float images": IMAGES / 255,
+    "images with NaN": np.where(IMAGES > 250, np.nan, IMAGES.astype(np.float32)),
+    "16-bit images": IMAGES.astype(np.uint16),
+    "no images": IMAGES[:0],
+    "two channels": IMAGES.repeat(2, -1),
+    "a single image": IMAGES[0, :, :, 0],
+    "objects": np.array([None] * 3),
+    "words": np.array(["a", "b"]),
+    "a number": np.array(3),
+}
+LABELS = {
+    "too few labels": np.arange(5),
+    "labels below zero": np.arange(12) - 3,
+    "fractional labels": np.arange(12) / 2,
+    "a label as a word": np.array(["one"] * 12),
+}
+PICTURES = {
+    "another size": lambda: Image.new("L", (9, 8)),
+    "16 bits": lambda: Image.new("I;16", (8, 8)),
+    "colour": lambda: Image.new("RGB", (8, 8), (200, 0, 0)),
+    "transparent": lambda: Image.new("LA", (8, 8), (9, 100)),
+}
+
+
+def png(image):
+    image.save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+@st.composite
+def wrong_data(draw, folder):
+    """An .npz, a folder or a zip of twelve 8×8 images with one thing wrong, written to the folder.
+
+    What is flipped in a zip or in an .npz may be where it does not matter; what is cut off does.
+    """
+    folder = Path(folder)
+    form = draw(st.sampled_from(("npz", "folder", "zip")))
+    place, rng = folder / f"data.{form}", draw(st.randoms(use_true_random=False))
+    if form == "npz":
+        kind = draw(st.sampled_from((*ARRAYS, *LABELS, "another name", "cut off", "flipped", "empty")))
+        arrays = {"images": ARRAYS.get(kind, IMAGES), "labels": LABELS.get(kind, np.arange(12))}
+        np.savez(place, **({"pictures": IMAGES} if kind == "another name" else arrays))
+    else:
+        kind = draw(st.sampled_from((*PICTURES, "cut off", "flipped", "empty", "nothing", "text")))
+        files = {f"{i:02d}.png": png(Image.fromarray(x[:, :, 0])) for i, x in enumerate(IMAGES)}
+        if kind in PICTURES:
+            files["05.png"] = png(PICTURES[kind]())
+        if kind == "text":
+            files["05.png"] = b"no image\n" * 20
+        if kind == "nothing":
+            files = {"README.txt": b"no images here"}
+        write_zip(place, files) if form == "zip" else write_folder(place, files)
+    victim = place / "05.png" if form == "folder" else place
+    if kind in ("cut off", "flipped", "empty"):
+        content = bytearray(victim.read_bytes())
+        whole = len(content) - 20  # without what ends a PNG but holds no pixel
+        if kind == "flipped":
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        else:
+            del content[rng.randrange(1, whole) if kind == "cut off" else 0 :]
+        victim.write_bytes(content)
+    return Mistake(f"{form}: {kind}", "data", place.name, place, kind != "flipped")
+
+
+def write_folder(place, files):
+    place.mkdir(exist_ok=True)
+    for old in place.iterdir():
+        old.unlink()
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+
+
+def write_zip(place, files):
+    with zipfile.ZipFile(place, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)

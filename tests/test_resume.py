@@ -6,9 +6,11 @@ Kills at random moments are in benchmarks/reliability.py; here they come at chos
 import os
 import signal
 
+import numpy as np
 import pytest
 import yaml
 from lightning.pytorch import Callback
+from PIL import Image
 from reliability import scalars, unequal
 
 from scorelight.checkpoint_io import read_checkpoint
@@ -43,6 +45,20 @@ COMMAND += [
 ]
 COMMAND += ["--samples.num_samples", "2", "--trainer.accumulate_grad_batches", "2"]
 COMMAND += ["--model.network.width", "16", "--trainer.enable_progress_bar", "false"]
+
+IMAGES = ["fit", "--config=digits/ddpm_hybrid", "--trainer.default_root_dir=runs", "--trainer.max_steps=14"]
+IMAGES += ["--trainer.val_check_interval=5", "--checkpoint.every_n_steps=4", "--samples.every_n_steps=7"]
+IMAGES += ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--samples.num_samples=2"]
+IMAGES += ["--data=ImageDataModule", "--data.path=../images", "--data.batch_size=8", "--data.flip=true"]
+IMAGES += ["--data.in_memory=false", "--data.num_workers=2", "--model.condition_dropout=0.2"]
+IMAGES += ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--model.network.num_classes=2"]
+IMAGES += [
+    "--model.process.num_levels=8",
+    "--model.sampler.num_steps=4",
+    "--model.objective=VariationalBound",
+]
+IMAGES += ["--model.objective.bins=17", "--model.objective.time_sampler=LossAwareTime"]
+IMAGES += ["--model.objective.time_sampler.history=2", "--model.dequantize=true"]
 
 
 class Killed(BaseException):
@@ -113,6 +129,28 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(alone, tmp_
     assert main(COMMAND) == 0
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["version_0"]
     assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
+
+
+def test_with_threads_that_decode_flips_dropout_and_times_by_their_losses(tmp_path, monkeypatch):
+    """Of a model that dequantises, drops conditions and units, and learns where the loss is."""
+    for i in range(40):
+        place = tmp_path / "images" / ("one", "two")[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)).save(place)
+    left = []
+    for name, steps in {"alone": (), "killed": (3, 10, 13)}.items():
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for step in steps:
+            with pytest.MonkeyPatch.context() as patch:
+                at(patch, "on_train_batch_end", step, die)
+                with pytest.raises(Killed):
+                    main(IMAGES)
+        assert main(IMAGES) == 0
+        left.append(what_is_left(tmp_path / name / "runs/version_0"))
+    assert unequal(*left) == []
+    times = left[0][0]["last.ckpt"]["state_dict"]["objective.time_sampler._extra_state"]
+    assert (times["seen"] >= 2).all(), "the times were drawn by the losses"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

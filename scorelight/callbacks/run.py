@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scorelight.atomic import keep
 from scorelight.errors import ConfigurationError
 
-__all__ = ["LastCheckpoint", "RunProgressBar"]
+__all__ = ["LastCheckpoint", "RunProgressBar", "validates_now"]
 
 
 class LastCheckpoint(Checkpoint):
@@ -51,7 +51,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation is to come first."""
-        if trainer.global_step % self.every_n_steps == 0 and not _validates_now(trainer):
+        if trainer.global_step % self.every_n_steps == 0 and not validates_now(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
         self.last_model_path = str(self._path)
 
 
-def _validates_now(trainer: Trainer) -> bool:
+def validates_now(trainer: Trainer) -> bool:
     """Whether the step that is ending will be followed by a validation."""
     loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     return fetcher is not None and loop._should_check_val_fx(fetcher)

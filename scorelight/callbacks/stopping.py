@@ -7,12 +7,15 @@ import signal
 import subprocess
 import threading
 from types import FrameType
+from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from scorelight.callbacks.run import validates_now
 
 __all__ = ["StopBetweenSteps", "StoppedAtOnce"]
 
@@ -24,23 +27,39 @@ class StoppedAtOnce(BaseException):
 class StopBetweenSteps(Callback):
     """On Ctrl-C, SIGTERM and SLURM's signal to requeue: finish the step, save, leave.
 
-    A second signal, and one during a validation, stops at once: the run then goes on from the checkpoint
-    before. Processes agree by rank 0's flag, which Lightning sends round before every step.
+    A validation that is due comes first. A second signal, and one during a validation, stops at once: the run
+    then goes on from the checkpoint before. After every step the processes ask each other whether one of them
+    was told to stop.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._agreed = False
         self._trainer: Trainer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handlers, which it restores at the end."""
-        self._trainer, self.received = trainer, None
+        self._trainer, self.received, self._agreed = trainer, None, False
+        # Lightning 2.6 asks rank 0 at the start of a step, and has left it before if rank 0 itself was told
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._handle)
         if requeue := _requeue_signal(trainer):
             signal.signal(requeue, self._handle)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Agree after a step; leave behind its validation."""
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._agreed = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+            if self._agreed and not validates_now(trainer):
+                trainer._signal_connector.received_sigterm = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave now."""
+        if self._agreed:
+            trainer._signal_connector.received_sigterm = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Have SLURM start the job again, if that is what the signal was for; the checkpoint is written."""
@@ -66,7 +85,10 @@ class StopBetweenSteps(Callback):
         rank_zero_info(
             f"\n{signal.Signals(signum).name}: stopping after this step; once more to stop at once"
         )
-        trainer._signal_connector.received_sigterm = True
+
+
+def _no_question() -> None:
+    """Nothing is asked."""
 
 
 def _requeue_signal(trainer: Trainer) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from scorelight.errors import nearest
 
-__all__ = ["explain"]
+__all__ = ["explain", "unknown_flag"]
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -61,6 +61,14 @@ def explain(message: str, roots: dict[str, Callable[..., Any]], options: Iterabl
     if bad := _BAD_KEY.search(message):
         return f"unknown option {bad[1]!r}; {_closest(bad[1], options)}"
     return f"{key}: {message.partition(chr(10))[2].strip()}" if keys and "\n" in message else message
+
+
+def unknown_flag(args: Iterable[str], options: Iterable[str]) -> str:
+    """A message on the first flag that is none: what follows from it is what the parser may complain of."""
+    heads = {option.lstrip("-").partition(".")[0] for option in options}
+    flags = (arg.partition("=")[0] for arg in args if arg.startswith("--"))
+    wrong = next((f for f in flags if f.lstrip("-").partition(".")[0].rstrip("+") not in heads), None)
+    return f"unknown option {wrong!r}; {_closest(wrong, options)}" if wrong else ""
 
 
 def _closest(name: str, options: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from scorelight.cli.command import (
     written,
 )
 from scorelight.dequantizer_module import load_dequantizer
+from scorelight.errors import ConfigurationError
 from scorelight.evaluation import Evaluation, Result
 from scorelight.example_metrics import ExampleMetric
 from scorelight.judging import Workers, default_features
@@ -48,10 +49,12 @@ def run_evaluate(args: list[str]) -> None:
 def _joined(args: list[str]) -> list[str]:
     """The arguments with the words after --metrics and --seeds made one list, as the parser wants it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--metrics", nargs="+")
-    parser.add_argument("--seeds", nargs="+")
+    parser.add_argument("--metrics", nargs="*")
+    parser.add_argument("--seeds", nargs="*")
     several, rest = parser.parse_known_args(args)
     for name, words in vars(several).items():
+        if words == []:
+            raise ConfigurationError(f"--{name}: give at least one")
         if words:
             listed = words[0] if words[0].startswith(("[", "{")) else f"[{','.join(words)}]"
             rest.append(f"--{name}={listed}")

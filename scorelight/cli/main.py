@@ -51,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if mistake := _mistake(error):
             return _fail(mistake, 2)
+        if trouble := _trouble(error):
+            return _fail(trouble, 1)
         raise
 
 
@@ -83,6 +85,27 @@ def _mistake(error: BaseException | None) -> str:
             return str(error)
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _trouble(error: Exception) -> str:
+    """What happened to a run that did nothing wrong, if it is one of the things that happen."""
+    said = str(error).strip().partition("\n")[0]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in said:
+        return (
+            f"out of memory: {said or type(error).__name__}; try a smaller data.batch_size, with "
+            "trainer.accumulate_grad_batches for the same gradient, or a smaller network"
+        )
+    lost = isinstance(error, RuntimeError) and any(words in said for words in _LOST)
+    if lost or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
+        return (
+            f"another process of this run has ended, and says why itself if it could ({said}). The same "
+            "command goes on from the last checkpoint"
+        )
+    return ""
+
+
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 
 
 def _dispatch(args: list[str]) -> int:
@@ -127,7 +150,10 @@ def _prepare() -> None:
     import warnings
     from importlib.metadata import entry_points
 
+    from scorelight.cli.elastic import meet_afresh
     from scorelight.trusted import trust
+
+    meet_afresh()
 
     for noise in _NOISE:
         warnings.filterwarnings("ignore", message=noise)

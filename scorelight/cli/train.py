@@ -28,7 +28,7 @@ from scorelight.callbacks.stopping import StoppedAtOnce
 from scorelight.checkpoint_io import SoundCheckpointIO
 from scorelight.cli.checkpoints import find_checkpoint, read_config
 from scorelight.cli.configs import packages_named
-from scorelight.cli.errors import explain
+from scorelight.cli.errors import explain, unknown_flag
 from scorelight.cli.runs import Interrupted, RunFolderCallback, find_interrupted, finish
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
@@ -69,6 +69,8 @@ class RunCLI(LightningCLI):
         try:
             self.config = parser.parse_args(self._with_checkpoint(args))
         except ArgumentError as error:
+            if unknown := unknown_flag(args[1:], subparser._option_string_actions):
+                raise ConfigurationError(unknown) from error
             roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _data}
             raise ConfigurationError(explain(str(error), roots, subparser._option_string_actions)) from error
 
@@ -79,7 +81,7 @@ class RunCLI(LightningCLI):
         if not wanted or config["logger"] not in (None, True):
             return None
         mine = self._parser("fit").dump(self.config["fit"], skip_none=False)
-        return find_interrupted(Path(config["default_root_dir"]), mine)
+        return find_interrupted(_root(config), mine)
 
     def _with_checkpoint(self, args: list[str]) -> list[str]:
         """Find the checkpoint that --ckpt_path means and take the defaults from it."""
@@ -112,7 +114,7 @@ class RunCLI(LightningCLI):
         if self.subcommand != "fit":
             kwargs["logger"] = False
         elif config["logger"] in (None, True):
-            root, old = Path(config["default_root_dir"]), self.interrupted
+            root, old = _root(config), self.interrupted
             kwargs["logger"] = TensorBoardLogger(
                 root,
                 name="",
@@ -149,6 +151,11 @@ class RunCLI(LightningCLI):
             foreign = sorted(foreign_packages(self.model.hparams, self.config["fit"].as_dict()["data"]))
             parts["trust"] = "".join(f" --trust {package}" for package in foreign)
             print(_SUMMARY.format(**parts, bin="" if shutil.which("scorelight") else _own_folder()))
+
+
+def _root(trainer: Any) -> Path:
+    """Where run folders are made: the working folder if null is given, as Lightning has it."""
+    return Path(trainer["default_root_dir"] or ".")
 
 
 def _data(data: LightningDataModule) -> None:
@@ -196,4 +203,5 @@ def run(args: list[str]) -> None:
             args=args,
         )
     except (SIGTERMException, StoppedAtOnce):
+        rank_zero_info("Stopped. The same command goes on with this run, unless told --resume false")
         raise SystemExit(stopping.exit_code()) from None
