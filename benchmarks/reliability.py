@@ -23,6 +23,7 @@ import argparse
 import builtins
 import contextlib
 import json
+import logging
 import os
 import pickle
 import random
@@ -436,7 +437,7 @@ def ranks(quick, folder, rng):
         assert ended(start(here, [*command, *several(number)], fresh=True)) == 0, said(here)
         weights = read_checkpoint(here / RUN / "checkpoints/last.ckpt")["state_dict"]
         flat = torch.cat(
-            [v.flatten().double() for k, v in weights.items() if k.startswith(("denoiser", "ema"))]
+            [v.flatten().double() for v in weights.values() if torch.is_tensor(v) and v.is_floating_point()]
         )
         losses = torch.tensor([*scalars(here / RUN)["train/loss"].values()], dtype=torch.float64)
         found[number] = losses, flat, len([*(here / RUN).glob("events*")])
@@ -611,6 +612,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="a few of each; prints, and writes nothing")
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent / "tests"))
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # "out of order event.step" after a resume
     torch.set_num_threads(1)
     file, found = HERE / "reliability.json", {}
     for name in options.only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["keep", "whole_file"]
+__all__ = ["FULL_OR_READ_ONLY", "keep", "unwritable", "whole_file"]
+
+FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Numbers of errors that only writing has."""
 
 
 @contextmanager
@@ -41,3 +45,19 @@ def keep(path: Path, under: Path) -> None:
         os.replace(temporary, under)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: str | Path, error: BaseException) -> str:
+    """A message on a file that could not be written whole: what, why and what to do."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    said = str(error).strip().partition("\n")[0][:200]
+    reason = (cause.strerror or str(cause)) if isinstance(cause, OSError) else said
+    remedy = {
+        errno.ENOSPC: "make room on the disk",
+        errno.EDQUOT: "make room: the quota is used up",
+        errno.EACCES: "see to the permissions of its folder, or choose another trainer.default_root_dir",
+        errno.EROFS: "the file system is read-only: choose another trainer.default_root_dir",
+    }.get(getattr(cause, "errno", None) or 0, "see to its folder, or choose another trainer.default_root_dir")
+    return f"{path} cannot be written: {reason}; {remedy}. What was there before is as it was"

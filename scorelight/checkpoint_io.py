@@ -6,7 +6,6 @@ comment: any program that reads the one reads the other. Nothing but plain data 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import pickle
@@ -18,7 +17,7 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from scorelight.atomic import whole_file
+from scorelight.atomic import unwritable, whole_file
 from scorelight.errors import ConfigurationError
 
 __all__ = ["DamagedCheckpointError", "SoundCheckpointIO", "read_checkpoint", "verify", "write_checkpoint"]
@@ -63,7 +62,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
             torch.save(checkpoint, hashing := _Hashing(file))  # type: ignore[arg-type]
             _sign(file, hashing)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError of a full disk
-        raise ConfigurationError(_why(path, error)) from error
+        raise ConfigurationError(unwritable(path, error)) from error
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
@@ -148,21 +147,6 @@ def _digest(file: IO[bytes], size: int) -> bytes:
         digest.update(block)
         size -= len(block)
     return digest.hexdigest().encode()
-
-
-def _why(path: Path, error: BaseException) -> str:
-    """What to say of a file that could not be written."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    reason = (cause.strerror or str(cause)) if isinstance(cause, OSError) else _first_line(error)
-    remedy = {
-        errno.ENOSPC: "make room on the disk",
-        errno.EDQUOT: "make room: the quota is used up",
-        errno.EACCES: "see to the permissions of its folder, or choose another trainer.default_root_dir",
-        errno.EROFS: "the file system is read-only: choose another trainer.default_root_dir",
-    }.get(getattr(cause, "errno", None) or 0, "see to its folder, or choose another trainer.default_root_dir")
-    return f"{path} cannot be written: {reason}; {remedy}. What was there before is as it was"
 
 
 def _first_line(error: BaseException) -> str:

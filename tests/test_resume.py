@@ -208,6 +208,18 @@ def test_another_configuration_and_a_finished_run_start_anew(tmp_path):
     assert (tmp_path / "runs/version_2/finished").exists()
 
 
+def test_a_folder_without_a_configuration_is_used_if_a_run_was_killed_in_it(tmp_path):
+    short = [*COMMAND, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    for name in ("version_0", "version_1"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs/version_1/.lock").touch()
+    assert main(short) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["version_0", "version_1"]
+    assert (tmp_path / "runs/version_1/finished").exists() and not any(
+        (tmp_path / "runs/version_0").iterdir()
+    )
+
+
 def test_a_run_that_a_process_is_at_is_left_alone(tmp_path):
     patch = pytest.MonkeyPatch()
 

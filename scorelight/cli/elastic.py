@@ -26,7 +26,7 @@ def meet_afresh() -> None:
                 file=sys.stderr,
             )
         return
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     key = f"scorelight/port/{os.environ['TORCHELASTIC_RESTART_COUNT']}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 
 from scorelight import __version__
+from scorelight.atomic import FULL_OR_READ_ONLY, unwritable
 from scorelight.cli.configs import list_configs, resolve_configs
 from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError, nearest
 
@@ -41,13 +43,20 @@ Flags win over configurations, configurations over the checkpoint. Commands that
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0 is success, 1 a run that failed, 2 a mistake in the command, the configuration or a file.
+    0 is success, 1 a run that failed, 2 a mistake in the command, the configuration or a file, and 128 + the
+    number of the signal a run that was stopped.
     """
     args = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(_trusting(args))
     except (TrainingDivergedError, SolverError) as error:
         return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno in FULL_OR_READ_ONLY:
+            return _fail(unwritable(os.fsdecode(error.filename or "a file"), error), 2)
+        raise
     except Exception as error:
         if mistake := _mistake(error):
             return _fail(mistake, 2)

@@ -2,7 +2,8 @@
 
 A run that was interrupted is one with the same configuration whose folder says neither that it has ended
 (``finished``) nor that a process is at it (``.lock``, held by that process). The same command, given again,
-goes on with it. The decision depends on files alone, which no process changes before all have decided:
+goes on with it; a folder in which a run was killed before it could write its configuration is used, too. The
+decision depends on files alone, which no process changes before all have decided:
 joining the process group comes in between.
 """
 
@@ -54,9 +55,8 @@ def find_interrupted(root: Path, config: str) -> Interrupted | None:
     numbered = [(int(p.name[8:]), p) for p in root.glob("version_*") if p.name[8:].isdigit()]
     for _, folder in sorted(numbered, reverse=True):
         file = folder / "config.yaml"
-        if (folder / _FINISHED).exists() or not file.is_file() or _compared(file.read_text()) != wanted:
-            continue
-        if _in_use(folder):
+        same = _compared(file.read_text()) == wanted if file.is_file() else (folder / _LOCK).exists()
+        if not same or (folder / _FINISHED).exists() or _in_use(folder):
             continue
         checkpoint = newest_sound(folder)
         step = read_checkpoint(checkpoint, mmap=True)["global_step"] if checkpoint else 0

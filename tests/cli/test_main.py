@@ -1,5 +1,6 @@
 """Each mistake gives one message that names the key, what was given and what is allowed; exit code 2."""
 
+import errno
 import re
 
 import numpy as np
@@ -202,6 +203,56 @@ def test_divergence_is_told_without_a_traceback(capsys):
     flags = ["--model.optimizer.lr", "1e30", "--trainer.gradient_clip_val", "null"]
     said = fails(capsys, "fit", "--config", "toy/vp_epsilon", *SMALL, *flags, code=1)
     assert re.search(r"the loss is (nan|inf) at step \d.* with t from .*Last good checkpoint", said)
+
+
+TROUBLES = {
+    "a full disk": (
+        OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+        2,
+        "runs/x cannot be written.*room",
+    ),
+    "a read-only disk": (
+        OSError(errno.EROFS, "Read-only file system"),
+        2,
+        "a file cannot be .*default_root_dir",
+    ),
+    "no memory on a GPU": (
+        torch.OutOfMemoryError("CUDA out of memory.\nmore"),
+        1,
+        "out of memory.*batch_size",
+    ),
+    "no memory": (
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: x"),
+        1,
+        "batch_size",
+    ),
+    "a dead process": (
+        RuntimeError("[gloo] Connection closed by peer"),
+        1,
+        "another process.*The same command",
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_happens_to_runs_is_told_without_a_traceback(trouble, monkeypatch, capsys):
+    error, code, said = TROUBLES[trouble]
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("scorelight.cli.train.run", fail)
+    assert re.search(said, fails(capsys, "fit", code=code), re.DOTALL)
+
+
+def test_other_errors_and_interruptions(monkeypatch):
+    """What is nobody's mistake has a traceback; Ctrl-C before the training has begun has none."""
+    for error in (RuntimeError("of another kind"), OSError(errno.EIO, "of another kind")):
+        monkeypatch.setattr("scorelight.cli.train.run", lambda _, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error), match="another kind"):
+            main(["fit"])
+    monkeypatch.setattr("scorelight.cli.train.run", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["fit"]) == 130
 
 
 def test_a_run_leaves_what_it_says(run, capsys):
