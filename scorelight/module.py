@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,11 +165,21 @@ class ScoreModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _optimizer_and_scheduler(self) -> tuple[Optimizer, Any]:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self._built("optimizer", self.optimizer, parameters)
+        return optimizer, self._built(
+            "lr_scheduler", self.lr_scheduler, optimizer
+        ) if self.lr_scheduler else None
+
+    def _built(self, key: str, make: Callable[[Any], Any], of: Any) -> Any:
+        """What torch makes of the options; it refuses some of them only now, and does not say their names."""
         try:
-            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-            return optimizer, self.lr_scheduler(optimizer) if self.lr_scheduler else None
+            return make(of)
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"model.optimizer or model.lr_scheduler: {error}") from error
+            given = self.hparams[key]
+            options = ", ".join(f"{k}={v}" for k, v in given.get("init_args", {}).items())
+            name = given["class_path"].rpartition(".")[2]
+            raise ConfigurationError(f"model.{key}: {name}({options}): {error}") from error
 
     # Checkpoints
 

@@ -62,6 +62,10 @@ def main(args: Sequence[str] | None = None) -> int:
             return _fail(mistake, 2)
         if trouble := _trouble(error):
             return _fail(trouble, 1)
+        from scorelight.cli.errors import refused_by_constructor
+
+        if refused := refused_by_constructor(error):
+            return _fail(refused, 2)
         raise
 
 

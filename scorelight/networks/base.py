@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scorelight.component import Component
+from scorelight.errors import ConfigurationError
 
 __all__ = [
     "ConditionEmbedding",
@@ -30,6 +31,10 @@ class ScoreNetwork(Component, nn.Module, ABC):
 
     def __init__(self, shape: Sequence[int], num_classes: int | None = None) -> None:
         super().__init__()
+        if num_classes is not None and num_classes < 1:
+            raise ConfigurationError(
+                f"{type(self).__name__}: num_classes={num_classes}: at least 1; leave it out for none"
+            )
         self.shape = tuple(shape)
         self.num_classes = num_classes
 

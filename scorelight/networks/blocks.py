@@ -302,9 +302,11 @@ def check_images(
         raise ConfigurationError(
             f"{network}: patch_size={patch_size}: must divide height and width, {shape[1]} and {shape[2]}"
         )
+    if not multipliers or min(multipliers) < 1:
+        raise ConfigurationError(f"{network}: multipliers={list(multipliers)}: one or more, each at least 1")
     levels = len(multipliers)
     factor = patch_size * 2 ** (levels - 1)
-    if levels == 0 or shape[1] % factor or shape[2] % factor:
+    if shape[1] % factor or shape[2] % factor:
         fits = math.gcd(shape[1], shape[2]) // patch_size
         patches = f" in patches of {patch_size}" if patch_size > 1 else ""
         raise ConfigurationError(
@@ -315,4 +317,6 @@ def check_images(
     if num_blocks < 1:
         raise ConfigurationError(f"{network}: num_blocks={num_blocks}: at least 1")
     if bad := [level for level in attention_levels if not 0 <= level < levels]:
-        raise ConfigurationError(f"{network}: attention_levels={bad}: levels are 0 to {levels - 1}")
+        raise ConfigurationError(
+            f"{network}: attention_levels={bad}: multipliers={list(multipliers)} has levels 0 to {levels - 1}"
+        )

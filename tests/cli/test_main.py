@@ -130,6 +130,18 @@ MISTAKES = {
         ["--model.condition_dropout", "0.1"],
         ["condition_dropout=0.1", "model.network.num_classes"],
     ),
+    "a number that torch refuses in a constructor": (
+        ["--model.process", "DDPMProcess", "--model.process.num_levels", str(2**70)],
+        ["DDPMProcess", f"num_levels={2**70}"],
+    ),
+    "an option that torch refuses without its name": (
+        ["--model.lr_scheduler", "LinearLR", "--model.lr_scheduler.start_factor", "-1"],
+        ["model.lr_scheduler: LinearLR(start_factor=-1.0", "Starting multiplicative factor"],
+    ),
+    "a misspelt flag before others that follow from it": (
+        ["--cnfig", "x.yaml", "--data.batch_sise", "8"],
+        ["unknown option '--cnfig'", "did you mean 'config'"],
+    ),
     "no configuration": (["--config"], ["--config: give a file", "digits/vp_epsilon"]),
     "a missing configuration": (
         ["--config", "toy/vp_epsilonn"],

@@ -216,12 +216,14 @@ def test_shapes_that_are_not_images_raise(shape):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention_levels": (2,)}, "levels are 0 to 1"),
-        ({"attention_levels": (-1,)}, "levels are 0 to 1"),
+        ({"attention_levels": (2,)}, "has levels 0 to 1"),
+        ({"attention_levels": (-1,)}, "has levels 0 to 1"),
         ({"num_heads": 3}, "num_heads=3"),
         ({"num_heads": 0}, "num_heads=0"),
         ({"num_blocks": 0, "multipliers": (2,), "attention_levels": ()}, "num_blocks=0"),
-        ({"multipliers": ()}, "multipliers"),
+        ({"multipliers": ()}, r"multipliers=\[\]: one or more"),
+        ({"multipliers": (1, -1)}, r"multipliers=\[1, -1\]: .*at least 1"),
+        ({"num_classes": -1}, "UNet: num_classes=-1: at least 1"),
     ],
     ids=str,
 )
