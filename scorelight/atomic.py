@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["FULL_OR_READ_ONLY", "keep", "unwritable", "whole_file"]
-
-FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Numbers of errors that only writing has."""
+__all__ = ["keep", "unwritable", "whole_file"]
 
 
 @contextmanager

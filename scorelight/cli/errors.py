@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from scorelight.component import Component
 from scorelight.errors import nearest
 
-__all__ = ["explain", "refused_by_constructor", "unknown_flag"]
+__all__ = ["explain", "unknown_flag"]
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -71,21 +69,6 @@ def unknown_flag(args: Iterable[str], options: Iterable[str]) -> str:
     flags = (arg.partition("=")[0] for arg in args if arg.startswith("--"))
     wrong = next((f for f in flags if f.lstrip("-").partition(".")[0].rstrip("+") not in heads), None)
     return f"unknown option {wrong!r}; {_closest(wrong, options)}" if wrong else ""
-
-
-def refused_by_constructor(error: BaseException) -> str:
-    """A message on an error of Python's or torch's in the constructor of one of scorelight's components.
-
-    Each checks what it can; what is left is a number that is too large, or a list of lists. Components of
-    others keep their traceback: their authors want to see it.
-    """
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        made = frame.f_locals.get("self")
-        ours = isinstance(made, Component) and type(made).__module__.startswith("scorelight.")
-        if frame.f_code.co_name == "__init__" and ours:
-            options = ", ".join(f"{k}={v}" for k, v in made._init_args.items())  # type: ignore[attr-defined]
-            return f"{type(made).__name__}({options}): {str(error).partition(chr(10))[0]}"
-    return ""
 
 
 def _closest(name: str, options: Iterable[str]) -> str:

@@ -6,14 +6,12 @@ import logging
 import os
 import signal
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 
 from scorelight import __version__
-from scorelight.atomic import FULL_OR_READ_ONLY, unwritable
 from scorelight.cli.configs import list_configs, resolve_configs
-from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError, nearest
+from scorelight.errors import ConfigurationError, nearest
 
 __all__ = ["main"]
 
@@ -49,23 +47,15 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(_trusting(args))
-    except (TrainingDivergedError, SolverError) as error:
-        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except OSError as error:
-        if error.errno in FULL_OR_READ_ONLY:
-            return _fail(unwritable(os.fsdecode(error.filename or "a file"), error), 2)
-        raise
     except Exception as error:
-        if mistake := _mistake(error):
-            return _fail(mistake, 2)
-        if trouble := _trouble(error):
-            return _fail(trouble, 1)
-        from scorelight.cli.errors import refused_by_constructor
+        from scorelight.cli.told import told
 
-        if refused := refused_by_constructor(error):
-            return _fail(refused, 2)
+        if found := told(error):
+            message, code = found
+            print(f"scorelight: error: {message}", file=sys.stderr)
+            return code
         raise
 
 
@@ -83,42 +73,6 @@ def _trusting(args: list[str]) -> list[str]:
         else:
             raise ConfigurationError("--trust PACKAGE: name the package whose classes checkpoints may name")
     return rest
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"scorelight: error: {message}", file=sys.stderr)
-    return code
-
-
-def _mistake(error: BaseException | None) -> str:
-    """What the user did wrong, if that is at the bottom of the error; the parser wraps what classes raise."""
-    while error:
-        known = isinstance(error, ConfigurationError | ArgumentError)
-        if known or type(error).__name__ == "MisconfigurationException":  # Lightning's own
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-def _trouble(error: Exception) -> str:
-    """What happened to a run that did nothing wrong, if it is one of the things that happen."""
-    said = str(error).strip().partition("\n")[0]
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in said:
-        return (
-            f"out of memory: {said or type(error).__name__}; try a smaller data.batch_size, with "
-            "trainer.accumulate_grad_batches for the same gradient, or a smaller network"
-        )
-    lost = isinstance(error, RuntimeError) and any(words in said for words in _LOST)
-    if lost or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
-        return (
-            f"another process of this run has ended, and says why itself if it could ({said}). The same "
-            "command goes on from the last checkpoint"
-        )
-    return ""
-
-
-_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 
 
 def _dispatch(args: list[str]) -> int:

@@ -228,6 +228,11 @@ TROUBLES = {
         2,
         "a file cannot be .*default_root_dir",
     ),
+    "a file of somebody else": (
+        PermissionError(errno.EACCES, "Permission denied", "x"),
+        2,
+        "x: Permission denied",
+    ),
     "no memory on a GPU": (
         torch.OutOfMemoryError("CUDA out of memory.\nmore"),
         1,
