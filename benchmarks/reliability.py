@@ -22,6 +22,7 @@ and not its imports. Writes reliability.json and .md beside this file.
 import argparse
 import builtins
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -297,7 +298,7 @@ GADGETS = {
     "eval": lambda: Payload(builtins.eval, "open('ran', 'w').close()"),
     "Path.touch": lambda: Payload(Path.touch, Path("ran")),
     "subprocess": lambda: Payload(subprocess.check_call, ["touch", "ran"]),
-    "getattr": lambda: Payload(getattr, os, "system"),
+    "partial": lambda: Payload(functools.partial, os.system, "touch ran"),
 }
 READERS = {
     "sample": ["sample", RUN, "--num_samples=4"],

@@ -16,7 +16,9 @@ from typing import IO, Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 
+from scorelight.atomic import whole_file
 from scorelight.checkpoint_io import read_checkpoint
 from scorelight.cli.checkpoints import newest_sound
 from scorelight.errors import ConfigurationError
@@ -26,7 +28,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Interrupted", "RunFolderCallback", "find_interrupted", "finish"]
+__all__ = ["Interrupted", "RunConfigCallback", "RunFolderCallback", "find_interrupted", "finish"]
 
 _FINISHED, _LOCK = "finished", ".lock"
 
@@ -55,7 +57,7 @@ def find_interrupted(root: Path, config: str) -> Interrupted | None:
     numbered = [(int(p.name[8:]), p) for p in root.glob("version_*") if p.name[8:].isdigit()]
     for _, folder in sorted(numbered, reverse=True):
         file = folder / "config.yaml"
-        same = _compared(file.read_text()) == wanted if file.is_file() else (folder / _LOCK).exists()
+        same = _compared(file.read_text()) == wanted if file.is_file() else _is_blank(folder)
         if not same or (folder / _FINISHED).exists() or _in_use(folder):
             continue
         checkpoint = newest_sound(folder)
@@ -86,6 +88,8 @@ class RunFolderCallback(Callback):
         if not _hold(self._lock, shared=False):
             raise ConfigurationError(f"{folder}: another process is training there; wait for it or stop it")
         (folder / _FINISHED).unlink(missing_ok=True)
+        for half in folder.rglob(".*.tmp"):  # of `whole_file`, if a run was killed in there
+            half.unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of it."""
@@ -101,6 +105,17 @@ class RunFolderCallback(Callback):
             self._lock = None
 
 
+class RunConfigCallback(SaveConfigCallback):
+    """Writes ``config.yaml``, all that was set, whole or not at all."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """One process writes; all ask where, for asking is a collective call."""
+        log_dir = trainer.log_dir
+        if trainer.is_global_zero and log_dir:
+            with whole_file(Path(log_dir) / self.config_filename) as file:
+                file.write(self.parser.dump(self.config, skip_none=False).encode())
+
+
 def _compared(config: str) -> Any:
     """What makes two configurations the same; None if it cannot be read."""
     try:
@@ -108,6 +123,11 @@ def _compared(config: str) -> Any:
     except yaml.YAMLError:
         return None
     return {k: v for k, v in found.items() if k != "resume"} if isinstance(found, dict) else None
+
+
+def _is_blank(folder: Path) -> bool:
+    """Whether a run was killed in there before it had written anything."""
+    return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _in_use(folder: Path) -> bool:

@@ -29,7 +29,13 @@ from scorelight.checkpoint_io import SoundCheckpointIO
 from scorelight.cli.checkpoints import find_checkpoint, read_config
 from scorelight.cli.configs import packages_named
 from scorelight.cli.errors import explain, unknown_flag
-from scorelight.cli.runs import Interrupted, RunFolderCallback, find_interrupted, finish
+from scorelight.cli.runs import (
+    Interrupted,
+    RunConfigCallback,
+    RunFolderCallback,
+    find_interrupted,
+    finish,
+)
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
 from scorelight.trusted import foreign_packages, trust
@@ -188,7 +194,7 @@ def run(args: list[str]) -> None:
             ScoreModule,
             LightningDataModule,
             subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunConfigCallback,
             trainer_defaults={
                 "default_root_dir": "runs",
                 "max_epochs": -1,
