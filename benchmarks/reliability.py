@@ -227,7 +227,10 @@ def killed(what, command, number, rng, folder, fresh=False):
             wrong.append(f"run {runs} ended with {code}: {said(here)[-500:]}")
         if "Traceback" in said(here):
             wrong.append(f"run {runs}: a traceback")
-        (one,), (two,) = ((at / "runs").rglob("version_*") for at in (folder / "alone", here))
+        one, *_ = (folder / "alone/runs").rglob("version_*")
+        two, *more = (here / "runs").rglob("version_*")
+        if more:
+            wrong.append(f"run {runs}: {[[p, [*p.rglob('*')]] for p in (two, *more)]}: {said(here)[-3000:]}")
         wrong += [f"run {runs}: {what}" for what in differences(one, two)]
         runs += 1
         print(what, f"{hits} kills, {runs} runs, {len(wrong)} differences", flush=True)

@@ -89,6 +89,7 @@ ALLOWED = {
     "cli": BASICS
     | {
         "advice",
+        "atomic",
         "callbacks",
         "checkpoint_io",
         "trusted",

@@ -212,7 +212,7 @@ def test_a_folder_without_a_configuration_is_used_if_a_run_was_killed_in_it(tmp_
     short = [*COMMAND, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
     for name in ("version_0", "version_1"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    for name in (".lock", ".config.yaml.77.tmp"):
+    for name in (".lock", ".config.yaml.77.tmp", "events.out.tfevents.1.a.0"):
         (tmp_path / "runs/version_1" / name).touch()
     assert main(short) == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["version_0", "version_1"]

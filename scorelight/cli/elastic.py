@@ -1,4 +1,4 @@
-"""torchrun's restarts."""
+"""How processes that are started together meet, and part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 
-__all__ = ["meet_afresh"]
+__all__ = ["meet_afresh", "part"]
 
 
 def meet_afresh() -> None:
@@ -35,3 +35,10 @@ def meet_afresh() -> None:
             free.bind(("", 0))
             store.set(key, str(free.getsockname()[1]))
     os.environ |= {"MASTER_PORT": store.get(key).decode(), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+
+
+def part() -> None:
+    """Take gloo's threads down; a process that leaves that to its exit is now and then aborted there."""
+    dist = sys.modules.get("torch.distributed")
+    if dist and dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()

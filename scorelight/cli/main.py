@@ -6,11 +6,14 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
 from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
+from scorelight.cli.elastic import meet_afresh, part
+from scorelight.cli.told import told
 from scorelight.errors import ConfigurationError, nearest
 
 __all__ = ["main"]
@@ -50,13 +53,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        from scorelight.cli.told import told
-
         if found := told(error):
             message, code = found
             print(f"scorelight: error: {message}", file=sys.stderr)
             return code
         raise
+    finally:
+        part()
 
 
 def _trusting(args: list[str]) -> list[str]:
@@ -112,15 +115,21 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(s in record.getMessage() for s in ("Tip:", "TPU available", "GPU available: False"))
 
 
+def _in_thread(args: threading.ExceptHookArgs) -> None:
+    """Say nothing of what is told where the thread's work is asked for: TensorBoard's writes to full disks."""
+    if not isinstance(args.exc_value, Exception) or not told(args.exc_value):
+        threading.__excepthook__(args)
+
+
 def _prepare() -> None:
     """Let components be named from modules in the working folder; load those of installed plug-ins."""
     import warnings
     from importlib.metadata import entry_points
 
-    from scorelight.cli.elastic import meet_afresh
     from scorelight.trusted import trust
 
     meet_afresh()
+    threading.excepthook = _in_thread
 
     for noise in _NOISE:
         warnings.filterwarnings("ignore", message=noise)

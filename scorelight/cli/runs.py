@@ -126,8 +126,12 @@ def _compared(config: str) -> Any:
 
 
 def _is_blank(folder: Path) -> bool:
-    """Whether a run was killed in there before it had written anything."""
-    return all(path.name.startswith(".") for path in folder.iterdir())
+    """Whether a run was killed in there before it had written anything but the head of its log."""
+    return all(p.name.startswith(".") or (_is_log(p) and p.stat().st_size < 1000) for p in folder.iterdir())
+
+
+def _is_log(path: Path) -> bool:
+    return path.name.startswith("events.out.tfevents.")
 
 
 def _in_use(folder: Path) -> bool:
