@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -20,8 +20,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt``, and the one before as ``previous.ckpt``.
 
     Written every n optimizer steps, at the end, and when the run is stopped by Ctrl-C, SIGTERM or SLURM:
-    always between two steps, behind the validation of the step if there is one, and behind all that has been
-    logged. A run that goes on from there is bit for bit the one that was never stopped.
+    always between two steps, behind the validation of the step if there is one, behind all that has been
+    logged and behind what other callbacks do, whose state is in it. A run that goes on from there is bit for
+    bit the one that was never stopped.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.
@@ -36,8 +37,10 @@ class LastCheckpoint(Checkpoint):
         self._path: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for the run folder here, on all ranks: asking is a collective call."""
+        """Ask for the run folder here, on all ranks: asking is a collective call. Stand behind all others."""
         log_dir = trainer.log_dir
+        others: list[Callback] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
         self._path = Path(log_dir) / "checkpoints" / "last.ckpt" if log_dir else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -116,7 +116,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _in_thread(args: threading.ExceptHookArgs) -> None:
-    """Say nothing of what is told where the thread's work is asked for: TensorBoard's writes to full disks."""
+    """Say nothing of what the main thread will tell: TensorBoard's writes in one of its own."""
     if not isinstance(args.exc_value, Exception) or not told(args.exc_value):
         threading.__excepthook__(args)
 

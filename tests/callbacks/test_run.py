@@ -1,6 +1,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint
 
 from scorelight import ToyDataModule
 from scorelight.callbacks import LastCheckpoint, RunProgressBar
@@ -28,6 +29,30 @@ def run(make_module, make_trainer, *callbacks):
 def test_the_last_step_is_saved_whatever_the_interval(make_module, make_trainer, tmp_path):
     run(make_module, make_trainer, LastCheckpoint(every_n_steps=2))
     assert steps(tmp_path) == 5
+
+
+class Counts(Checkpoint):
+    """Stands for Lightning's ModelCheckpoint: has a state that a validation changes, and comes last."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def on_validation_end(self, trainer, module):
+        self.seen += 1
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_state_of_the_other_callbacks_is_that_behind_the_validation(
+    make_module, make_trainer, tmp_path, first
+):
+    """Else a killed run forgets its best checkpoint, and may put a worse one in its place."""
+    both = [LastCheckpoint(every_n_steps=5), Counts()]
+    run(make_module, make_trainer, *(both if first else reversed(both)))
+    found = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert found["global_step"] == 5 and found["callbacks"]["Counts"] == {"seen": 1}
 
 
 def test_a_run_interrupted_in_the_middle_of_a_step_keeps_the_checkpoint_before(
