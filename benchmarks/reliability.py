@@ -469,7 +469,7 @@ COMMANDS = {
     "fit": "--config toy/vp_epsilon --data.batch_size 8 --model.process VPSDE --trainer.fast_dev_run 1",
     "sample": "runs --num_samples 3 --seed 1 --batch_size 2 --out o --weights ema",
     "evaluate": "runs --num_samples 9 --metrics FrechetDistance --features PixelFeatures --seeds 0 --out o",
-    "interpolate": "runs --num_pairs 2 --num_columns 3 --out o.png --weights raw",
+    "interpolate": "runs --num_pairs 2 --num_columns 4 --out o.png --weights raw",
     "statistics": "--data ToyDataModule --features PixelFeatures --out o.npz",
     "advise": "--data ToyDataModule --max_examples 50",
 }

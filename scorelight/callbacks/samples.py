@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from scorelight.batch import Seeds, as_batch
+from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
 from scorelight.parts import Parts
 from scorelight.pictures import grid, save, to_uint8
@@ -36,6 +37,9 @@ class SampleGridCallback(Callback):
     """
 
     def __init__(self, every_n_steps: int = 500, num_samples: int = 64, seed: int = 0) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("num_samples", num_samples)):
+            if value < 1:
+                raise ConfigurationError(f"samples.{name}={value}: must be at least 1")
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
         self.seed = seed

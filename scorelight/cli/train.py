@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -36,6 +38,7 @@ from scorelight.cli.runs import (
     find_interrupted,
     finish,
 )
+from scorelight.component import refuse_none
 from scorelight.errors import ConfigurationError
 from scorelight.module import ScoreModule
 from scorelight.trusted import foreign_packages, trust
@@ -108,7 +111,18 @@ class RunCLI(LightningCLI):
         """Lightning would let the checkpoint win over flags and YAML here, silently."""
 
     def before_instantiate_classes(self) -> None:
-        """Only training makes a run folder, or goes on with one."""
+        """Refuse null where it means nothing. Only training makes a run folder, or goes on with one."""
+        parts: dict[str, type] = {
+            "trainer": Trainer,
+            "checkpoint": LastCheckpoint,
+            "samples": SampleGridCallback,
+        }
+        for key, part in parts.items():
+            if not isinstance(given := self._get(self.config, key), Namespace):
+                raise ConfigurationError(
+                    f"{key}: {given!r}: its options are expected, such as {key}.help shows"
+                )
+            refuse_none(inspect.signature(part), given.as_dict(), key)
         if self.subcommand == "fit":
             self.interrupted = self._interrupted()
         else:

@@ -46,6 +46,9 @@ class Predict:
         return self.denoiser.predict(x, level, **self.cond)
 
 
+_MOST_STEPS = 10_000_000
+
+
 class Sampler(Component, ABC):
     """Turns unit noise into data.
 
@@ -59,9 +62,10 @@ class Sampler(Component, ABC):
     """Order of accuracy in the step, in the strong (deterministic) or weak (stochastic) sense."""
 
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
-        if num_steps < 1 + denoise:
+        if not 1 + denoise <= num_steps <= _MOST_STEPS:
             raise ConfigurationError(
-                f"num_steps={num_steps}: at least {1 + denoise} with denoise={str(denoise).lower()}"
+                f"num_steps={num_steps}: at least {1 + denoise} with denoise={str(denoise).lower()}, "
+                f"and at most {_MOST_STEPS:,}"
             )
         self.num_steps = num_steps
         self.grid = grid or NearestLevels(UniformGrid())

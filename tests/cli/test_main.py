@@ -130,6 +130,8 @@ MISTAKES = {
         ["--model.condition_dropout", "0.1"],
         ["condition_dropout=0.1", "model.network.num_classes"],
     ),
+    "pictures every 0 steps": (["--samples.every_n_steps", "0"], ["samples.every_n_steps=0", "at least 1"]),
+    "more steps than there can be": (["--model.sampler.num_steps", str(2**70)], ["num_steps", "at most"]),
     "a number that torch refuses in a constructor": (
         ["--model.process", "DDPMProcess", "--model.process.num_levels", str(2**70)],
         ["DDPMProcess", f"num_levels={2**70}"],
@@ -169,6 +171,10 @@ FILES = {
     "a list": ("- a\n- b\n", ["wrong.yaml", "expected keys such as model:"]),
     "empty": ("", ["wrong.yaml", "expected keys such as model:"]),
     "wrong type": ("trainer:\n  max_steps: many\n", ["trainer.max_steps", "int", "'many'"]),
+    "null for a number of Lightning's": ("trainer:\n  max_steps: null\n", ["trainer: max_steps=None", "-1"]),
+    "null for a number of ours": ("samples:\n  every_n_steps:\n", ["samples: every_n_steps=None", "500"]),
+    "null for options": ("seed_everything: 1\nsamples:\n", ["samples: None", "its options"]),
+    "a list for options": ("checkpoint: [1, x]\n", ["checkpoint: [1, 'x']", "its options"]),
     "not text": (b"\xff\xfe\x00", ["wrong.yaml", "not valid YAML"]),
 }
 
