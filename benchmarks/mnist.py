@@ -31,15 +31,20 @@ EACH_HAS_ITS_FOLDER = "benchmark"
 def curves(run):
     """Everything logged: name -> [(step, value), ...], and the seconds of training, pauses left out.
 
-    A pause is an interval between two logged points of twenty times the usual one and over three minutes.
+    A pause is an interval between two logged losses of twenty times the usual one, or of more than three
+    minutes with a validation in it.
     """
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
-    times = sorted({point.wall_time for points in scalars.values() for point in points})
-    waits = [after - before for before, after in itertools.pairwise(times)]
-    usual = statistics.median(waits)
-    seconds = sum(wait for wait in waits if wait < max(20 * usual, LONGEST_VALIDATION))
+    validated = {p.step for p in scalars["val/loss"]}
+    logged = [(p.wall_time, p.step in validated) for p in scalars["train/loss"]]
+    last = max(p.wall_time for p in scalars["val/loss"])
+    waits = [
+        (after - before, val) for (before, val), (after, _) in itertools.pairwise([*logged, (last, False)])
+    ]
+    usual = statistics.median(wait for wait, _ in waits)
+    seconds = sum(wait for wait, val in waits if wait < (LONGEST_VALIDATION if val else 20 * usual))
     return {name: [(p.step, p.value) for p in points] for name, points in scalars.items()}, seconds
 
 
