@@ -21,6 +21,8 @@ __all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]
 
 Split = Literal["train", "val"]
 
+_LARGEST = 1_000_000_000
+
 
 class ArrayDataModule(Component, LightningDataModule, ABC):
     """A training and a validation set. A subclass says its `shape` and makes its `arrays`.
@@ -42,8 +44,8 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
-            if value < 1:
-                raise ConfigurationError(f"data.{name}={value}: must be at least 1")
+            if not 1 <= value <= _LARGEST:
+                raise ConfigurationError(f"data.{name}={value}: must be at least 1 and at most {_LARGEST:,}")
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
         self.seed = seed
