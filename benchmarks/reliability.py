@@ -465,11 +465,12 @@ def ranks(quick, folder, rng):
 
 
 DRY = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+THIN = ["--model.network.base_channels=8", "--model.network.num_blocks=1"]
 COMMANDS = {
     "fit": "--config toy/vp_epsilon --data.batch_size 8 --model.process VPSDE --trainer.fast_dev_run 1",
     "sample": "runs --num_samples 3 --seed 1 --batch_size 2 --out o --weights ema",
     "evaluate": "runs --num_samples 9 --metrics FrechetDistance --features PixelFeatures --seeds 0 --out o",
-    "interpolate": "runs --num_pairs 2 --num_columns 4 --out o.png --weights raw",
+    "interpolate": "runs --num_pairs 2 --num_columns 4 --out o.png --sampler.num_steps 4",
     "statistics": "--data ToyDataModule --features PixelFeatures --out o.npz",
     "advise": "--data ToyDataModule --max_examples 50",
 }
@@ -538,8 +539,7 @@ def data_of(folder):
     from mutations import wrong_data
 
     folder.mkdir(parents=True)
-    thin = ["--model.network.base_channels=8", "--model.network.num_blocks=1"]
-    command = ["fit", "--config=digits/vp_epsilon", "--data=ImageDataModule", *thin, *DRY]
+    command = ["fit", "--config=digits/vp_epsilon", "--data=ImageDataModule", *THIN, *DRY]
     return wrong_data(folder).map(lambda m: (m, [*command, f"--data.path={m.what}"]))
 
 
@@ -550,7 +550,7 @@ def generated(what, strategy, folder, number, with_run=False):
 
     here, wrong, tally = folder / "here", [], Counter()
     if with_run:
-        assert ended(start(here, [*TOY, "--trainer.default_root_dir=runs"])) == 0, said(here)
+        assert ended(start(here, [*DIGITS, "--trainer.default_root_dir=runs", *THIN])) == 0, said(here)
 
     @seed(zlib.crc32(what.encode()))
     @settings(
