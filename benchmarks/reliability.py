@@ -13,7 +13,8 @@
 * disk: runs on file systems that are too small or become read-only, and go on when that has passed. Needs
   the right to mount one.
 * ranks: the same global batches on one, two and three processes.
-* mistakes: generated ones (tests/mutations.py) in every shipped configuration, in command lines and in data.
+* configurations, command_lines, data: generated mistakes (tests/mutations.py) in every shipped configuration,
+  in command lines and in images.
 
 But for several ranks each process is forked from one that has loaded everything, so that kills hit training
 and not its imports. Writes reliability.json and .md beside this file.
@@ -470,23 +471,13 @@ COMMANDS = {
     "fit": "--config toy/vp_epsilon --data.batch_size 8 --model.process VPSDE --trainer.fast_dev_run 1",
     "sample": "runs --num_samples 3 --seed 1 --batch_size 2 --out o --weights ema",
     "evaluate": "runs --num_samples 9 --metrics FrechetDistance --features PixelFeatures --seeds 0 --out o",
-    "interpolate": "runs --num_pairs 2 --num_columns 4 --out o.png --sampler.num_steps 4",
+    "interpolate": "runs --num_pairs 2 --num_columns 4 --out o.png --sampler DDIM --sampler.num_steps 4",
     "statistics": "--data ToyDataModule --features PixelFeatures --out o.npz",
     "advise": "--data ToyDataModule --max_examples 50",
 }
 
 
-def mistakes(quick, folder, rng):
-    yield configurations(quick, folder / "configs")
-    yield generated(
-        "mistakes in command lines", wrong_lines(), folder / "commands", 10 if quick else 300, with_run=True
-    )
-    yield generated(
-        "data that cannot be used", data_of(folder / "data"), folder / "data", 10 if quick else 200
-    )
-
-
-def configurations(quick, folder):
+def configurations(quick, folder, rng):
     """Mistakes in each shipped configuration; images and networks of the large ones are made small."""
     from mutations import mistakes
 
@@ -504,7 +495,7 @@ def configurations(quick, folder):
     for part in parts:
         total += Counter(part["tally"])
     cases = sum(part["cases"] for part in parts)
-    return row(f"mistakes in {len(parts)} shipped configurations", cases, wrong, tallied(total))
+    yield row(f"mistakes in {len(parts)} shipped configurations", cases, wrong, tallied(total))
 
 
 def small(config, folder):
@@ -525,6 +516,16 @@ def small(config, folder):
         config["model"]["network"]["init_args"]["base_channels"] = 8
         config["model"]["sampler"]["init_args"]["num_steps"] = 4
     return config
+
+
+def command_lines(quick, folder, rng):
+    """Mistakes in commands that are given a run of images."""
+    yield generated("mistakes in command lines", wrong_lines(), folder, 10 if quick else 300, with_run=True)
+
+
+def data(quick, folder, rng):
+    """Images that cannot be used."""
+    yield generated("data that cannot be used", data_of(folder / "images"), folder, 10 if quick else 200)
 
 
 def wrong_lines():
@@ -595,7 +596,7 @@ def tallied(tally):
 
 # All of it
 
-PARTS = {f.__name__: f for f in (kills, damage, payloads, disk, ranks, mistakes)}
+PARTS = {f.__name__: f for f in (kills, damage, payloads, disk, ranks, configurations, command_lines, data)}
 
 
 def report(parts):

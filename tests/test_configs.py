@@ -13,10 +13,8 @@ from scorelight.cli.configs import config_dir
 CONFIGS = sorted(str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml"))
 
 
-SMALL = {
-    "mnist": ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--data.batch_size=4"],
-    "cifar10": ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--data.batch_size=4"],
-}
+THIN = ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--data.batch_size=4"]
+SMALL = {"mnist": [*THIN, "--model.sampler.num_steps=2"], "cifar10": THIN}
 
 
 @pytest.fixture
