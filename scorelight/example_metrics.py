@@ -51,11 +51,21 @@ class NegativeLogLikelihood(ExampleMetric):
         num_probes: Directions of the trace's estimate.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
+        num_steps: Equal steps instead of the tolerances.
     """
 
-    def __init__(self, repeats: int = 1, num_probes: int = 1, rtol: float = 3e-4, atol: float = 3e-4) -> None:
-        self.options = dict(repeats=repeats, num_probes=num_probes, rtol=rtol, atol=atol)
-        Protocol(None, **self.options)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        repeats: int = 1,
+        num_probes: int = 1,
+        rtol: float = 3e-4,
+        atol: float = 3e-4,
+        num_steps: int | None = None,
+    ) -> None:
+        options = dict(repeats=repeats, num_probes=num_probes)
+        steps = dict(rtol=rtol, atol=atol) if num_steps is None else dict(num_steps=num_steps)
+        self.options: dict[str, Any] = options | steps
+        Protocol(None, **self.options)
 
     def __call__(
         self,
@@ -68,7 +78,7 @@ class NegativeLogLikelihood(ExampleMetric):
         **cond: Any,
     ) -> dict[str, Tensor]:
         """Bits or nats per dimension, and the evaluations that they took."""
-        protocol = Protocol(num_levels, **self.options)  # type: ignore[arg-type]
+        protocol = Protocol(num_levels, **self.options)
         found = bits_per_dim(denoiser, x0, protocol, dequantizer=dequantizer, generator=generator, **cond)
         name = "bits_per_dim" if num_levels else "nats_per_dim"
         return {name: found.value, "likelihood_evaluations": found.num_evaluations.double()}

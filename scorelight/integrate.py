@@ -14,15 +14,18 @@ estimated is that of the corrector without its oldest point, and
 
     h ← 0.8 h r^(−1/(k + 1))
 
-For a smooth solution it takes about half the evaluations of dopri5 for the same number of digits.
+For a smooth solution it takes about half the evaluations of dopri5 for the same number of digits. With
+`num_steps` it takes that many equal steps, whatever the error.
 
 An example's steps, error and result do not depend on its batch, and it leaves the batch when it arrives.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -97,6 +100,7 @@ def adams(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 6000,
+    num_steps: int | None = None,
 ) -> Solution:
     """Integrate from `start` to `end` as `dopri5` does, with one evaluation a step.
 
@@ -108,11 +112,16 @@ def adams(
         rtol: Relative tolerance of a step.
         atol: Absolute tolerance of a step.
         max_steps: Steps tried for an example, an evaluation each.
+        num_steps: Equal steps, instead of steps of a size that keeps the tolerances.
 
     Raises:
         SolverError: If an example needs more steps, or no step is small enough (f is infinite or NaN).
     """
-    return _integrate(_ADAMS, field, state, start, end, rtol, atol, max_steps)
+    if num_steps is None:
+        return _integrate(_ADAMS, field, state, start, end, rtol, atol, max_steps)
+    if num_steps < 1:
+        raise ConfigurationError(f"num_steps={num_steps}: must be at least 1")
+    return _integrate(_equal_adams(num_steps), field, state, start, end, 0.0, math.inf, num_steps + 100)
 
 
 def _integrate(
@@ -312,18 +321,20 @@ class _AdamsRun(NamedTuple):
     rejected: Tensor
 
 
-def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _AdamsRun:
+def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float, num_steps: int = 50) -> _AdamsRun:
     """The first slope."""
     index, t = _at(start, y)
     times = t[:, None].repeat(1, _POINTS)
     slopes = f(t, y, index)[:, None].repeat(1, _POINTS, 1)
-    h = torch.full_like(t, (end - start) / 50)
+    h = torch.full_like(t, (end - start) / num_steps)
     return _AdamsRun(
         index, t, h, y, times, slopes, torch.ones_like(index), torch.zeros_like(index, dtype=torch.bool)
     )
 
 
-def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_AdamsRun, Tensor]:
+def _advance_adams(
+    f: Rows, norm: Norm, run: _AdamsRun, end: float, max_growth: float = 2.0
+) -> tuple[_AdamsRun, Tensor]:
     """Try a step of each example; also, which of them have arrived."""
     h, last = _next_step(run, end)
     places = (run.times - run.t[:, None]) / h[:, None]
@@ -335,7 +346,7 @@ def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_Ad
     ratio = norm(y - run.y - _polynomial_step(h, places, slopes, run.known), run.y, y)
     taken = ratio <= 1
     growth = 0.8 * ratio.clamp(min=1e-10) ** (-1 / (run.known + 1))
-    growth = torch.where(taken & ~run.rejected, growth.clamp(0.2, 2.0), growth.clamp(0.2, 1.0))
+    growth = torch.where(taken & ~run.rejected, growth.clamp(0.2, max_growth), growth.clamp(0.2, 1.0))
     growth = torch.where(taken, growth, growth.clamp(max=0.8))
     after = _AdamsRun(
         run.place,
@@ -367,6 +378,12 @@ def _polynomial_weights(places: Tensor) -> Tensor:
 
 
 _ADAMS = _Method("adams", _depart_adams, _advance_adams, first_evaluations=1, evaluations=1)
+
+
+def _equal_adams(num_steps: int) -> _Method:
+    """Steps of one size: at an infinite tolerance none is refused unless f is infinite or not a number."""
+    depart = partial(_depart_adams, num_steps=num_steps)
+    return _ADAMS._replace(depart=depart, advance=partial(_advance_adams, max_growth=1.0))
 
 
 def _check_progress(method: _Method, run: Any, span: float) -> None:

@@ -84,6 +84,7 @@ def log_likelihood(
     prior: LogDensity | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-6,
+    num_steps: int | None = None,
     chunk_size: int = 64,
     generator: Generators = None,
     **cond: Any,
@@ -107,6 +108,8 @@ def log_likelihood(
         prior: Log-density at t_max (default: the process's `prior_log_prob`).
         rtol: Relative tolerance of a step, of z and of log p per dimension.
         atol: Absolute tolerance of a step, likewise.
+        num_steps: Equal steps of log σ/α, an evaluation each and one more, instead of the tolerances: the
+            cost is known, the error is not. Cheaper for networks whose output is rough in the noise level.
         chunk_size: Directions taken backward together; bounds memory.
         generator: Where probes and the noise of `bound` come from; one per example makes example i
             independent of its batch.
@@ -125,7 +128,7 @@ def log_likelihood(
     zero = x0.new_zeros(len(x0), 1 if probes is None else len(probes), dtype=torch.float64)
     start = (x / length(clean), zero)
     way = (math.log(math.tan(angle(level))) for level in (clean, noisy))
-    solution = adams(model.rates, start, *way, rtol=rtol, atol=atol)
+    solution = adams(model.rates, start, *way, rtol=rtol, atol=atol, num_steps=num_steps)
     z, integral = solution.state
     terminal = (prior or denoiser.process.prior_log_prob)(length(noisy) * z).double()
     log_prob = terminal[:, None] + size * (integral + math.log(length(noisy) / length(clean)))
@@ -242,6 +245,7 @@ class Protocol:
         probe: See `log_likelihood`.
         rtol: See `log_likelihood`. 3·10⁻⁴ costs some 50 evaluations and 0.003 bits/dim on trained MNIST.
         atol: See `log_likelihood`.
+        num_steps: See `log_likelihood`. 40 cost 41 evaluations and up to 0.006 bits/dim on trained MNIST.
         dequantization: ``uniform``, ``learned``, or ``none`` for data that are not quantised; `bits_per_dim`
             fills it in from what it was given, and refuses a protocol that says something else.
     """
@@ -255,13 +259,15 @@ class Protocol:
     probe: Probe = "rademacher"
     rtol: float = 3e-4
     atol: float = 3e-4
+    num_steps: int | None = None
     dequantization: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_levels is not None and self.num_levels < 2:
             raise ConfigurationError(f"num_levels={self.num_levels}: at least 2 are needed")
-        if self.repeats < 1:
-            raise ConfigurationError(f"repeats={self.repeats}: must be at least 1")
+        for name in ("repeats", "num_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigurationError(f"{name}={value}: must be at least 1")
         if not self.data_range[0] < self.data_range[1]:
             raise ConfigurationError(f"data_range={self.data_range}: must increase")
 
@@ -277,7 +283,7 @@ class Protocol:
         return math.nan if self.num_levels is None else (high - low) / (self.num_levels - 1)
 
 
-_PASSED_ON = ("truncation", "divergence", "num_probes", "probe", "rtol", "atol")
+_PASSED_ON = ("truncation", "divergence", "num_probes", "probe", "rtol", "atol", "num_steps")
 
 
 @dataclass(frozen=True, slots=True)

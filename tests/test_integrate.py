@@ -269,3 +269,36 @@ def test_one_evaluation_a_step_and_the_slope_at_the_end_of_one_serves_the_next()
 
     adams(f, torch.ones(1, 1, dtype=D), 0.0, 5.0, rtol=1e-4, atol=1e-4)
     assert len(times) == len(set(times)) and max(times) == 5.0
+
+
+# Equal steps
+
+
+def test_equal_steps_are_equal_and_cost_one_evaluation_each_and_one_more():
+    times = []
+
+    def f(t, y, index):
+        times.append(t.tolist())
+        return -y
+
+    found = adams(f, torch.ones(2, 1, dtype=D), 1.0, 5.0, num_steps=8)
+    np.testing.assert_allclose(times, np.linspace(1, 5, 9)[:, None].repeat(2, 1), rtol=1e-14)
+    assert found.num_evaluations.tolist() == [9, 9]
+
+
+def test_the_error_of_equal_steps_falls_with_the_third_power_that_the_start_leaves_them():
+    y = torch.tensor([[1.5, 3.0]], dtype=D)
+    exact = dopri5(brusselator, y, 0.0, 2.0, rtol=1e-13, atol=1e-13, max_steps=10_000).state
+    steps = np.array([100, 200, 400])
+    errors = [(adams(brusselator, y, 0.0, 2.0, num_steps=n).state - exact).norm().item() for n in steps]
+    assert (-np.diff(np.log2(errors)) > 2.9).all() and errors[-1] < 1e-6
+
+
+def test_equal_steps_notice_what_is_not_a_number():
+    with pytest.raises(SolverError, match=r"no step is small enough at t=0\.6"):
+        adams(lambda t, y, index: y / (t < 0.6)[:, None], torch.ones(1, 1, dtype=D), 0.0, 1.0, num_steps=4)
+
+
+def test_there_must_be_a_step():
+    with pytest.raises(ConfigurationError, match="num_steps=0"):
+        adams(brusselator, torch.ones(1, 2, dtype=D), 0.0, 1.0, num_steps=0)

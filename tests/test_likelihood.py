@@ -289,6 +289,18 @@ def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation
         assert torch.equal(part.num_evaluations, whole.num_evaluations[indices])
 
 
+@pytest.mark.parametrize("truncation", ["smoothed", "corrected"])
+def test_equal_steps_cost_what_was_asked_for_and_come_to_the_same(truncation):
+    denoiser, x0 = AnalyticDenoiser(mixture(2), VPSDE()), mixture(2).sample(64, seeded())
+    exact = log_likelihood(denoiser, x0, truncation=truncation, rtol=1e-8, atol=1e-8)
+    errors = {}
+    for num_steps in (50, 100, 200):
+        found = log_likelihood(denoiser, x0, truncation=truncation, num_steps=num_steps)
+        assert (found.num_evaluations == num_steps + 1 + (truncation == "corrected")).all()
+        errors[num_steps] = (found.log_prob - exact.log_prob).square().mean().sqrt().item()
+    assert errors[100] < 0.2 * errors[50] and errors[200] < 0.2 * errors[100] and errors[200] < 2e-4
+
+
 def network_denoiser(shape, process, parameterization):
     network = MLP(shape, width=16, depth=1)
     for p in network.parameters():
@@ -388,6 +400,7 @@ dist.destroy_process_group()
         ({"truncation": "none"}, "truncation='none'"),
         ({"num_probes": 0}, "num_probes=0"),
         ({"rtol": -1.0}, "rtol=-1.0"),
+        ({"num_steps": 0}, "num_steps=0"),
     ],
     ids=str,
 )

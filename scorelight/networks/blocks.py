@@ -110,10 +110,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Like x, shape (B, C, H, W)."""
-        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.num_heads, -1))
-        query, key, value = qkv.transpose(-1, -2).unbind(1)
-        mixed = scaled_dot_product_attention(query, key, value).transpose(-1, -2)
-        return residual_sum(x, self.out(mixed.reshape(x.shape)), self.weight)
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return residual_sum(x, self.out(mixed.mT.unflatten(2, x.shape[2:])), self.weight)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def residual_sum(x: Tensor, residual: Tensor, weight: float) -> Tensor:
     """Weight times the sum."""
-    return x + residual if weight == 1 else (x + residual) * weight
+    return x + residual if weight == 1 else (x + residual).mul_(weight)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -1,14 +1,19 @@
 """Each mistake gives one message that names the key, what was given and what is allowed; exit code 2."""
 
 import errno
+import os
 import re
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from torch import distributed as dist
 
 from scorelight.cli import main
+from scorelight.cli.runs import RunConfigCallback
 
 SMALL = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--data.num_train", "600"]
 
@@ -276,6 +281,48 @@ def test_other_errors_and_interruptions(monkeypatch):
             main(["fit"])
     monkeypatch.setattr("scorelight.cli.train.run", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["fit"]) == 130
+
+
+def test_of_what_is_told_threads_say_nothing(monkeypatch, capsys):
+    """TensorBoard's thread meets the full disk as well as the main one."""
+
+    def in_a_thread(_):
+        for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("of ours")):
+            thread = threading.Thread(target=lambda error=error: (_ for _ in ()).throw(error))
+            thread.start()
+            thread.join()
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr("scorelight.cli.train.run", in_a_thread)
+    assert main(["fit"]) == 0
+    said = capsys.readouterr().err
+    assert "No space left" not in said and "ValueError: of ours" in said
+
+
+def test_the_configuration_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    parser = SimpleNamespace(dump=lambda config, skip_none: "seed_everything: 0\n")
+    callback = RunConfigCallback(parser, config={})
+    trainer = SimpleNamespace(log_dir=str(tmp_path / "run"), is_global_zero=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"):
+            callback.setup(trainer, None, "fit")
+    assert not list((tmp_path / "run").iterdir())
+    callback.setup(trainer, None, "fit")
+    assert {p.name: p.read_text() for p in (tmp_path / "run").iterdir()} == {
+        "config.yaml": "seed_everything: 0\n"
+    }
+
+
+def test_the_threads_of_gloo_are_taken_down_before_the_exit(tmp_path, monkeypatch):
+    """Left to the exit of the process, they abort it now and then."""
+
+    def meet(_):
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+
+    monkeypatch.setattr("scorelight.cli.train.run", meet)
+    assert main(["fit"]) == 0
+    assert not dist.is_initialized()
 
 
 def test_a_run_leaves_what_it_says(run, capsys):
