@@ -10,9 +10,7 @@ of each as mnist_NAME.png beside this file. Samples are not selected: seed 0, fr
 """
 
 import argparse
-import itertools
 import json
-import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,27 +22,16 @@ from scorelight.cli import main
 
 HERE = Path(__file__).parent
 METRICS = ["FrechetDistance", "KernelDistance", "PrecisionRecall", "InceptionScore", "NegativeLogLikelihood"]
-LONGEST_VALIDATION = 180
 EACH_HAS_ITS_FOLDER = "benchmark"
 
 
 def curves(run):
-    """Everything logged: name -> [(step, value), ...], and the seconds of training, pauses left out.
-
-    A pause is an interval between two logged losses of twenty times the usual one, or of more than three
-    minutes with a validation in it.
-    """
+    """Everything logged: name -> [(step, value), ...], and the seconds from the first of it to the last."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
-    validated = {p.step for p in scalars["val/loss"]}
-    logged = [(p.wall_time, p.step in validated) for p in scalars["train/loss"]]
-    last = max(p.wall_time for p in scalars["val/loss"])
-    waits = [
-        (after - before, val) for (before, val), (after, _) in itertools.pairwise([*logged, (last, False)])
-    ]
-    usual = statistics.median(wait for wait, _ in waits)
-    seconds = sum(wait for wait, val in waits if wait < (LONGEST_VALIDATION if val else 20 * usual))
+    last = max(p.wall_time for points in scalars.values() for p in points)
+    seconds = last - events.FirstEventTimestamp()
     return {name: [(p.step, p.value) for p in points] for name, points in scalars.items()}, seconds
 
 
@@ -73,7 +60,7 @@ def table(runs):
     for what, of in {
         "validation loss at the end": lambda r: f"{r['curves']['val/loss'][-1][1]:.4f}",
         "steps": lambda r: str(r["config"]["trainer"]["max_steps"]),
-        "minutes of training, pauses left out": lambda r: f"{r['seconds'] / 60:.0f}",
+        "minutes of training and validation": lambda r: f"{r['seconds'] / 60:.0f}",
     }.items():
         lines.append(f"| {what} | {' | '.join(of(run) for run in runs.values())} |")
     return "\n".join(lines)

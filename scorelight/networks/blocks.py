@@ -45,6 +45,7 @@ class ResidualBlock(nn.Module):
         adaptive: Whether the condition scales as well.
         convolve_shortcut: Whether the shortcut is a 1x1 convolution (default: where channels differ).
         weight: Of the residual sums: √½ keeps the variance (Song et al., 2021, app. H.1).
+        group_size: Channels that are normalised together, at least.
     """
 
     def __init__(
@@ -58,20 +59,22 @@ class ResidualBlock(nn.Module):
         adaptive: bool = False,
         convolve_shortcut: bool | None = None,
         weight: float = math.sqrt(0.5),
+        group_size: int = 4,
     ) -> None:
         super().__init__()
         self.weight = weight
         self.adaptive = adaptive
         self.resample = resample
-        self.norm1 = group_norm(inputs)
+        self.norm1 = group_norm(inputs, group_size)
         self.conv1 = nn.Conv2d(inputs, width, 3, padding=1)
         self.condition = nn.Linear(size, (1 + adaptive) * width)
-        self.norm2 = group_norm(width)
+        self.norm2 = group_norm(width, group_size)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
         convolve = inputs != width if convolve_shortcut is None else convolve_shortcut
         self.shortcut = nn.Conv2d(inputs, width, 1) if convolve else nn.Identity()
-        self.attention = Attention(width, num_heads, weight) if num_heads else nn.Identity()
+        attention = Attention(width, num_heads, weight, group_size) if num_heads else nn.Identity()
+        self.attention = attention
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """From (B, inputs, H, W) and (B, size) to (B, width, H, W), with H and W resampled."""
@@ -98,13 +101,16 @@ class Attention(nn.Module):
         channels: Channels.
         num_heads: Heads; a divisor of the channels.
         weight: Of the residual sum.
+        group_size: Channels that are normalised together, at least.
     """
 
-    def __init__(self, channels: int, num_heads: int = 1, weight: float = math.sqrt(0.5)) -> None:
+    def __init__(
+        self, channels: int, num_heads: int = 1, weight: float = math.sqrt(0.5), group_size: int = 4
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.weight = weight
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, group_size)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
@@ -129,9 +135,9 @@ def residual_sum(x: Tensor, residual: Tensor, weight: float) -> Tensor:
     return x + residual if weight == 1 else (x + residual).mul_(weight)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of four channels or more, at most 32 of them."""
-    groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
+def group_norm(channels: int, size: int = 4) -> nn.GroupNorm:
+    """Groups of `size` channels or more, at most 32 of them."""
+    groups = next(g for g in range(min(32, max(channels // size, 1)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ class UNet(ScoreNetwork):
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
         patch_size: Side of the squares of pixels that become the channels of one, at the input, and back at
             the output: 2 makes every level four times as cheap.
+        group_size: Channels that are normalised together, at least. On a CPU groups of 16 are normalised two
+            to three times as fast as groups of 4.
     """
 
     def __init__(
@@ -55,28 +58,31 @@ class UNet(ScoreNetwork):
         num_classes: int | None = None,
         learned_variance: bool = False,
         patch_size: int = 1,
+        group_size: int = 4,
     ) -> None:
         super().__init__(shape, num_classes)
         self.learned_variance = learned_variance
         self.patch_size = patch_size
         check_images("UNet", shape, multipliers, num_blocks, attention_levels, patch_size)
         _check_heads(num_heads, base_channels, multipliers)
+        if group_size < 1:
+            raise ConfigurationError(f"UNet: group_size={group_size}: at least 1")
         size, channels = 4 * base_channels, shape[0] * patch_size**2
         self.embed = ConditionEmbedding(size, num_classes)
         self.first = nn.Conv2d(channels, base_channels, 3, padding=1)
         widths = [base_channels * m for m in multipliers]
 
+        make = partial(ResidualBlock, size=size, dropout=dropout, adaptive=True, group_size=group_size)
+
         def block(level: int, inputs: int, resample: nn.Module | None = None) -> ResidualBlock:
             heads = num_heads if level in attention_levels and resample is None else 0
-            return ResidualBlock(inputs, widths[level], size, dropout, heads, resample, adaptive=True)
+            return make(inputs, widths[level], num_heads=heads, resample=resample)
 
         self.down, skips = _contract(block, widths, num_blocks, base_channels)
         deepest = widths[-1]
-        self.middle = nn.ModuleList(
-            ResidualBlock(deepest, deepest, size, dropout, heads, adaptive=True) for heads in (num_heads, 0)
-        )
+        self.middle = nn.ModuleList(make(deepest, deepest, num_heads=heads) for heads in (num_heads, 0))
         self.up = _expand(block, widths, num_blocks, skips)
-        self.last_norm = group_norm(widths[0])
+        self.last_norm = group_norm(widths[0], group_size)
         self.last = zero(nn.Conv2d(widths[0], channels * (1 + learned_variance), 3, padding=1))
 
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
