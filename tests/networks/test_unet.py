@@ -132,6 +132,14 @@ def test_attention_is_in_the_middle_and_in_every_block_of_its_levels(
     assert count == 1 + (2 * num_blocks + 1) * len(attention_levels)  # one block more on the way up
 
 
+@pytest.mark.parametrize("group_size", [4, 16])
+def test_every_norm_has_groups_of_the_given_size_or_is_one_of_all_channels(group_size):
+    network = UNet((1, 8, 8), base_channels=8, multipliers=(1, 4), group_size=group_size)
+    norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
+    assert {n.num_channels for n in norms} == {8, 16, 32, 64}
+    assert all(n.num_channels // n.num_groups == min(group_size, n.num_channels) for n in norms)
+
+
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)
 def test_attention_is_softmax_of_the_scaled_products_times_the_values(num_heads, size, generator):
@@ -220,6 +228,7 @@ def test_shapes_that_are_not_images_raise(shape):
         ({"attention_levels": (-1,)}, "has levels 0 to 1"),
         ({"num_heads": 3}, "num_heads=3"),
         ({"num_heads": 0}, "num_heads=0"),
+        ({"group_size": 0}, "group_size=0"),
         ({"num_blocks": 0, "multipliers": (2,), "attention_levels": ()}, "num_blocks=0"),
         ({"multipliers": ()}, r"multipliers=\[\]: one or more"),
         ({"multipliers": (1, -1)}, r"multipliers=\[1, -1\]: .*at least 1"),
