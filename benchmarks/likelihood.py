@@ -10,6 +10,8 @@ steps of log σ/α. Two networks: `UNet`, which is given the noise level smoothl
 2021) with the sines and cosines of Ho et al. (2020), in which the flow is rough.
 
 * error: of each image's bits/dim against ours at 1e-6; root mean square over the images, and in the mean.
+* Not every number of steps is as good as those beside it: of 48, each is two periods of the fastest sine that
+  DDPM++ has of log σ/α, and the errors add up.
 * seconds: the fastest of the repeats, all schemes in turn. Counted are calls of the network with a batch: of
   the scheme with SciPy, twice the evaluations of its integrator.
 
@@ -54,7 +56,7 @@ HERE = Path(__file__).parent
 SEED, IMAGES, REPEATS = 0, 8, 3
 STEPS = (140, 1000)
 TOLERANCES = (3e-3, 1e-3, 7e-4, 3e-4, 1e-4, 1e-5)
-EQUAL_STEPS = (24, 28, 32, 36, 40, 48, 64)
+EQUAL_STEPS = (24, 28, 32, 34, 36, 37, 38, 40, 44, 48, 56, 64)
 SCIPY = (1e-2, 1e-3, 1e-4, 1e-5)
 GOAL = 0.01
 LEVELS = dict(base_channels=16, multipliers=[1, 2, 2], num_blocks=1, attention_levels=[2])
@@ -186,17 +188,15 @@ def measure(denoiser, x):
     return rows
 
 
-def cheapest(rows):
-    """Of ours: a tolerance, or the fewest equal steps from which on every number is within the goal."""
-    mine = [r for r in rows if r["scheme"] == "scorelight"]
-    equal = [r for r in mine if "steps" in r["setting"]]
-    safe = [r for i, r in enumerate(equal) if all(later["rms"] < GOAL for later in equal[i:])]
-    adaptive = [r for r in mine if r not in equal and r["rms"] < GOAL]
-    return min(safe + adaptive, key=lambda r: r["seconds"])
+def fewest_steps(results):
+    """The fewest equal steps, the same for all networks, that are within the goal for each of them."""
+    mine = [r for rows in results.values() for r in rows if r["setting"].endswith("steps")]
+    worst = {n: max(r["rms"] for r in mine if r["setting"] == f"{n} steps") for n in EQUAL_STEPS}
+    return f"{min(n for n, error in worst.items() if error < GOAL)} steps"
 
 
 def report(results):
-    lines = []
+    lines, setting = [], fewest_steps(results)
     for name, rows in results.items():
         lines += [f"{name} steps:", ""]
         lines += ["| scheme | tolerance or steps | evaluations | seconds | error, RMS | error, mean |"]
@@ -206,12 +206,14 @@ def report(results):
                 f"| {r['scheme']} | {r['setting']} | {r['evaluations']} | {r['seconds']:.2f} "
                 f"| {r['rms']:.1e} | {r['mean']:+.1e} |"
             )
-        best = cheapest(rows)
-        lines += ["", f"Ours to within {GOAL} bits/dim: {best['setting']}. Times faster:", ""]
+        best = next(r for r in rows if r["setting"] == setting)
+        lines += ["", f"Ours in {setting}, which are within {GOAL} bits/dim for each network, is faster:", ""]
         for r in rows:
             if r["scheme"] != "scorelight" and r["setting"] in ("1e-03", "1e-05"):
                 time_ratio, ratio = r["seconds"] / best["seconds"], r["evaluations"] / best["evaluations"]
-                lines.append(f"* than SciPy at {r['setting']}: {time_ratio:.1f}; evaluations: {ratio:.1f}")
+                lines.append(
+                    f"* than SciPy at {r['setting']} {time_ratio:.1f} times, with {ratio:.1f} times fewer calls"
+                )
         lines.append("")
     return "\n".join(lines)
 

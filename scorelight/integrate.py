@@ -22,10 +22,9 @@ An example's steps, error and result do not depend on its batch, and it leaves t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -116,12 +115,13 @@ def adams(
 
     Raises:
         SolverError: If an example needs more steps, or no step is small enough (f is infinite or NaN).
+            With `num_steps`, if the state at the end is infinite or not a number.
     """
     if num_steps is None:
         return _integrate(_ADAMS, field, state, start, end, rtol, atol, max_steps)
     if num_steps < 1:
         raise ConfigurationError(f"num_steps={num_steps}: must be at least 1")
-    return _integrate(_equal_adams(num_steps), field, state, start, end, 0.0, math.inf, num_steps + 100)
+    return _equal_steps(field, state, start, end, num_steps)
 
 
 def _integrate(
@@ -321,20 +321,18 @@ class _AdamsRun(NamedTuple):
     rejected: Tensor
 
 
-def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float, num_steps: int = 50) -> _AdamsRun:
+def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _AdamsRun:
     """The first slope."""
     index, t = _at(start, y)
     times = t[:, None].repeat(1, _POINTS)
     slopes = f(t, y, index)[:, None].repeat(1, _POINTS, 1)
-    h = torch.full_like(t, (end - start) / num_steps)
+    h = torch.full_like(t, (end - start) / 50)
     return _AdamsRun(
         index, t, h, y, times, slopes, torch.ones_like(index), torch.zeros_like(index, dtype=torch.bool)
     )
 
 
-def _advance_adams(
-    f: Rows, norm: Norm, run: _AdamsRun, end: float, max_growth: float = 2.0
-) -> tuple[_AdamsRun, Tensor]:
+def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_AdamsRun, Tensor]:
     """Try a step of each example; also, which of them have arrived."""
     h, last = _next_step(run, end)
     places = (run.times - run.t[:, None]) / h[:, None]
@@ -346,7 +344,7 @@ def _advance_adams(
     ratio = norm(y - run.y - _polynomial_step(h, places, slopes, run.known), run.y, y)
     taken = ratio <= 1
     growth = 0.8 * ratio.clamp(min=1e-10) ** (-1 / (run.known + 1))
-    growth = torch.where(taken & ~run.rejected, growth.clamp(0.2, max_growth), growth.clamp(0.2, 1.0))
+    growth = torch.where(taken & ~run.rejected, growth.clamp(0.2, 2.0), growth.clamp(0.2, 1.0))
     growth = torch.where(taken, growth, growth.clamp(max=0.8))
     after = _AdamsRun(
         run.place,
@@ -380,10 +378,36 @@ def _polynomial_weights(places: Tensor) -> Tensor:
 _ADAMS = _Method("adams", _depart_adams, _advance_adams, first_evaluations=1, evaluations=1)
 
 
-def _equal_adams(num_steps: int) -> _Method:
-    """Steps of one size: at an infinite tolerance none is refused unless f is infinite or not a number."""
-    depart = partial(_depart_adams, num_steps=num_steps)
-    return _ADAMS._replace(depart=depart, advance=partial(_advance_adams, max_growth=1.0))
+def _equal_steps(field: Field, state: State, start: float, end: float, num_steps: int) -> Solution:
+    """`adams` in steps of one size for all examples."""
+    layout = _Layout.of(state)
+    y = layout.pack(state)
+    index = torch.arange(len(y), device=y.device)
+
+    def f(n: int, y: Tensor) -> Tensor:
+        t = torch.full((len(y),), start + n * h, dtype=torch.float64, device=y.device)
+        return layout.pack(field(t, layout.unpack(y), index))
+
+    h = (end - start) / num_steps
+    slopes = [f(0, y)]
+    for n in range(1, num_steps + 1):
+        predicted = y + h * _combine(_equal_weights(0, len(slopes)), slopes)
+        slopes.insert(0, f(n, predicted))
+        y = y + h * _combine(_equal_weights(1, len(slopes)), slopes)
+        del slopes[_POINTS:]
+    if not y.isfinite().all():
+        raise SolverError(
+            f"adams: the state at t={end:.6g} is infinite or not a number after num_steps={num_steps} equal "
+            "steps: so is the derivative on the way, or the steps are too large"
+        )
+    return Solution(layout.unpack(y), torch.full_like(index, num_steps + 1))
+
+
+@cache
+def _equal_weights(first: int, number: int) -> tuple[float, ...]:
+    """Weights of the slopes at the places first, first − 1, ... in a step from 0 to 1."""
+    places = [float(first - j) for j in range(number)]
+    return tuple(interpolatory_weights(places, [1 / (k + 1) for k in range(number)]))
 
 
 def _check_progress(method: _Method, run: Any, span: float) -> None:
