@@ -119,7 +119,7 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return residual_sum(x, self.out(mixed.mT.unflatten(2, x.shape[2:])), self.weight)
+        return residual_sum(x, self.out(mixed.mT.reshape(x.shape)), self.weight)
 
 
 def channels_last(x: Tensor) -> Tensor:
