@@ -1,6 +1,6 @@
 """What bits per dimension cost: ours against the scheme of score_sde, on U-Nets trained on MNIST.
 
-    python benchmarks/likelihood.py --root DATA     # about an hour on one core, most of it training
+    python benchmarks/likelihood.py --root DATA     # about half an hour on one core, half of it training
 
 The scheme of score_sde (Song et al., 2021; written anew from its description): the batch as one state
 in NumPy, SciPy's RK45 in t with rtol = atol, and the network called twice for each evaluation, once for the
@@ -117,15 +117,15 @@ def bits(log_prob):
     return -log_prob / (784 * math.log(2)) - math.log2(2 / 255)
 
 
-def ours(denoiser, x, tolerance=None, num_steps=None):
+def ours(denoiser, x, **steps):
     counted = CountedDenoiser(denoiser)
     found = log_likelihood(
         counted,
         x,
         num_probes=1,
         truncation="smoothed",
-        **(dict(num_steps=num_steps) if num_steps else dict(rtol=tolerance, atol=tolerance)),
         generator=torch.Generator().manual_seed(SEED),
+        **steps,
     )
     return bits(found.log_prob), counted.num_evaluations
 
@@ -164,8 +164,10 @@ def images(root):
 def measure(denoiser, x):
     """A row for each scheme and setting; x of SciPy's scheme is scaled by α as ours is."""
     first = denoiser.process.levels(torch.tensor([denoiser.process.t_min], dtype=torch.float64))[0]
-    exact, _ = ours(denoiser, x, 1e-6)
-    jobs = {("scorelight", f"{tol:.0e}"): partial(ours, denoiser, x, tol) for tol in TOLERANCES}
+    exact, _ = ours(denoiser, x, rtol=1e-6, atol=1e-6)
+    jobs = {
+        ("scorelight", f"{tol:.0e}"): partial(ours, denoiser, x, rtol=tol, atol=tol) for tol in TOLERANCES
+    }
     jobs |= {("scorelight", f"{n} steps"): partial(ours, denoiser, x, num_steps=n) for n in EQUAL_STEPS}
     jobs |= {
         ("SciPy, called twice", f"{tol:.0e}"): partial(with_scipy, denoiser, first.alpha * x, tol)
@@ -220,11 +222,13 @@ def picture(results, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(10, 8), layout="constrained", sharex=True, sharey=True)
+    figure, axes = pyplot.subplots(
+        len(NETWORKS), len(STEPS), figsize=(10, 8), layout="constrained", sharex=True, sharey=True
+    )
     for axis, (name, rows) in zip(axes.flat, results.items(), strict=True):
         curves = {}
         for r in rows:
-            kind = "equal steps" if "steps" in r["setting"] else "tolerances"
+            kind = "equal steps" if r["setting"].endswith("steps") else "tolerances"
             curves.setdefault(f"{r['scheme']}, {kind}", []).append(r)
         for label, found in curves.items():
             axis.loglog([r["seconds"] for r in found], [r["rms"] for r in found], "o-", label=label)

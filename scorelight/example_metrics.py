@@ -62,9 +62,9 @@ class NegativeLogLikelihood(ExampleMetric):
         atol: float = 3e-4,
         num_steps: int | None = None,
     ) -> None:
-        options = dict(repeats=repeats, num_probes=num_probes)
-        steps = dict(rtol=rtol, atol=atol) if num_steps is None else dict(num_steps=num_steps)
-        self.options: dict[str, Any] = options | steps
+        self.options: dict[str, Any] = dict(
+            repeats=repeats, num_probes=num_probes, rtol=rtol, atol=atol, num_steps=num_steps
+        )
         Protocol(None, **self.options)
 
     def __call__(

@@ -73,8 +73,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
         convolve = inputs != width if convolve_shortcut is None else convolve_shortcut
         self.shortcut = nn.Conv2d(inputs, width, 1) if convolve else nn.Identity()
-        attention = Attention(width, num_heads, weight, group_size) if num_heads else nn.Identity()
-        self.attention = attention
+        self.attention = Attention(width, num_heads, weight, group_size) if num_heads else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """From (B, inputs, H, W) and (B, size) to (B, width, H, W), with H and W resampled."""
