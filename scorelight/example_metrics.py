@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor
 
 from scorelight.bounds import variational_bound
-from scorelight.component import Component
 from scorelight.denoiser import Denoiser
 from scorelight.dequantization import Dequantizer
 from scorelight.likelihood import Protocol, bits_per_dim
+from scorelight.metrics.base import Metric
 from scorelight.seeding import Generators
 
 __all__ = ["ExampleMetric", "NegativeLogLikelihood", "VariationalBoundMetric"]
 
 
-class ExampleMetric(Component, ABC):
+class ExampleMetric(Metric):
     """A number for each real example: how likely a model finds it."""
 
     @abstractmethod

@@ -31,6 +31,7 @@ from scorelight.metrics import (
     FeatureExtractor,
     FrechetDistance,
     KernelDistance,
+    Metric,
     PrecisionRecall,
     SampleMetric,
 )
@@ -63,7 +64,7 @@ def _joined(args: list[str]) -> list[str]:
 
 def evaluate(
     checkpoint: str,
-    metrics: list[SampleMetric | ExampleMetric] | None = None,
+    metrics: list[Metric] | None = None,
     num_samples: int = 10_000,
     seeds: list[int] | None = None,
     sampler: Sampler | None = None,
@@ -139,7 +140,7 @@ def evaluate(
         _report(results, said, folder)
 
 
-def _default(num_samples: int) -> list[SampleMetric | ExampleMetric]:
+def _default(num_samples: int) -> list[Metric]:
     return [FrechetDistance(), KernelDistance(subset_size=max(min(num_samples, 1000), 2)), PrecisionRecall()]
 
 

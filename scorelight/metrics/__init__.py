@@ -1,6 +1,6 @@
 """How good samples are. `SampleQuality`, which needs torchmetrics, is in `scorelight.metrics.quality`."""
 
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import Metric, SampleMetric
 from scorelight.metrics.classifiers import DigitsFeatures, MNISTFeatures
 from scorelight.metrics.features import FeatureExtractor, Features, ModuleFeatures, PixelFeatures
 from scorelight.metrics.frechet import FrechetDistance, frechet_distance
@@ -24,6 +24,7 @@ __all__ = [
     "KernelDistance",
     "MNISTFeatures",
     "MaximumMeanDiscrepancy",
+    "Metric",
     "ModuleFeatures",
     "Moments",
     "PixelFeatures",

@@ -1,18 +1,27 @@
-"""What a metric of samples is."""
+"""What a metric is, and one of samples."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from scorelight.component import Component
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.statistics import FeatureSet
 
-__all__ = ["SampleMetric", "numbers_of"]
+__all__ = ["Metric", "SampleMetric", "numbers_of"]
 
 
-class SampleMetric(Component, ABC):
+class Metric(Component, ABC):
+    """What a model is judged by: a `SampleMetric` or an `ExampleMetric`."""
+
+    @abstractmethod
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Names and numbers."""
+
+
+class SampleMetric(Metric):
     """Numbers that compare the features of samples with those of real examples."""
 
     needs_features: bool = False

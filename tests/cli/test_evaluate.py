@@ -141,3 +141,22 @@ def test_mistakes(run, capsys, arguments, said):
     error = capsys.readouterr().err
     assert all(word in error for word in said), error
     assert not (run / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{class_path: NegativeLogLikelihood, init_args: {repeats: 0}}", ["repeats=0", "at least 1"]),
+        ("{class_path: NegativeLogLikelihood, init_args: {num_steps: 0}}", ["num_steps=0", "at least 1"]),
+        ("{class_path: KernelDistance, init_args: {num_subsets: 0}}", ["num_subsets=0"]),
+        ("{class_path: KernelDistance, init_args: {subset_sizes: 9}}", ["subset_size"]),
+        ("{class_path: KernelDistanc}", ["did you mean 'KernelDistance'"]),
+        ("Metric", ["Metric"]),
+        ("VPSDE", ["VPSDE", "Metric"]),
+    ],
+)
+def test_mistakes_in_a_file_of_metrics(run, capsys, entry, said):
+    (run / "judge.yaml").write_text(f"metrics: [{entry}]\n")
+    assert evaluate(f"--config {run}/judge.yaml --num_samples 9") == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in said), error
