@@ -6,7 +6,8 @@
 
 Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the
 TensorBoard files, and writes mnist.json and mnist.md, mnist.png with the curves, and the first 64 samples
-of each as mnist_NAME.png beside this file. Samples are not selected: seed 0, from the first on.
+of each as mnist_NAME.png beside this file. Samples are not selected: the first seed's, from the first on.
+A model whose run is not given stays as it was.
 """
 
 import argparse
@@ -23,16 +24,23 @@ from scorelight.cli import main
 HERE = Path(__file__).parent
 METRICS = ["FrechetDistance", "KernelDistance", "PrecisionRecall", "InceptionScore", "NegativeLogLikelihood"]
 EACH_HAS_ITS_FOLDER = "benchmark"
+PANELS = {
+    "train/loss": "training loss (mean of 50 logged steps)",
+    "val/loss": "validation loss",
+    "val/frechet_distance": "Fréchet distance while training",
+    "val/bits_per_dim": "bits/dim, 32 test images",
+}
 
 
 def curves(run):
-    """Everything logged: name -> [(step, value), ...], and the seconds from the first of it to the last."""
+    """Those of `PANELS`, as name -> [(step, value), ...], and the seconds from the first log to the last."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
     last = max(p.wall_time for points in scalars.values() for p in points)
     seconds = last - events.FirstEventTimestamp()
-    return {name: [(p.step, p.value) for p in points] for name, points in scalars.items()}, seconds
+    logged = {name: [(p.step, p.value) for p in scalars[name]] for name in PANELS}
+    return logged | {"train/loss": smooth(logged["train/loss"])}, seconds
 
 
 def judged(run, options):
@@ -75,27 +83,20 @@ def _cell(result):
 
 def draw(runs, path):
     """Loss and judgements by step."""
-    panels = {
-        "train/loss": "training loss (mean of 50 logged steps)",
-        "val/loss": "validation loss",
-        "val/frechet_distance": "Fréchet distance, 1,000 samples",
-        "val/bits_per_dim": "bits/dim, 32 test images",
-    }
     figure, axes = plt.subplots(1, 4, figsize=(14, 3), constrained_layout=True)
-    for axis, (name, title) in zip(axes, panels.items(), strict=True):
+    for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
         for label, run in runs.items():
             steps, values = zip(*run["curves"][name], strict=True)
-            if name == "train/loss":
-                steps, values = smooth(steps, values)
             axis.plot(steps, values, "o-" if len(steps) < 20 else "-", label=label, markersize=3)
         axis.set(title=title, xlabel="step", yscale="log")
     axes[0].legend()
     figure.savefig(path, dpi=110)
 
 
-def smooth(steps, values, width=50):
-    means = [sum(values[i : i + width]) / len(values[i : i + width]) for i in range(0, len(values), width)]
-    return steps[width - 1 :: width][: len(means)], means[: len(steps[width - 1 :: width])]
+def smooth(points, width=50):
+    """Means of so many points, each at the step of the last."""
+    groups = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 if __name__ == "__main__":
@@ -103,30 +104,26 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--num_samples", type=int, default=5000)
-    parser.add_argument("--num_images", type=int, default=500, help="test images for likelihoods")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--num_samples", type=int, default=2000)
+    parser.add_argument("--num_images", type=int, default=300, help="test images for likelihoods")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3])
     options = parser.parse_args()
-    runs = {}
+    file = HERE / "mnist.json"
+    runs = json.loads(file.read_text()) if file.exists() else {}
     for run in options.runs:
         config = yaml.safe_load((run / "config.yaml").read_text())
         name = Path(config["trainer"]["default_root_dir"]).name
         found, picture = judged(run, options)
         logged, seconds = curves(run)
         config["data"]["init_args"]["root"] = "data"  # where it lay does not matter
-        runs[name] = found | {"config": config, "curves": logged, "seconds": seconds}
+        runs[name] = found | {"config": config, "curves": logged, "seconds": seconds, "commit": commit()}
         (HERE / f"mnist_{name}.png").write_bytes(picture.read_bytes())
+    runs = dict(sorted(runs.items()))
     draw(runs, HERE / "mnist.png")
     text = f"# The MNIST models\n\n{table(runs)}\n\nErrors are standard errors, over "
     text += "the seeds for samples and over the test images for likelihoods.\n"
     for name, run in runs.items():
-        text += f"\n## {name}\n\n![samples](mnist_{name}.png)\n\n"
-        text += run["stated"]
-    text += f"\nCommit {commit()}, seed {next(iter(runs.values()))['config']['seed_everything']}.\n"
+        text += f"\n## {name}\n\n![samples](mnist_{name}.png)\n\n{run['stated']}"
+        text += f"* commit: {run['commit']}\n* seed of the training: {run['config']['seed_everything']}\n"
     (HERE / "mnist.md").write_text(text)
-    kept = {
-        name: {k: v for k, v in run.items() if k not in ("curves", "stated")} for name, run in runs.items()
-    }
-    for name, run in runs.items():
-        kept[name]["curves"] = {k: v for k, v in run["curves"].items() if k.startswith("val/")}
-    (HERE / "mnist.json").write_text(json.dumps({"commit": commit(), "runs": kept}, indent=1) + "\n")
+    file.write_text(json.dumps(runs, indent=1) + "\n")

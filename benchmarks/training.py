@@ -15,7 +15,8 @@
 * Lightning: steps of `ScoreModule` under `Trainer.fit` (TensorBoard, gradient clipping, data in memory), from
   the start of a batch to that of the next, against a plain loop around the same parts.
 
-Everything takes turns, in rounds, in one process with one thread. CPU time, since other programs on the
+Everything takes turns, in rounds, in one process with one thread, whose malloc keeps what is freed, as under
+`scorelight fit`: the others profit from it, too. CPU time, since other programs on the
 machine do not count; the median of the rounds, and the best. Ratios are the medians of the rounds' ratios.
 
 Writes training.json, .md and .png beside this file.
@@ -47,6 +48,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule, ToyDataModule, UNet
+from scorelight.__main__ import keep_freed_memory
 from scorelight.data.base import EightBitDataModule
 from scorelight.data.examples import Arrays
 from scorelight.networks.base import LevelEmbedding
@@ -436,6 +438,7 @@ if __name__ == "__main__":
     parser.add_argument("--networks", action="store_true", help="only those, as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if arguments.networks:
         print(json.dumps(compare_networks(arguments.rounds)))
