@@ -39,7 +39,7 @@ def curves(run):
     scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
     last = max(p.wall_time for points in scalars.values() for p in points)
     seconds = last - events.FirstEventTimestamp()
-    logged = {name: [(p.step, p.value) for p in scalars[name]] for name in PANELS}
+    logged = {name: [(p.step, p.value) for p in scalars[name]] for name in PANELS if name in scalars}
     return logged | {"train/loss": smooth(logged["train/loss"])}, seconds
 
 
@@ -85,11 +85,14 @@ def draw(runs, path):
     """Loss and judgements by step."""
     figure, axes = plt.subplots(1, 4, figsize=(14, 3), constrained_layout=True)
     for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
-        for label, run in runs.items():
+        for number, (label, run) in enumerate(runs.items()):
+            if name not in run["curves"]:
+                continue  # a run without its callback
             steps, values = zip(*run["curves"][name], strict=True)
-            axis.plot(steps, values, "o-" if len(steps) < 20 else "-", label=label, markersize=3)
+            mark = "o-" if len(steps) < 20 else "-"
+            axis.plot(steps, values, mark, label=label, markersize=3, color=f"C{number}")
         axis.set(title=title, xlabel="step", yscale="log")
-    axes[0].legend()
+    axes[1].legend()
     figure.savefig(path, dpi=110)
 
 

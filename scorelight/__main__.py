@@ -14,9 +14,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that is freed, which the next step takes again.
 
-    By default malloc gives large tensors back to the system, and every step has them mapped in page by page:
-    a tenth of a small U-Net's training step on two cores. What the user sets in ``MALLOC_*_THRESHOLD_`` stays,
-    and other systems and allocators are left alone.
+    By default malloc gives large tensors back to the system, and every step has them mapped in page by page,
+    a tenth of a small U-Net's training step on two cores. What the user sets in ``MALLOC_*_THRESHOLD_``
+    stays, and other systems and allocators are left alone.
     """
     if sys.platform != "linux" or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
         return
