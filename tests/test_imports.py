@@ -67,7 +67,7 @@ ALLOWED = {
     "dequantizer_module": BASICS
     | CORE
     | {"checkpoint_io", "trusted", "denoiser", "dequantization", "likelihood", "objectives", "times"},
-    "example_metrics": BASICS | {"bounds", "denoiser", "dequantization", "likelihood"},
+    "example_metrics": BASICS | {"bounds", "denoiser", "dequantization", "likelihood", "metrics.base"},
     "judging": BASICS
     | {"data.loaders", "denoiser", "dequantization", "example_metrics", "metrics", "module", "parts"}
     | {"pictures", "samplers.base"},
