@@ -8,13 +8,14 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from scorelight.__main__ import keep_freed_memory
 
 def step():
     return [torch.ones(2**20) for _ in range(8)]  # 4 MiB each, 8,192 pages of 4 KiB together
 
+ctypes.CDLL(None).mallopt(-3, 2**16)  # nothing large is kept; by default that depends on what else is in use
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(3):
@@ -34,6 +35,7 @@ def faults(do, **environment):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 def test_pages_are_mapped_in_once_and_not_at_every_step_unless_the_user_says_otherwise():
-    left, kept = faults("leave"), faults("keep")
-    assert left > 10 * (kept + 1)
+    kept = faults("keep")
+    assert kept < 100  # of 81,920 pages of 4 KiB; larger pages are fewer
+    assert faults("leave") > 10 * (kept + 1)
     assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") > 10 * (kept + 1)
