@@ -16,8 +16,8 @@
   the start of a batch to that of the next, against a plain loop around the same parts.
 
 Everything takes turns, in rounds, in one process with one thread, whose malloc keeps what is freed, as under
-`scorelight fit`: the others profit from it, too. CPU time, since other programs on the
-machine do not count; the median of the rounds, and the best. Ratios are the medians of the rounds' ratios.
+`scorelight fit`: the others profit from it, too. CPU time, since other programs on the machine do not count;
+the median of the rounds, and the best. Ratios are the medians of the rounds' ratios.
 
 Writes training.json, .md and .png beside this file.
 """
