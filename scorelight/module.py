@@ -114,8 +114,14 @@ class ScoreModule(LightningModule):
         """Compile the network; let the objective see the training set, if it wants to.
 
         Raises:
-            ConfigurationError: If the data that are to be dequantised have no grey levels.
+            ConfigurationError: If the data that are to be dequantised have no grey levels, or weights are to
+                be trained in 16 bits.
         """
+        if stage == "fit" and self.trainer.precision in ("bf16-true", "16-true"):
+            raise ConfigurationError(
+                f"trainer.precision={self.trainer.precision}: weights of 16 bits do not move by the small "
+                "steps of their optimizer and average; use bf16-mixed, which keeps them in 32"
+            )
         if self.compile_network:
             for denoiser in (self.denoiser, self.ema.denoiser):
                 denoiser.network.compile()  # in place: the names of the weights stay
@@ -167,6 +173,9 @@ class ScoreModule(LightningModule):
     def _optimizer_and_scheduler(self) -> tuple[Optimizer, Any]:
         parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer = self._built("optimizer", self.optimizer, parameters)
+        # Some optimizers divide gradients by the scale of the loss themselves, after clipping: Lightning does
+        # not clip for these, even under bf16-mixed, which has no such scale. Have it divide them before.
+        optimizer._step_supports_amp_scaling = False
         return optimizer, self._built(
             "lr_scheduler", self.lr_scheduler, optimizer
         ) if self.lr_scheduler else None

@@ -5,7 +5,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
+import struct
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -64,3 +66,22 @@ def make_trainer(tmp_path):
         return Trainer(**(quiet | changes))
 
     return make
+
+
+@pytest.fixture
+def in_a_folder_with_data(tmp_path, monkeypatch):
+    """Data sets of noise below ``data``, MNIST as large as it is and CIFAR-10 small."""
+    from scorelight import CIFAR10DataModule
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/MNIST/raw").mkdir(parents=True)
+    for name, num in (("train", 60_000), ("t10k", 10_000)):
+        for kind, sizes in (("images-idx3", (num, 28, 28)), ("labels-idx1", (num,))):
+            header = struct.pack(f">{1 + len(sizes)}i", 0x0800 + len(sizes), *sizes)
+            with (tmp_path / f"data/MNIST/raw/{name}-{kind}-ubyte").open("wb") as file:
+                file.write(header)
+                file.truncate(len(header) + np.prod(sizes))
+    monkeypatch.setattr(CIFAR10DataModule, "_sizes", (8, 8))
+    for name in ("train", "test"):
+        images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"data/cifar10_{name}.npz", images=images, labels=np.arange(8))

@@ -1,12 +1,8 @@
-import struct
-
-import numpy as np
 import pytest
 import torch
 import yaml
 
 import scorelight
-from scorelight import CIFAR10DataModule
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir
 
@@ -17,28 +13,22 @@ THIN = ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--da
 SMALL = {"mnist": [*THIN, "--model.sampler.num_steps=2"], "cifar10": THIN}
 
 
-@pytest.fixture
-def in_a_folder_with_data(tmp_path, monkeypatch):
-    """Data sets of noise below ``data``, MNIST as large as it is and CIFAR-10 small."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/MNIST/raw").mkdir(parents=True)
-    for name, num in (("train", 60_000), ("t10k", 10_000)):
-        for kind, sizes in (("images-idx3", (num, 28, 28)), ("labels-idx1", (num,))):
-            header = struct.pack(f">{1 + len(sizes)}i", 0x0800 + len(sizes), *sizes)
-            with (tmp_path / f"data/MNIST/raw/{name}-{kind}-ubyte").open("wb") as file:
-                file.write(header)
-                file.truncate(len(header) + np.prod(sizes))
-    monkeypatch.setattr(CIFAR10DataModule, "_sizes", (8, 8))
-    for name in ("train", "test"):
-        images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-        np.savez(tmp_path / f"data/cifar10_{name}.npz", images=images, labels=np.arange(8))
-
-
 @pytest.mark.usefixtures("in_a_folder_with_data")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_shipped_configuration_trains(name):
     small = SMALL.get(name.split("/")[0], [])
     assert main(["fit", "--config", name, "--trainer.fast_dev_run", "true", *small]) == 0
+
+
+@pytest.mark.usefixtures("in_a_folder_with_data")
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("cifar10")])
+def test_the_configurations_of_paper_size_train_in_bfloat16_and_parts_of_batches(name):
+    flags = [
+        "--trainer.precision=bf16-mixed",
+        "--trainer.accumulate_grad_batches=2",
+        "--trainer.fast_dev_run=2",
+    ]
+    assert main(["fit", "--config", name, *flags, *THIN]) == 0
 
 
 @pytest.mark.parametrize(

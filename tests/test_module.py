@@ -344,6 +344,14 @@ def test_a_sampler_of_ones_own_can_be_used(make_module):
     assert x.shape == (3, 2)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_16_bits_are_not_trained(make_module, make_trainer, precision):
+    with pytest.raises(ConfigurationError, match=rf"trainer.precision={precision}: .*use bf16-mixed"):
+        make_trainer(max_steps=1, precision=precision).fit(
+            make_module(), ToyDataModule(num_train=8, num_val=8)
+        )
+
+
 def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(
     make_module, make_trainer, monkeypatch, tmp_path
 ):

@@ -1,16 +1,31 @@
 """What the README shows is run."""
 
 import re
+import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision.utils import save_image
+
+from scorelight.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-COMMANDS = re.findall(r"^    (scorelight .*?)$|^(scorelight .*?)$", README, flags=re.M)
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.S)).replace("\\\n", "")
+COMMANDS = re.findall(r"^scorelight (.*)$", SHELL, flags=re.M)
+# Flags that come later win: as little of each command as shows that it works, in one process, not compiled
+LESS = {
+    "fit": "--trainer.fast_dev_run 2 --trainer.devices 1 --trainer.num_nodes 1 --model.compile_network false "
+    "--model.network.base_channels 8 --samples.num_samples 1 --data.val_batch_size 4",
+    "sample": "--num_samples 2 --sampler.num_steps 2",
+    "evaluate": "--num_samples 1000 --sampler DDIM --sampler.num_steps 2 --num_images 2 --devices 1",
+    "statistics": "--features PixelFeatures",
+    "configs": "",
+}
 
 
 def snippet(word):
@@ -72,3 +87,22 @@ def test_commands_name_configurations_that_exist():
         if name.isupper() or "/config.yaml" in name:
             continue
         find_config(name)
+
+
+@pytest.fixture
+def after_training(in_a_folder_with_data):
+    """What the commands expect to be there: a run, called RUN too, and a zip of photos."""
+    flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
+    assert main(["fit", "--config", "digits/vp_epsilon", *flags.split()]) == 0
+    Path("RUN").symlink_to("runs/digits/vp_epsilon")
+    with zipfile.ZipFile("my_photos.zip", "w") as archive:
+        for i in range(9):
+            save_image(torch.rand(3, 32, 32), "photo.png")
+            archive.write("photo.png", f"{i}.png")
+
+
+@pytest.mark.usefixtures("after_training")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_works(command):
+    args = shlex.split(command, comments=True)
+    assert main([*args, *LESS[args[0]].split()]) == 0

@@ -57,8 +57,10 @@ class TroubleCallback(Callback):
     ) -> None:
         """Look at the gradient, all processes at the same one."""
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norm = float(get_total_norm(gradients)) / _loss_scale(trainer, optimizer)
-        if not math.isfinite(norm) and trainer.precision not in _SCALED:
+        norm = float(get_total_norm(gradients))
+        if not math.isfinite(norm):
+            if getattr(trainer.precision_plugin, "scaler", None):
+                return  # the gradient scaler leaves this step out, and lowers its factor
             raise TrainingDivergedError(
                 f"the gradient is {norm} at step {trainer.global_step}, though the loss is finite; this step "
                 f"was not taken. {_REMEDY}"
@@ -74,13 +76,6 @@ class TroubleCallback(Callback):
         self._norms = [*self._norms[-99:], norm]
 
 
-def _loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """By what 16-bit precision multiplies gradients until the optimizer itself divides by it."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return scaler.get_scale() if scaler and getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
-
-
-_SCALED = ("16", "16-mixed", "16-true")  # whose gradient scaler skips such steps by itself
 _REMEDY = "Try a lower learning rate, --trainer.gradient_clip_val 1 or a larger model.process.t_min"
 
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 
 from scorelight import (
     VESDE,
@@ -48,7 +49,8 @@ class Weights(Callback):
         self.seen.append(torch.cat([p.detach().flatten() for p in module.denoiser.parameters()]))
 
     def on_train_batch_end(self, trainer, *_):
-        self.norms.append(trainer.callback_metrics.get("train/gradient_norm"))
+        norm = trainer.callback_metrics.get("train/gradient_norm")
+        self.norms.append(None if norm is None else float(norm))
 
 
 def train(make_trainer, module, data=None, max_steps=6, **changes):
@@ -72,6 +74,31 @@ def test_the_norm_is_that_of_the_gradient_before_clipping(make_module, make_trai
     clipped = train(make_trainer, make_module(optimizer=SGD), max_steps=3, gradient_clip_val=0.01)
     assert (clipped.seen[1] - clipped.seen[0]).norm().item() == pytest.approx(0.01, rel=1e-3)
     assert clipped.norms[0] == pytest.approx(free.norms[0])
+
+
+@pytest.mark.parametrize(
+    ("type_", "scaler"), [("bf16-mixed", None), ("16-mixed", torch.amp.GradScaler("cpu", init_scale=1024.0))]
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_norm_and_clipping_are_those_of_unscaled_gradients(make_module, make_trainer, fused, type_, scaler):
+    full = train(make_trainer, make_module(optimizer=SGD), max_steps=2)
+    torch.manual_seed(0)
+    mixed = MixedPrecision(type_, "cpu", scaler)
+    optimizer = functools.partial(SGD, fused=fused)
+    found = train(
+        make_trainer, make_module(optimizer=optimizer), max_steps=2, gradient_clip_val=0.01, plugins=[mixed]
+    )
+    assert found.norms[0] == pytest.approx(full.norms[0], rel=0.02)  # bfloat16 has 8 bits
+    assert found.norms[0] > 0.02  # it was clipped
+    assert (found.seen[1] - found.seen[0]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_steps_that_a_gradient_scaler_leaves_out_do_not_stop_the_run(make_module, make_trainer):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    mixed = MixedPrecision("16-mixed", "cpu", scaler)
+    found = train(make_trainer, make_module(optimizer=SGD), max_steps=2, plugins=[mixed])
+    assert torch.equal(found.seen[0], found.seen[1]) and scaler.get_scale() < 2.0**127
+    assert found.norms == [None, None]
 
 
 def test_the_norm_of_accumulated_gradients_is_that_of_their_mean(make_module, make_trainer):
