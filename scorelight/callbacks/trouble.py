@@ -27,7 +27,8 @@ class TroubleCallback(Callback):
     * Images that are not in [−1, 1]: an error before the first step.
     * σ/α at t_max below a third of the largest distance in the batch: a warning, since the prior then is not
       what data turn into (Song & Ermon, 2020, Technique 1).
-    * A gradient that is NaN or infinite: the run stops, and the step is not taken.
+    * A gradient that is NaN or infinite: the run stops, and the step is not taken. (Under 16-mixed the
+      gradient scaler leaves the step out, and the run goes on.)
     * A gradient with a norm above `factor` times the median of the last 100: a warning, once.
 
     The norm, before clipping, is logged as ``train/gradient_norm``.
