@@ -12,14 +12,14 @@ A model whose run is not given stays as it was.
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
 from common import commit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from scorelight.cli import main
 
 HERE = Path(__file__).parent
 METRICS = ["FrechetDistance", "KernelDistance", "PrecisionRecall", "InceptionScore", "NegativeLogLikelihood"]
@@ -50,7 +50,10 @@ def judged(run, options):
     command += ["--seeds", *map(str, options.seeds), "--num_images", str(options.num_images)]
     for old in folder.glob("results-*"):
         old.unlink()
-    assert main([*command, "--out", str(folder)]) == 0
+    subprocess.run(
+        [sys.executable, "-m", "scorelight", *command, "--out", str(folder), "--devices", options.devices],
+        check=True,
+    )
     (found,) = folder.glob("results-*.json")
     picture = min(folder.glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
     _, protocol = found.with_suffix(".md").read_text().split("\n\n", 1)
@@ -110,6 +113,7 @@ if __name__ == "__main__":
     parser.add_argument("--num_samples", type=int, default=2000)
     parser.add_argument("--num_images", type=int, default=300, help="test images for likelihoods")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--devices", default="1", help="processes that judge; what they find is the same")
     options = parser.parse_args()
     file = HERE / "mnist.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
