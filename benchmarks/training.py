@@ -6,9 +6,6 @@
   16x16 and in the middle, one head; float32, batch 32. azula's has no attention, so there is one of ours
   with none at 16x16, too; and that of configs/mnist. A step is the same for all: noise, mean squared error,
   backward, gradient clipping, fused Adam, EMA. Only the networks differ.
-* Memory: `scorelight fit` has malloc keep what is freed, since glibc gives large tensors back to the system
-  and every step has to have them mapped in anew. The others' training programs leave malloc as it comes. All
-  networks are timed in both ways, and compared with ours as it is under `scorelight fit`.
 * Bounds: every convolution of our networks alone, forward and backward, with shape and order in memory
   of its real input; and the same with the attention's products.
 * With AVX2 alone, which most processors of the last ten years have, and with all that the processor has.
@@ -18,9 +15,9 @@
 * Lightning: steps of `ScoreModule` under `Trainer.fit` (TensorBoard, gradient clipping, data in memory), from
   the start of a batch to that of the next, against a plain loop around the same parts.
 
-Everything takes turns, in rounds, with one thread; one process for each way of malloc. CPU time, since other
-programs on the machine do not count; the median of the rounds, and the best. Ratios are the medians of the
-rounds' ratios, with their quartiles.
+Everything takes turns, in rounds, in one process with one thread, whose malloc keeps what is freed, as under
+`scorelight fit`: the others profit from it, too. CPU time, since other programs on the machine do not count;
+the median of the rounds, and the best. Ratios are the medians of the rounds' ratios.
 
 Writes training.json, .md and .png beside this file.
 """
@@ -71,8 +68,6 @@ INSTRUCTIONS = {
 }
 STEPS = {"U-Net": 8, "MLP": 200}  # of Lightning and of the plain loop in each round
 OURS, PLAIN, MNIST = "scorelight", "scorelight, no attention at 16x16", "scorelight, that of mnist/vp_edm"
-KEPT, AS_IT_COMES = "kept", "as it comes"  # what malloc does with freed memory
-WARM_UP = 2  # rounds
 
 
 # Networks of one size, each called as network(x, noise_label)
@@ -141,7 +136,6 @@ NETWORKS = {
     "azula": Azula,
     MNIST: mnist_unet,
 }
-LIKE = {"azula": PLAIN, PLAIN: PLAIN, MNIST: MNIST}  # what a speed is compared with; the rest with OURS
 
 
 # A step
@@ -210,88 +204,54 @@ def seconds(job):
     return time.process_time() - start
 
 
-def jobs_and_bounds():
-    """What is timed: a step of every network, and the products of ours; and which network a product is of."""
+def compare_networks(rounds):
+    """The table of the networks, with the instructions that the environment allows."""
     torch.manual_seed(SEED)
-    jobs = {name: Step(make()) for name, make in NETWORKS.items()}
-    network_of = {}
+    networks = {name: make() for name, make in NETWORKS.items()}
+    jobs = {name: Step(network) for name, network in networks.items()}
+    whole, bounds = {}, {}
     for name in (OURS, PLAIN, MNIST):
         for what, attention in (("convolutions", False), ("convolutions and attention", True)):
             jobs[f"{what} of {name}"] = Products(NETWORKS[name](), attention)
-            network_of[f"{what} of {name}"] = name
-    return jobs, network_of
-
-
-def serve():
-    """Run the jobs that standard input names, a line each; answer with the seconds."""
-    jobs, network_of = jobs_and_bounds()
-    sizes = {name: sum(p.numel() for p in jobs[name].weights) for name in NETWORKS}
-    known = {"flops": {name: operations(job) for name, job in jobs.items()}, "parameters": sizes}
-    print(json.dumps(known | {"network_of": network_of}), flush=True)
-    for line in sys.stdin:
-        print(seconds(jobs[line.rstrip()]), flush=True)
-
-
-class Server:
-    """A process that times jobs: libraries, and malloc, look at their settings only once."""
-
-    def __init__(self, environment, keep):
-        command = [sys.executable, __file__, "--serve", *["--keep"] * keep]
-        self.process = subprocess.Popen(
-            command, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.known = json.loads(self.process.stdout.readline())
-
-    def __call__(self, name):
-        print(name, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
-
-
-def compare_networks(environment, rounds):
-    """The rows of a table, with the instructions that the environment allows."""
-    servers = {KEPT: Server(environment, keep=True), AS_IT_COMES: Server(environment, keep=False)}
-    flops, parameters, network_of = (servers[KEPT].known[k] for k in ("flops", "parameters", "network_of"))
-    jobs = [(KEPT, name) for name in flops] + [(AS_IT_COMES, name) for name in parameters]
-    times = {job: [] for job in jobs}
-    for turn in range(-WARM_UP, rounds):
-        for malloc, name in jobs[turn % len(jobs) :] + jobs[: turn % len(jobs)]:
-            took = servers[malloc](name)
-            if turn >= 0:
-                times[malloc, name].append(took)
-    for server in servers.values():
-        server.process.communicate()
-
-    def ratio(top, bottom):
-        """Of speeds per operation: the median of the rounds' ratios, and their quartiles."""
-        work = flops[top[1]] / flops[bottom[1]]
-        found = [work * b / t for t, b in zip(times[top], times[bottom], strict=True)]
-        return statistics.quantiles(found, n=4)
-
+            whole[f"{what} of {name}"] = name
+        bounds[name] = f"convolutions of {name}"
+    flops = {name: operations(job) for name, job in jobs.items()}
+    for job in jobs.values():
+        job()
+    times = {name: [] for name in jobs}
+    names = list(jobs)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(seconds(jobs[name]))
     rows = []
-    for malloc, name in jobs:
-        middle, best = statistics.median(times[malloc, name]), min(times[malloc, name])
-        bound = f"convolutions of {name}"
+    for name in names:
+        middle, best = statistics.median(times[name]), min(times[name])
         rows.append(
             {
                 "network": name,
-                "malloc": malloc,
-                "parameters": parameters.get(name),
+                "parameters": sum(p.numel() for p in networks[name].parameters())
+                if name in networks
+                else None,
                 "MFLOP_per_image": flops[name] / BATCH / 1e6,
                 "ms": 1e3 * middle,
                 "ms_best": 1e3 * best,
                 "images_per_second": BATCH / middle,
                 "GFLOP_per_second": flops[name] / middle / 1e9,
                 "GFLOP_per_second_best": flops[name] / best / 1e9,
-                "speed_by_that_of_ours": ratio(
-                    (malloc, name), (KEPT, LIKE.get(network_of.get(name, name), OURS))
+                "speed_by_that_of_ours": statistics.median(
+                    (flops[name] / t) / (flops[OURS] / o)
+                    for o, t in zip(times[OURS], times[name], strict=True)
                 ),
                 "share_of_the_step": statistics.median(
-                    t / w for w, t in zip(times[KEPT, network_of[name]], times[KEPT, name], strict=True)
+                    t / w for w, t in zip(times[whole[name]], times[name], strict=True)
                 )
-                if name in network_of
+                if name in whole
                 else None,
-                "speed_by_that_of_its_convolutions": ratio((malloc, name), (KEPT, bound))
-                if malloc == KEPT and bound in flops
+                "speed_by_that_of_its_convolutions": statistics.median(
+                    (flops[name] / t) / (flops[bounds[name]] / c)
+                    for t, c in zip(times[name], times[bounds[name]], strict=True)
+                )
+                if name in bounds
                 else None,
             }
         )
@@ -408,36 +368,40 @@ CASES = {
 }
 
 
+# Instruction sets
+
+
+def with_instructions(environment, rounds):
+    """The table of the networks from a process of its own: libraries look at the environment only once."""
+    command = [sys.executable, __file__, "--networks", "--rounds", str(rounds)]
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
 # Report
 
 
 def table(instructions, rows):
     lines = [
-        f"Training step, batch {BATCH}, one thread, {instructions}. Speed is per operation, by that of ours "
-        "(of the same attention, memory kept) and by that of the convolutions of the network alone:",
+        f"Training step, batch {BATCH}, one thread, {instructions}:",
         "",
-        "| network | freed memory | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) "
-        "| by ours (quartiles) | by its convolutions (quartiles) | share of the step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours "
+        "| by its convolutions | of the step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
         count = f"{r['parameters']:,}" if r["parameters"] else ""
-        share = f"{r['share_of_the_step']:.0%}" if r["share_of_the_step"] else ""
+        share, bound = (
+            f"{r[name]:.0%}" if r[name] else ""
+            for name in ("share_of_the_step", "speed_by_that_of_its_convolutions")
+        )
         speed = f"{r['GFLOP_per_second']:.0f} ({r['GFLOP_per_second_best']:.0f})"
         lines.append(
-            f"| {r['network']} | {r['malloc']} | {count} | {r['MFLOP_per_image']:.0f} "
-            f"| {r['ms']:.0f} ({r['ms_best']:.0f}) | {r['images_per_second']:.1f} | {speed} "
-            f"| {_spread(r['speed_by_that_of_ours'], '.2f')} "
-            f"| {_spread(r['speed_by_that_of_its_convolutions'], '.0%')} | {share} |"
+            f"| {r['network']} | {count} | {r['MFLOP_per_image']:.0f} | {r['ms']:.0f} ({r['ms_best']:.0f}) "
+            f"| {r['images_per_second']:.1f} | {speed} | {r['speed_by_that_of_ours']:.2f} "
+            f"| {bound} | {share} |"
         )
     return [*lines, ""]
-
-
-def _spread(quartiles, form):
-    if quartiles is None:
-        return ""
-    low, middle, high = (format(q, form) for q in quartiles)
-    return f"{middle} ({low} to {high})"
 
 
 def report(tables, costs):
@@ -461,10 +425,9 @@ def picture(tables, path):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(tables), figsize=(12, 5), layout="constrained", sharey=True)
+    figure, axes = pyplot.subplots(1, len(tables), figsize=(11, 3.5), layout="constrained", sharey=True)
     for axis, (instructions, rows) in zip(axes, tables.items(), strict=True):
-        names = [f"{r['network']} ({r['malloc']})" for r in reversed(rows)]
-        axis.barh(names, [r["GFLOP_per_second"] for r in reversed(rows)])
+        axis.barh([r["network"] for r in reversed(rows)], [r["GFLOP_per_second"] for r in reversed(rows)])
         axis.set(xlabel="GFLOP/s of a training step, one thread", title=instructions)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
@@ -472,19 +435,17 @@ def picture(tables, path):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=15, help="of every comparison (default: 15)")
-    parser.add_argument("--serve", action="store_true", help="time the jobs that standard input names")
-    parser.add_argument("--keep", action="store_true", help="have malloc keep what is freed")
+    parser.add_argument("--networks", action="store_true", help="only those, as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.keep or not arguments.serve:
-        keep_freed_memory()
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    if arguments.serve:
-        serve()
+    if arguments.networks:
+        print(json.dumps(compare_networks(arguments.rounds)))
         sys.exit()
     begin = time.perf_counter()
     measured = commit()
-    tables = {name: compare_networks(env, arguments.rounds) for name, env in INSTRUCTIONS.items()}
+    tables = {name: with_instructions(env, arguments.rounds) for name, env in INSTRUCTIONS.items()}
     costs = [lightning_cost(name, arguments.rounds) for name in CASES]
     packages = ("torch", "lightning", "diffusers", "smalldiffusion", "azula")
     result = {
