@@ -44,6 +44,7 @@ from scorelight import (
     LangevinCorrector,
     LogSNRGrid,
     PredictorCorrector,
+    Restart,
     ReverseDiffusion,
     UniPC,
 )
@@ -88,6 +89,8 @@ STOCHASTIC = {
     "PredictorCorrector, annealed": half(
         PredictorCorrector, predictor=ReverseDiffusion(), corrector=AnnealedCorrector()
     ),
+    "Restart": lambda nfe: Restart(max(round(nfe / 1.6), 12)),
+    "Restart, DDIM, η = 1": lambda nfe: Restart(max(round(nfe / 1.6), 12), sampler=DDIM(eta=1.0)),
 }
 
 

@@ -14,6 +14,7 @@ from scorelight.samplers.langevin import (
 )
 from scorelight.samplers.multistep import DPMSolverPP, ExponentialAdams, UniPC
 from scorelight.samplers.ode import Euler, Heun
+from scorelight.samplers.restart import Restart
 from scorelight.samplers.sde import EulerMaruyama, ReverseDiffusion
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "LangevinCorrector",
     "LangevinDynamics",
     "PredictorCorrector",
+    "Restart",
     "ReverseDiffusion",
     "Sampler",
     "UniPC",

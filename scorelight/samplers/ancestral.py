@@ -31,6 +31,11 @@ def _noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
     return max(1 - float(t.alpha / s.alpha * s.sigma / t.sigma) ** 2, 0.0)
 
 
+def diffuse(x: Tensor, s: NoiseLevel, t: NoiseLevel, noise: Noise) -> Tensor:
+    """x_t ~ q(x_t | x_s) of (8), t the noisier level."""
+    return (t.alpha / s.alpha) * x + t.sigma * _noise_lost(t, s) ** 0.5 * noise(x)
+
+
 class AncestralSampler(Sampler):
     """x_s ~ N(mean of q(x_s | x_t, x̂0), variance): Ho et al. (2020), algorithm 2; SMLD's for VE.
 

@@ -32,6 +32,7 @@ from scorelight import (
     MixedGrid,
     NetworkDenoiser,
     RectifiedFlow,
+    Restart,
     ReverseDiffusion,
     Sampler,
     SMLDProcess,
@@ -70,6 +71,7 @@ STOCHASTIC = {
 ALL = DETERMINISTIC | STOCHASTIC | {"DDIM eta=0.5": functools.partial(DDIM, eta=0.5)}
 TWO_EVALUATIONS = ("Heun", "EDM", "EDM with churn")
 ALL["EDM with churn"] = functools.partial(EDMSampler, s_churn=5.0)
+ALL["Restart"] = functools.partial(Restart, low=1e-9, high=1e9, num_restarts=1)  # all the way back
 
 
 def choose(samplers):
@@ -141,7 +143,7 @@ def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, m
     assert torch.equal(states[-1], sample)
 
 
-@choose({k: v for k, v in (ALL | MULTISTEP | VARIANTS).items() if k not in TWO_EVALUATIONS})
+@choose({k: v for k, v in (ALL | MULTISTEP | VARIANTS).items() if k not in (*TWO_EVALUATIONS, "Restart")})
 @with_or_without
 @pytest.mark.parametrize("num_steps", [2, 7])
 def test_one_evaluation_a_step(make, denoise, num_steps, generator):
