@@ -95,7 +95,9 @@ def test_it_keeps_the_marginals_of_the_process(process, generator):
 
 
 @pytest.mark.parametrize("process", [VPSDE(), VESDE(), DDPMProcess()], ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("sampler", [None, ExponentialAdams(), Heun(), EDMSampler(s_churn=5.0)], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [None, ExponentialAdams(), Heun(), EDMSampler(s_churn=5.0)], ids=lambda s: type(s).__name__
+)
 def test_the_way_is_down_and_again_from_high_to_low_and_on(process, sampler, generator):
     recorder = Recorder(GAUSSIAN, process)
     grid = NearestLevels(LogSNRGrid())
