@@ -7,7 +7,8 @@
 Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the
 TensorBoard files, and writes mnist.json and mnist.md, mnist.png with the curves, and the first 64 samples
 of each as mnist_NAME.png beside this file. Samples are not selected: the first seed's, from the first on.
-A model whose run is not given stays as it was.
+A model whose run is not given stays as it was. What is not named below goes to `scorelight evaluate`: a
+sampler other than that of the run.
 """
 
 import argparse
@@ -48,6 +49,7 @@ def judged(run, options):
     folder = run / EACH_HAS_ITS_FOLDER
     command = ["evaluate", str(run), "--metrics", *METRICS, "--num_samples", str(options.num_samples)]
     command += ["--seeds", *map(str, options.seeds), "--num_images", str(options.num_images)]
+    command += options.sampler
     for old in folder.glob("results-*"):
         old.unlink()
     subprocess.run(
@@ -114,7 +116,7 @@ if __name__ == "__main__":
     parser.add_argument("--num_images", type=int, default=300, help="test images for likelihoods")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--devices", default="1", help="processes that judge; what they find is the same")
-    options = parser.parse_args()
+    options, options.sampler = parser.parse_known_args()
     file = HERE / "mnist.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
     for run in options.runs:

@@ -416,6 +416,11 @@ def test_sample_needs_no_yaml_and_takes_any_sampler(run):
         (["--sampler", "Heun"], "Heun, 25 steps, 49 network evaluations"),
         (["--sampler", "ExponentialAdams"], "ExponentialAdams, 20 steps, 20 network evaluations"),
         (["--sampler", "PredictorCorrector", "--sampler.num_steps", "4"], "4 steps, 7 network evaluations"),
+        # of its levels σ/α = 152, 6.2, 0.26 and 0.01 it goes thrice between the last two
+        (
+            ["--sampler", "Restart", "--sampler.low", "1e-9", "--sampler.num_steps", "4"],
+            "Restart, 4 steps, 7 ",
+        ),
     ],
 )
 def test_sample_says_what_it_cost_and_a_named_sampler_has_its_own_defaults(run, capsys, flags, said):
