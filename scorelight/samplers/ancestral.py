@@ -23,7 +23,7 @@ from scorelight.times import LogSNRGrid, NearestLevels, TimeGrid
 __all__ = ["DDIM", "AncestralSampler"]
 
 
-def _noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
+def noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
     """1 − r² with r = α_t σ_s/(α_s σ_t), from 0 to 1: σ²_{t|s} = σ_t² (1 − r²), c² = σ_s² (1 − r²).
 
     Written with it, no difference of two squares can round below 0 and turn a state complex.
@@ -33,7 +33,7 @@ def _noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
 
 def diffuse(x: Tensor, s: NoiseLevel, t: NoiseLevel, noise: Noise) -> Tensor:
     """x_t ~ q(x_t | x_s) of (8), t the noisier level."""
-    return (t.alpha / s.alpha) * x + t.sigma * _noise_lost(t, s) ** 0.5 * noise(x)
+    return (t.alpha / s.alpha) * x + t.sigma * noise_lost(t, s) ** 0.5 * noise(x)
 
 
 class AncestralSampler(Sampler):
@@ -65,7 +65,7 @@ class AncestralSampler(Sampler):
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
-            lost = _noise_lost(t, s)
+            lost = noise_lost(t, s)
             pred = predict(x, t)
             mean = s.alpha * pred.x0 + s.sigma * (1 - lost) ** 0.5 * pred.epsilon
             x = mean + s.sigma * lost**0.5 * (t.sigma / s.sigma) ** self._fraction(pred) * noise(x)
@@ -108,7 +108,7 @@ class DDIM(Sampler):
     def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
-            fresh = self.eta**2 * _noise_lost(t, s)  # share of σ_s² that is drawn anew, c²/σ_s²
+            fresh = self.eta**2 * noise_lost(t, s)  # share of σ_s² that is drawn anew, c²/σ_s²
             pred = predict(x, t)
             x = s.alpha * pred.x0 + s.sigma * (1 - fresh) ** 0.5 * pred.epsilon
             if self.eta:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from scorelight.samplers.ancestral import noise_lost
 from scorelight.samplers.base import Levels, Noise, Predict, Sampler
 
 __all__ = ["EulerMaruyama", "ReverseDiffusion"]
@@ -56,6 +57,6 @@ class ReverseDiffusion(Sampler):
         """One evaluation a step."""
         for t, s in pairwise(levels):
             a = t.alpha / s.alpha
-            g2 = t.sigma**2 * (1 - (a * s.sigma / t.sigma) ** 2)
+            g2 = t.sigma**2 * noise_lost(t, s)
             x = (2 - a) * x + g2 * predict(x, t).score + g2**0.5 * noise(x)
             yield x
