@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SCRIPT = """
 import functools, json, sys, torch
 torch.set_num_threads(1)
@@ -106,7 +107,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("world", "what"), [(2, "fit"), (3, "fit"), (2, "fit-stratified")])
+@pytest.mark.parametrize(("world", "what"), [(2, "fit"), slow(3, "fit"), slow(2, "fit-stratified")])
 def test_several_ranks_train_as_one_does(launch, world, what):
     """Loss curves, weights and average of the same global batches agree to rounding: sums in another order.
 
@@ -131,7 +132,7 @@ def test_two_ranks_validate_every_example_once(launch):
     assert read(folder / "val2.json") == pytest.approx(read(folder / "val1.json"), rel=1e-6)
 
 
-@pytest.mark.parametrize(("world", "batch_size"), [(1, 1), (2, 1), (2, 100), (3, 2)])
+@pytest.mark.parametrize(("world", "batch_size"), [slow(1, 1), slow(2, 1), slow(2, 100), (3, 2)])
 def test_distances_and_likelihoods_do_not_depend_on_processes_and_batches(launch, world, batch_size):
     """13 samples by an adaptive solver and 7 likelihoods: shares and evaluations differ from rank to rank."""
     folder, _ = launch(world, f"judge-{batch_size}")
@@ -149,6 +150,7 @@ def test_two_ranks_draw_the_same_samples_as_one(launch):
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_samples_and_judges_on_several_processes(tmp_path):
     two = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
     judge = (

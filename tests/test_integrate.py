@@ -13,7 +13,7 @@ from scorelight.integrate import _depart, _equal_weights, _Layout, _polynomial_w
 
 D = torch.float64
 both = pytest.mark.parametrize("integrate", [dopri5, adams], ids=["dopri5", "adams"])
-RATES = torch.tensor([0.1, 1.0, 10.0, 300.0], dtype=D)  # from easy to stiff
+RATES = torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=D)  # from easy to stiff
 
 
 def decay(t, y, index):

@@ -15,6 +15,7 @@ from reliability import differences
 
 from scorelight.checkpoint_io import read_checkpoint
 
+pytestmark = pytest.mark.slow
 COMMAND = ["fit", "--config=toy/vp_epsilon", "--trainer.default_root_dir=runs", "--trainer.max_steps=12"]
 COMMAND += ["--trainer.val_check_interval=5", "--checkpoint.every_n_steps=3", "--samples.every_n_steps=6"]
 COMMAND += ["--trainer.log_every_n_steps=1", "--samples.num_samples=2", "--model.network.width=16"]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -89,11 +90,20 @@ def test_commands_name_configurations_that_exist():
         find_config(name)
 
 
-@pytest.fixture
-def after_training(in_a_folder_with_data):
-    """What the commands expect to be there: a run, called RUN too, and a zip of photos."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of two steps on digits."""
     flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
-    assert main(["fit", "--config", "digits/vp_epsilon", *flags.split()]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("trained"))
+        assert main(["fit", "--config", "digits/vp_epsilon", *flags.split()]) == 0
+    return folder
+
+
+@pytest.fixture
+def after_training(trained, in_a_folder_with_data):
+    """What the commands expect to be there: a run, called RUN too, and a zip of photos."""
+    shutil.copytree(trained / "runs", "runs")
     Path("RUN").symlink_to("runs/digits/vp_epsilon")
     with zipfile.ZipFile("my_photos.zip", "w") as archive:
         for i in range(9):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from lightning.pytorch import Callback
+from marks import slow_but
 from PIL import Image
 from reliability import scalars, unequal
 
@@ -119,7 +120,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", slow_but(MOMENTS, "just after a checkpoint", "in a validation"))
 def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(alone, tmp_path, moment):
     hook, step = MOMENTS[moment]
     with pytest.MonkeyPatch.context() as patch:

@@ -118,6 +118,7 @@ def test_mistakes(fit, capsys):
     assert "no dequantizer in it" in fails(capsys, run, "--resume", "true", "--out", "q.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_trained_survives_an_interruption(sent, fit):
     command = [sys.executable, "-m", "scorelight", "dequantize", fit(), "--max_steps", "100000"]

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -30,10 +31,19 @@ def fails(capsys, *args, code=2):
     return said
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of three steps on the toy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("trained"))
+        assert main(["fit", "--config", "toy/vp_epsilon", *SMALL]) == 0
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path):
-    """A run of three steps on the toy."""
-    assert main(["fit", "--config", "toy/vp_epsilon", *SMALL]) == 0
+def run(trained, tmp_path):
+    """A copy of the run folder; the working folder is above it."""
+    shutil.copytree(trained / "runs", "runs")
     return tmp_path / "runs/toy/vp_epsilon/version_0"
 
 

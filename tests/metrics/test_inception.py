@@ -93,6 +93,7 @@ def test_all_numbers_are_those_of_torch_fidelity(weights):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_with_more_images_than_features_the_distance_is_that_of_torch_fidelity(weights):
     real, fake = images(80, 3, 0), images(80, 3, 1) // 2
     quality = SampleQuality(InceptionFeatures(weights, 64), [FrechetDistance()])

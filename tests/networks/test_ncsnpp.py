@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from marks import slow_but
 from torch import nn
 
 from scorelight import ConfigurationError, DDPMUNet, NCSNpp
@@ -240,7 +241,7 @@ def test_the_output_depends_on_noise_level_and_class_and_no_label_is_the_last_cl
     assert torch.equal(net(x, noise_label), outputs[3])
 
 
-@EACH
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "ncsn++ skips"))
 def test_the_network_is_compiled_as_one_graph(variant):
     net, (x, noise_label) = randomised(make(variant)), inputs()
     compiled = torch.compile(net, backend="eager", fullgraph=True)

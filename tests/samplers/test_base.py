@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from marks import slow_but
 from scipy.integrate import solve_ivp
 
 from scorelight import (
@@ -79,6 +80,11 @@ def choose(samplers):
 
 
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+every_process_slowly = pytest.mark.parametrize(
+    "process",
+    slow_but(PROCESSES, PROCESSES[0]),
+    ids=lambda p: type(p).__name__,
+)
 with_or_without = pytest.mark.parametrize("denoise", [True, False])
 MEAN, VARIANCE = 0.7, 0.3
 
@@ -247,7 +253,7 @@ def test_deterministic_samplers_draw_nothing(make, generator):
 
 @choose(ALL)
 @pytest.mark.parametrize("process", [*PROCESSES, VPSDE(t_min=1e-5), SubVPSDE(t_min=1e-5)], ids=repr)
-@pytest.mark.parametrize("num_steps", [2, 10, 50, 1000])
+@pytest.mark.parametrize("num_steps", slow_but([2, 10, 50, 1000], 2, 10, 50))
 def test_every_sampler_ends_at_the_only_point_of_the_data(make, process, num_steps, generator):
     noise = torch.randn(16, 1, dtype=D, generator=generator)
     x = make(num_steps=num_steps)(points(process), noise, generator=generator)
@@ -269,7 +275,7 @@ def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(
     assert variance == pytest.approx(s.sigma**2, rel=1e-9)
 
 
-@every_process
+@every_process_slowly
 @choose(DETERMINISTIC | STOCHASTIC)
 def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make, exact_moments):
     sampler = make(num_steps=1000)
@@ -282,7 +288,7 @@ def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make, ex
     assert abs(variance / expected[1] - 1) < bias
 
 
-@every_process
+@every_process_slowly
 @choose(STOCHASTIC)
 def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, make, exact_moments):
     expected = limit_moments(process, False, stochastic=True)[1]
@@ -324,7 +330,14 @@ def flow(index):
     return AnalyticDenoiser(density, process), noise, last.alpha * torch.as_tensor(end).reshape(-1, 2)
 
 
-@pytest.mark.parametrize("index", range(len(PROCESSES)), ids=lambda i: type(PROCESSES[i]).__name__)
+every_flow = pytest.mark.parametrize(
+    "index",
+    slow_but(range(len(PROCESSES)), 0),
+    ids=lambda i: type(PROCESSES[i]).__name__,
+)
+
+
+@every_flow
 @choose(DETERMINISTIC | MULTISTEP | VARIANTS)
 def test_the_error_of_deterministic_samplers_falls_with_the_declared_order(index, make):
     denoiser, noise, reference = flow(index)
@@ -380,7 +393,7 @@ def test_the_published_third_order_has_not_three_and_ours_has():
     assert order(ours) > 2.9
 
 
-@pytest.mark.parametrize("index", range(len(PROCESSES)), ids=lambda i: type(PROCESSES[i]).__name__)
+@every_flow
 @choose(DETERMINISTIC | MULTISTEP | VARIANTS)
 def test_the_way_back_leads_to_the_noise_of_the_exact_flow_with_the_declared_order(index, make):
     denoiser, noise, end = flow(index)
