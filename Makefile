@@ -38,8 +38,8 @@ types: setup
 pytest: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-test-slow: setup  ## the long experiments among the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+test-slow: setup  ## the long tests: real processes, long grids, training
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile
 
 bench-setup: $(BENCH_VENV)/.installed  ## make benchmarks/.venv with the libraries that the benchmarks compare with
 

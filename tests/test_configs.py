@@ -10,7 +10,7 @@ CONFIGS = sorted(str(p.relative_to(config_dir()).with_suffix("")) for p in confi
 
 
 THIN = ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--data.batch_size=4"]
-SMALL = {"mnist": [*THIN, "--model.sampler.num_steps=2"], "cifar10": THIN}
+SMALL = {"mnist": [*THIN, "--model.sampler.num_steps=2", "--data.val_batch_size=4"], "cifar10": THIN}
 
 
 @pytest.mark.usefixtures("in_a_folder_with_data")

@@ -126,6 +126,7 @@ def test_several_ranks_train_as_one_does(launch, world, what):
             assert rank[name] == ranks[0][name]
 
 
+@pytest.mark.slow
 def test_two_ranks_validate_every_example_once(launch):
     folder, _ = launch(2, "validate")
     launch(1, "validate")
@@ -142,6 +143,7 @@ def test_distances_and_likelihoods_do_not_depend_on_processes_and_batches(launch
     assert found == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_draw_the_same_samples_as_one(launch):
     folder, _ = launch(2, "predict")
     launch(1, "predict")

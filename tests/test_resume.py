@@ -132,6 +132,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(alone, tmp_
     assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 
+@pytest.mark.slow
 def test_with_threads_that_decode_flips_dropout_and_times_by_their_losses(tmp_path, monkeypatch):
     """Of a model that dequantises, drops conditions and units, and learns where the loss is."""
     for i in range(40):

@@ -4,7 +4,6 @@ import functools
 
 import pytest
 import torch
-from marks import slow_but
 
 from scorelight import (
     DDIM,
@@ -28,7 +27,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", slow_but(CASES, "vp_epsilon"))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_trained_network_recovers_the_exact_score(case, make_trainer):
     """RMS error of σ∇log p_t over p_t below 0.25 at nine times; zero output would be off by up to 1.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow_but
 
 from scorelight import Protocol, bits_per_dim, load_dequantizer
 from scorelight.batch import gather
@@ -51,7 +52,9 @@ def figures(said):
     }
 
 
-@pytest.mark.parametrize("name", ["digits/vp_epsilon", "digits/vp_epsilon_conditional"])
+@pytest.mark.parametrize(
+    "name", slow_but(["digits/vp_epsilon", "digits/vp_epsilon_conditional"], "digits/vp_epsilon")
+)
 def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
     run, flags = fit(name), "--max_steps 2 --num_images 3 --dequantizer.width 8 --out new/q.ckpt --seed 4"
     assert main(["dequantize", run, *flags.split()]) == 0

@@ -26,7 +26,9 @@ def fails(capsys, *args):
     ("name", "sampler"),
     [
         ("digits/vp_epsilon", ""),
-        ("digits/vp_epsilon_conditional", "--sampler DDIM --sampler.num_steps 100"),
+        pytest.param(
+            "digits/vp_epsilon_conditional", "--sampler DDIM --sampler.num_steps 100", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_images_are_encoded_and_come_back(name, sampler, capsys):

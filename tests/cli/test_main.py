@@ -17,6 +17,7 @@ from scorelight.cli import main
 from scorelight.cli.runs import RunConfigCallback
 
 SMALL = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--data.num_train", "600"]
+SMALL += ["--samples.num_samples", "9"]
 
 
 @pytest.fixture(autouse=True)

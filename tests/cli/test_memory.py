@@ -33,6 +33,7 @@ def faults(do, **environment):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 def test_pages_are_mapped_in_once_and_not_at_every_step_unless_the_user_says_otherwise():
     kept = faults("keep")
