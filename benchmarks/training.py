@@ -4,7 +4,8 @@
 
 * Networks of one size: 32x32 images of one channel, 32, 64 and 64 channels, two blocks a level, attention at
   16x16 and in the middle, one head; float32, batch 32. azula's has no attention, so there is one of ours
-  with none at 16x16, too; and that of configs/mnist. A step is the same for all: noise, mean squared error,
+  with none at 16x16, too; one of as many operations whose first convolution sees patches of 2x2 pixels, 64
+  and 128 channels; and that of configs/mnist. A step is the same for all: noise, mean squared error,
   backward, gradient clipping, fused Adam, EMA. Only the networks differ.
 * Bounds: every convolution of our networks alone, forward and backward, with shape and order in memory
   of its real input; and the same with the attention's products.
@@ -68,6 +69,7 @@ INSTRUCTIONS = {
 }
 STEPS = {"U-Net": 8, "MLP": 200}  # of Lightning and of the plain loop in each round
 OURS, PLAIN, MNIST = "scorelight", "scorelight, no attention at 16x16", "scorelight, that of mnist/vp_edm"
+PATCHED = "scorelight, patches of 2x2"
 
 
 # Networks of one size, each called as network(x, noise_label)
@@ -122,6 +124,11 @@ def our_network(attention_levels=(1,)):
     return UNet(SHAPE, base_channels=32, multipliers=(1, 2, 2), attention_levels=attention_levels)
 
 
+def patched_network():
+    """As many operations, with the first of the resolutions left out."""
+    return UNet(SHAPE, base_channels=64, multipliers=(1, 2), attention_levels=(0,), patch_size=2)
+
+
 def mnist_unet(shape=SHAPE):
     """That of configs/mnist/vp_edm.yaml."""
     config = yaml.safe_load((HERE.parent / "configs/mnist/vp_edm.yaml").read_text())
@@ -134,6 +141,7 @@ NETWORKS = {
     "smalldiffusion": SmallDiffusion,
     PLAIN: functools.partial(our_network, ()),
     "azula": Azula,
+    PATCHED: patched_network,
     MNIST: mnist_unet,
 }
 
@@ -210,7 +218,7 @@ def compare_networks(rounds):
     networks = {name: make() for name, make in NETWORKS.items()}
     jobs = {name: Step(network) for name, network in networks.items()}
     whole, bounds = {}, {}
-    for name in (OURS, PLAIN, MNIST):
+    for name in (OURS, PLAIN, PATCHED, MNIST):
         for what, attention in (("convolutions", False), ("convolutions and attention", True)):
             jobs[f"{what} of {name}"] = Products(NETWORKS[name](), attention)
             whole[f"{what} of {name}"] = name

@@ -130,8 +130,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def residual_sum(x: Tensor, residual: Tensor, weight: float) -> Tensor:
-    """Weight times the sum."""
-    return x + residual if weight == 1 else (x + residual).mul_(weight)
+    """Weight times the sum, in the place of the residual: memory that is new takes twice the time."""
+    total = residual.add_(x)
+    return total if weight == 1 else total.mul_(weight)
 
 
 def group_norm(channels: int, size: int = 4) -> nn.GroupNorm:

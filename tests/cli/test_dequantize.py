@@ -1,5 +1,6 @@
 """Learned noise within grey levels, on the command line."""
 
+import functools
 import re
 import signal
 import subprocess
@@ -126,13 +127,19 @@ def test_mistakes(fit, capsys):
 def test_what_is_trained_survives_an_interruption(sent, fit):
     command = [sys.executable, "-m", "scorelight", "dequantize", fit(), "--max_steps", "100000"]
     log = Path("log")
+    listen = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # in the background it is ignored
     with log.open("wb") as file:
-        running = subprocess.Popen(command, stdout=file, stderr=file)
-    deadline = time.monotonic() + 120
-    while b"train/bits_per_dim" not in log.read_bytes():
-        assert running.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-    running.send_signal(sent)
-    running.wait(timeout=60)
+        running = subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=listen)
+    try:
+        deadline = time.monotonic() + 120
+        while b"train/bits_per_dim" not in log.read_bytes():
+            assert running.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        running.send_signal(sent)
+        running.wait(timeout=60)
+    finally:
+        running.kill()
     assert "--resume true" in log.read_text() and "Traceback" not in log.read_text()
     assert load_dequantizer("dequantizer.ckpt").shape == (1, 8, 8)
