@@ -60,7 +60,12 @@ def test_what_is_not_defined_is_refused_with_the_remedy(process, row, column):
         check(process, row, column)
 
 
-AFFINE = [(p, o) for p in ("CosineVPSDE", "DDPMProcess") for o in OBJECTIVES if (p, o) not in TABLES]
+AFFINE = [
+    pytest.param(p, o, marks=marks)
+    for p, marks in (("CosineVPSDE", ()), ("DDPMProcess", pytest.mark.slow))
+    for o in OBJECTIVES
+    if (p, o) not in TABLES
+]
 
 
 @pytest.mark.parametrize(("process", "column"), AFFINE)

@@ -246,13 +246,10 @@ def trained(density, make_trainer, process, steps, **options):
     return q, x, trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("density", "process"),
-    [
-        (ONE, VPSDE()),
-        pytest.param(TWO, VPSDE(), marks=pytest.mark.slow),
-        pytest.param(TWO, SMLDProcess(50, 0.02, 5.0), marks=pytest.mark.slow),
-    ],
+    [(ONE, VPSDE()), (TWO, VPSDE()), (TWO, SMLDProcess(50, 0.02, 5.0))],
     ids=["1 pixel", "2 pixels", "2 pixels, a table"],
 )
 def test_training_closes_the_gap_to_the_exact_probability(density, process, make_trainer, tmp_path):

@@ -195,6 +195,7 @@ def test_the_command_line_trains_samples_and_judges_on_several_processes(tmp_pat
         assert three[name]["each"] == pytest.approx(result["each"], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_divergence_on_one_rank_stops_both(launch):
     _, done = launch(2, "diverge", check=False)
     assert done.returncode != 0 and "TrainingDivergedError" in done.stderr

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from marks import slow_but
 from scipy import stats
 from torch import nn
 from torch.distributions import Normal
@@ -91,7 +92,7 @@ class Spy(Denoiser):
 
 
 @every_process
-@pytest.mark.parametrize("dim", [1, 2, 16])
+@pytest.mark.parametrize("dim", slow_but([1, 2, 16], 2))
 def test_a_mixture_has_its_own_density_within_1e_4_nats_per_dimension(process, dim):
     density = mixture(dim)
     x0 = density.sample(16, seeded(1))

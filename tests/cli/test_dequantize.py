@@ -85,6 +85,7 @@ def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
     assert again.protocol.dequantization == "learned"
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was(fit, capsys):
     run, flags = fit(), "--max_steps 4 --num_images 2 --dequantizer.width 8"
     assert main(["dequantize", run, *flags.split()]) == 0

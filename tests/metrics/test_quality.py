@@ -217,6 +217,7 @@ def ranks(tmp_path_factory):
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_several_processes_find_what_one_finds(ranks, generator):
     one = fill(SampleQuality(PixelFeatures(), every_metric()), *points(generator)).compute()
     expected = {name: value.item() for name, value in one.items()}

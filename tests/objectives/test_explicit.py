@@ -324,6 +324,7 @@ print(json.dumps([imported, step(100), step(60_000)]))
 """
 
 
+@pytest.mark.slow
 def test_a_bank_of_the_size_of_mnist_needs_less_than_two_gigabytes():
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True, env=env)

@@ -253,7 +253,9 @@ def data():
 
 
 @pytest.mark.parametrize(
-    "objective", [VariationalBound(), VariationalBound(10)], ids=["continuous", "levels"]
+    "objective",
+    [VariationalBound(), pytest.param(VariationalBound(10), marks=pytest.mark.slow)],
+    ids=["continuous", "levels"],
 )
 def test_training_improves_the_bound_and_moves_the_schedule(objective, data, make_trainer, tmp_path):
     module, x0 = make(objective), data.exact.sample(4000, torch.Generator().manual_seed(2)).float()

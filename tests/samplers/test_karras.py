@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from marks import slow_but
 
 from scorelight import (
     VESDE,
@@ -116,7 +117,7 @@ def moments(sampler, process, mean, variance, monkeypatch):
 
 
 @every_process
-@pytest.mark.parametrize("s_churn", [0.0, 5.0, 40.0])
+@pytest.mark.parametrize("s_churn", slow_but([0.0, 5.0, 40.0], 0.0, 40.0))
 def test_the_weak_error_falls_with_the_declared_order_with_and_without_churn(process, s_churn, monkeypatch):
     mean, variance = 0.7, 0.3
     s = process.levels(torch.tensor([process.t_min], dtype=D))[0]

@@ -192,7 +192,14 @@ def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
     assert denoiser.count == evaluations
 
 
-@pytest.mark.parametrize("process", [VPSDE(), VESDE(sigma_max=10), SubVPSDE(), SMLDProcess(60, 0.05, 10.0)])
+@pytest.mark.parametrize(
+    "process",
+    [
+        VPSDE(),
+        SMLDProcess(60, 0.05, 10.0),
+        *(pytest.param(p, marks=pytest.mark.slow) for p in (VESDE(sigma_max=10), SubVPSDE())),
+    ],
+)
 @pytest.mark.parametrize(
     "sampler",
     [

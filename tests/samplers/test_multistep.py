@@ -205,7 +205,11 @@ def test_all_deterministic_samplers_meet(process):
 @every_process
 @pytest.mark.parametrize(
     "grid",
-    [UniformGrid(), QuadraticGrid(), LogSNRGrid(), KarrasGrid(), MixedGrid()],
+    [
+        UniformGrid(),
+        LogSNRGrid(),
+        *(pytest.param(g, marks=pytest.mark.slow) for g in (QuadraticGrid(), KarrasGrid(), MixedGrid())),
+    ],
     ids=lambda g: type(g).__name__,
 )
 @pytest.mark.parametrize("make", [DPMSolverPP, UniPC, ExponentialAdams])
