@@ -43,7 +43,7 @@ def test_a_process_of_ones_own_in_twelve_lines_trains_samples_and_loads(tmp_path
     name = re.search(r"class (\w+)", code)[1]
     commands = [
         f"fit --config toy/vp_epsilon --model.process my_process.{name} --trainer.max_steps 5 "
-        "--trainer.val_check_interval 5",
+        "--trainer.val_check_interval 5 --samples.num_samples 9",
         "sample runs/toy/vp_epsilon --num_samples 9 --out samples --trust my_process",
     ]
     for command in commands:

@@ -14,7 +14,7 @@ from scorelight.cli.configs import config_dir
 
 CONFIG = yaml.safe_load((config_dir() / "toy/vp_epsilon.yaml").read_text())
 DRY = ["--trainer.fast_dev_run", "true", "--trainer.enable_progress_bar", "false"]
-few = settings(max_examples=25, deadline=None, database=None, suppress_health_check=tuple(HealthCheck))
+few = settings(max_examples=40, deadline=None, database=None, suppress_health_check=tuple(HealthCheck))
 
 
 @pytest.fixture(autouse=True)
