@@ -68,6 +68,20 @@ def make_trainer(tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Train from the command line in a new folder, once a file: what starts from a run copies it."""
+    from scorelight.cli import main
+
+    def fit(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder := tmp_path_factory.mktemp("trained"))
+            assert main(["fit", *args]) == 0
+        return folder
+
+    return fit
+
+
 @pytest.fixture
 def in_a_folder_with_data(tmp_path, monkeypatch):
     """Data sets of noise below ``data``, MNIST as large as it is and CIFAR-10 small."""

@@ -5,6 +5,7 @@ import math
 import certify as benchmark
 import pytest
 import torch
+from marks import slow
 from scipy import stats
 
 import scorelight as sl
@@ -61,8 +62,8 @@ def test_what_is_not_defined_is_refused_with_the_remedy(process, row, column):
 
 
 AFFINE = [
-    pytest.param(p, o, marks=marks)
-    for p, marks in (("CosineVPSDE", ()), ("DDPMProcess", pytest.mark.slow))
+    (p, o) if p == "CosineVPSDE" else slow(p, o)
+    for p in ("CosineVPSDE", "DDPMProcess")
     for o in OBJECTIVES
     if (p, o) not in TABLES
 ]

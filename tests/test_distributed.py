@@ -9,8 +9,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from marks import slow
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SCRIPT = """
 import functools, json, sys, torch
 torch.set_num_threads(1)

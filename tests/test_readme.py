@@ -23,8 +23,7 @@ LESS = {
     "fit": "--trainer.fast_dev_run 2 --trainer.devices 1 --trainer.num_nodes 1 --model.compile_network false "
     "--model.network.base_channels 8 --samples.num_samples 1 --data.val_batch_size 4",
     "sample": "--num_samples 2 --sampler.num_steps 2",
-    "evaluate": "--num_samples 1000 --sampler DDIM --sampler.num_steps 2 --num_images 2 --devices 1 "
-    "--seeds 0",
+    "evaluate": "--num_samples 1000 --sampler DDIM --sampler.num_steps 2 --num_images 2 --devices 1",
     "statistics": "--features PixelFeatures",
     "configs": "",
 }
@@ -92,13 +91,10 @@ def test_commands_name_configurations_that_exist():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(train):
     """A folder with a run of two steps on digits."""
     flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder := tmp_path_factory.mktemp("trained"))
-        assert main(["fit", "--config", "digits/vp_epsilon", *flags.split()]) == 0
-    return folder
+    return train("--config", "digits/vp_epsilon", *flags.split())
 
 
 @pytest.fixture

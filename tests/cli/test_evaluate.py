@@ -10,15 +10,11 @@ from scorelight.cli import main
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(train):
     """A folder with a run on digits, of two steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
-        flags += " --model.sampler.num_steps 3 --samples.num_samples 4"
-        assert main(f"fit --config digits/vp_epsilon {flags}".split()) == 0
-    return folder
+    flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
+    flags += " --model.sampler.num_steps 3 --samples.num_samples 4"
+    return train("--config", "digits/vp_epsilon", *flags.split())
 
 
 @pytest.fixture

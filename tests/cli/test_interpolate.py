@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from marks import slow
 from PIL import Image
 
 from scorelight.cli import main
@@ -26,9 +27,7 @@ def fails(capsys, *args):
     ("name", "sampler"),
     [
         ("digits/vp_epsilon", ""),
-        pytest.param(
-            "digits/vp_epsilon_conditional", "--sampler DDIM --sampler.num_steps 100", marks=pytest.mark.slow
-        ),
+        slow("digits/vp_epsilon_conditional", "--sampler DDIM --sampler.num_steps 100"),
     ],
 )
 def test_images_are_encoded_and_come_back(name, sampler, capsys):

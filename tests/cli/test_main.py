@@ -33,12 +33,9 @@ def fails(capsys, *args, code=2):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(train):
     """A folder with a run of three steps on the toy."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder := tmp_path_factory.mktemp("trained"))
-        assert main(["fit", "--config", "toy/vp_epsilon", *SMALL]) == 0
-    return folder
+    return train("--config", "toy/vp_epsilon", *SMALL)
 
 
 @pytest.fixture

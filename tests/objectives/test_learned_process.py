@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from torch import nn
 
 from scorelight import (
@@ -254,7 +255,7 @@ def data():
 
 @pytest.mark.parametrize(
     "objective",
-    [VariationalBound(), pytest.param(VariationalBound(10), marks=pytest.mark.slow)],
+    [VariationalBound(), slow(VariationalBound(10))],
     ids=["continuous", "levels"],
 )
 def test_training_improves_the_bound_and_moves_the_schedule(objective, data, make_trainer, tmp_path):

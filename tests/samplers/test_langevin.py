@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from marks import slow
 
 from scorelight import (
     VESDE,
@@ -193,12 +194,7 @@ def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
 
 
 @pytest.mark.parametrize(
-    "process",
-    [
-        VPSDE(),
-        SMLDProcess(60, 0.05, 10.0),
-        *(pytest.param(p, marks=pytest.mark.slow) for p in (VESDE(sigma_max=10), SubVPSDE())),
-    ],
+    "process", [VPSDE(), slow(VESDE(sigma_max=10)), slow(SubVPSDE()), SMLDProcess(60, 0.05, 10.0)]
 )
 @pytest.mark.parametrize(
     "sampler",

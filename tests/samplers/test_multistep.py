@@ -4,6 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from scipy.integrate import quad
 
 from scorelight import (
@@ -205,11 +206,7 @@ def test_all_deterministic_samplers_meet(process):
 @every_process
 @pytest.mark.parametrize(
     "grid",
-    [
-        UniformGrid(),
-        LogSNRGrid(),
-        *(pytest.param(g, marks=pytest.mark.slow) for g in (QuadraticGrid(), KarrasGrid(), MixedGrid())),
-    ],
+    [UniformGrid(), slow(QuadraticGrid()), LogSNRGrid(), slow(KarrasGrid()), slow(MixedGrid())],
     ids=lambda g: type(g).__name__,
 )
 @pytest.mark.parametrize("make", [DPMSolverPP, UniPC, ExponentialAdams])
