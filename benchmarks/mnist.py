@@ -1,7 +1,8 @@
-"""The two MNIST models: how they were trained and how good they are.
+"""The MNIST models: how they were trained and how good they are.
 
-    scorelight fit --config mnist/vp_edm                 # an hour or two on two cores
-    scorelight fit --config mnist/vp_edm_conditional     # 52 minutes on two cores
+    scorelight fit --config mnist/quick                  # a quarter of an hour on two cores
+    scorelight fit --config mnist/vp_edm                 # an hour or two
+    scorelight fit --config mnist/vp_edm_conditional     # 52 minutes
     python benchmarks/mnist.py runs/mnist/vp_edm/version_0 runs/mnist/vp_edm_conditional/version_0
 
 Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the

@@ -4,9 +4,11 @@
 
 * Networks of one size: 32x32 images of one channel, 32, 64 and 64 channels, two blocks a level, attention at
   16x16 and in the middle, one head; float32, batch 32. azula's has no attention, so there is one of ours
-  with none at 16x16, too; one of as many operations whose first convolution sees patches of 2x2 pixels, 64
-  and 128 channels; and that of configs/mnist. A step is the same for all: noise, mean squared error,
-  backward, gradient clipping, fused Adam, EMA. Only the networks differ.
+  with none at 16x16, too. A step is the same for all: noise, mean squared error, backward, gradient clipping,
+  fused Adam, EMA. Only the networks differ.
+* The networks of configs/mnist, and those of the others with the same channels, blocks, attention and
+  patches, on images of 28x28. That of quick.yaml sees patches of 2x2 pixels; that of vp_edm.yaml starts with
+  16 channels, which smalldiffusion's, whose groups are 32, cannot have.
 * Bounds: every convolution of our networks alone, forward and backward, with shape and order in memory
   of its real input; and the same with the attention's products.
 * With AVX2 alone, which most processors of the last ten years have, and with all that the processor has.
@@ -36,6 +38,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -46,6 +50,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 
 from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule, ToyDataModule, UNet
@@ -58,7 +63,6 @@ from scorelight.networks.blocks import Attention
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent
 SEED, BATCH = 0, 32
-SHAPE = (1, 32, 32)
 INSTRUCTIONS = {
     "AVX2": {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -68,41 +72,43 @@ INSTRUCTIONS = {
     "all instructions": {},
 }
 STEPS = {"U-Net": 8, "MLP": 200}  # of Lightning and of the plain loop in each round
-OURS, PLAIN, MNIST = "scorelight", "scorelight, no attention at 16x16", "scorelight, that of mnist/vp_edm"
-PATCHED = "scorelight, patches of 2x2"
 
 
-# Networks of one size, each called as network(x, noise_label)
+# Networks, each called as network(x, noise_label)
 
 
 class Azula(nn.Module):
     """Its conditioning comes from outside: ours."""
 
-    def __init__(self):
+    def __init__(self, channels=1, widths=(32, 64, 64), num_blocks=2):
         super().__init__()
         from azula.nn.unet import UNet as Net
 
-        self.embed = LevelEmbedding(128)
-        self.net = Net(1, 1, hid_channels=(32, 64, 64), hid_blocks=(2, 2, 2), mod_features=128, norm="group")
+        size, blocks = 4 * widths[0], [num_blocks] * len(widths)
+        self.embed = LevelEmbedding(size)
+        self.net = Net(
+            channels, channels, hid_channels=widths, hid_blocks=blocks, mod_features=size, norm="group"
+        )
 
     def forward(self, x, noise_label):
         return self.net(x, self.embed(noise_label))
 
 
 class Diffusers(nn.Module):
-    def __init__(self):
+    def __init__(self, channels=1, widths=(32, 64, 64), num_blocks=2, attention_level=1, groups=32):
         super().__init__()
         from diffusers import UNet2DModel
 
+        attention = ["Attn" * (level == attention_level) for level in range(len(widths))]
         self.net = UNet2DModel(
-            sample_size=32,
-            in_channels=1,
-            out_channels=1,
-            block_out_channels=(32, 64, 64),
-            layers_per_block=2,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=widths,
+            layers_per_block=num_blocks,
+            down_block_types=[f"{kind}DownBlock2D" for kind in attention],
+            up_block_types=[f"{kind}UpBlock2D" for kind in reversed(attention)],
             attention_head_dim=None,
+            norm_num_groups=groups,
         )
 
     def forward(self, x, noise_label):
@@ -110,39 +116,81 @@ class Diffusers(nn.Module):
 
 
 class SmallDiffusion(nn.Module):
-    def __init__(self):
+    def __init__(self, channels=1, size=32, multipliers=(1, 2, 2), attention_size=16, **options):
         super().__init__()
         from smalldiffusion import Unet
 
-        self.net = Unet(32, 1, 1, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(16,), dropout=0.0)
+        self.net = Unet(
+            size,
+            channels,
+            channels,
+            ch_mult=multipliers,
+            attn_resolutions=(attention_size,),
+            dropout=0.0,
+            **options,
+        )
 
     def forward(self, x, noise_label):
         return self.net(x, noise_label.exp())
 
 
+class InPatches(nn.Module):
+    """A network that sees patches of 2x2 pixels, as ours with patch_size=2."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, noise_label):
+        return pixel_shuffle(self.network(pixel_unshuffle(x, 2), noise_label), 2)
+
+
 def our_network(attention_levels=(1,)):
-    return UNet(SHAPE, base_channels=32, multipliers=(1, 2, 2), attention_levels=attention_levels)
+    return UNet((1, 32, 32), base_channels=32, multipliers=(1, 2, 2), attention_levels=attention_levels)
 
 
-def patched_network():
-    """As many operations, with the first of the resolutions left out."""
-    return UNet(SHAPE, base_channels=64, multipliers=(1, 2), attention_levels=(0,), patch_size=2)
+def mnist_unet(name):
+    """That of a configuration."""
+    config = yaml.safe_load((HERE.parent / f"configs/mnist/{name}.yaml").read_text())
+    return UNet((1, 28, 28), **config["model"]["network"]["init_args"])
 
 
-def mnist_unet(shape=SHAPE):
-    """That of configs/mnist/vp_edm.yaml."""
-    config = yaml.safe_load((HERE.parent / "configs/mnist/vp_edm.yaml").read_text())
-    return UNet(shape, **config["model"]["network"]["init_args"])
+@dataclass
+class Size:
+    """Networks that are alike, of images of one size, the first of them ours."""
+
+    shape: tuple[int, int, int]
+    networks: dict[str, Callable[[], nn.Module]]
 
 
-NETWORKS = {
-    OURS: our_network,
-    "diffusers": Diffusers,
-    "smalldiffusion": SmallDiffusion,
-    PLAIN: functools.partial(our_network, ()),
-    "azula": Azula,
-    PATCHED: patched_network,
-    MNIST: mnist_unet,
+SIZES = {
+    "32 to 64 channels, 32x32": Size(
+        (1, 32, 32),
+        {
+            "scorelight": our_network,
+            "diffusers": Diffusers,
+            "smalldiffusion": lambda: SmallDiffusion(ch=32),
+            "scorelight, no attention at 16x16": lambda: our_network(()),
+            "azula": Azula,
+        },
+    ),
+    "mnist/quick": Size(
+        (1, 28, 28),
+        {
+            "scorelight": lambda: mnist_unet("quick"),
+            "diffusers": lambda: InPatches(Diffusers(4, (64, 128), 1, 1)),
+            "smalldiffusion": lambda: InPatches(SmallDiffusion(4, 14, (1, 2), 7, ch=64, num_res_blocks=1)),
+            "azula": lambda: InPatches(Azula(4, (64, 128), 1)),
+        },
+    ),
+    "mnist/vp_edm": Size(
+        (1, 28, 28),
+        {
+            "scorelight": lambda: mnist_unet("vp_edm"),
+            "diffusers": lambda: Diffusers(1, (16, 32, 96), 1, 2, groups=4),
+            "azula": lambda: Azula(1, (16, 32, 96), 1),
+        },
+    ),
 }
 
 
@@ -152,12 +200,12 @@ NETWORKS = {
 class Step:
     """The same step for any network."""
 
-    def __init__(self, network):
+    def __init__(self, network, shape):
         self.network = network
         self.weights = list(network.parameters())
         self.averaged = [w.detach().clone() for w in self.weights]
         self.optimizer = torch.optim.Adam(self.weights, lr=1e-4, fused=True)
-        self.x0, self.noise_label = torch.randn(BATCH, *SHAPE), torch.linspace(-4, 4, BATCH)
+        self.x0, self.noise_label = torch.randn(BATCH, *shape), torch.linspace(-4, 4, BATCH)
         self.alpha = torch.sigmoid(-2 * self.noise_label).sqrt()[:, None, None, None]
 
     def __call__(self):
@@ -174,12 +222,12 @@ class Step:
 class Products:
     """Convolutions, and attention if wanted, forward and backward, with inputs like those that they get."""
 
-    def __init__(self, network, attention=False):
+    def __init__(self, network, shape, attention=False):
         self.jobs = []
         kinds = {nn.Conv2d: self._convolution} | ({Attention: self._attention} if attention else {})
         hooks = [m.register_forward_hook(kinds[type(m)]) for m in network.modules() if type(m) in kinds]
         with torch.no_grad():
-            network(torch.randn(BATCH, *SHAPE), torch.zeros(BATCH))
+            network(torch.randn(BATCH, *shape), torch.zeros(BATCH))
         for hook in hooks:
             hook.remove()
 
@@ -212,17 +260,17 @@ def seconds(job):
     return time.process_time() - start
 
 
-def compare_networks(rounds):
-    """The table of the networks, with the instructions that the environment allows."""
+def compare_networks(size, rounds):
+    """The rows of the networks of a size, with the instructions that the environment allows."""
     torch.manual_seed(SEED)
-    networks = {name: make() for name, make in NETWORKS.items()}
-    jobs = {name: Step(network) for name, network in networks.items()}
-    whole, bounds = {}, {}
-    for name in (OURS, PLAIN, PATCHED, MNIST):
-        for what, attention in (("convolutions", False), ("convolutions and attention", True)):
-            jobs[f"{what} of {name}"] = Products(NETWORKS[name](), attention)
-            whole[f"{what} of {name}"] = name
-        bounds[name] = f"convolutions of {name}"
+    networks = {name: make() for name, make in size.networks.items()}
+    ours = [name for name in networks if name.startswith("scorelight")]
+    whole = {f"convolutions{more} of {name}": name for name in ours for more in ("", " and attention")}
+    jobs = {name: Step(network, size.shape) for name, network in networks.items()}
+    jobs |= {
+        bound: Products(size.networks[name](), size.shape, attention="attention of" in bound)
+        for bound, name in whole.items()
+    }
     flops = {name: operations(job) for name, job in jobs.items()}
     for job in jobs.values():
         job()
@@ -231,35 +279,33 @@ def compare_networks(rounds):
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             times[name].append(seconds(jobs[name]))
+
+    def speed(name, other):
+        """Operations per second by those of another."""
+        pairs = zip(times[name], times[other], strict=True)
+        return statistics.median((flops[name] / a) / (flops[other] / b) for a, b in pairs)
+
+    def share(name):
+        return statistics.median(a / b for a, b in zip(times[name], times[whole[name]], strict=True))
+
     rows = []
     for name in names:
         middle, best = statistics.median(times[name]), min(times[name])
+        network = networks.get(name)
         rows.append(
             {
                 "network": name,
-                "parameters": sum(p.numel() for p in networks[name].parameters())
-                if name in networks
-                else None,
+                "parameters": sum(p.numel() for p in network.parameters()) if network else None,
                 "MFLOP_per_image": flops[name] / BATCH / 1e6,
                 "ms": 1e3 * middle,
                 "ms_best": 1e3 * best,
                 "images_per_second": BATCH / middle,
                 "GFLOP_per_second": flops[name] / middle / 1e9,
                 "GFLOP_per_second_best": flops[name] / best / 1e9,
-                "speed_by_that_of_ours": statistics.median(
-                    (flops[name] / t) / (flops[OURS] / o)
-                    for o, t in zip(times[OURS], times[name], strict=True)
-                ),
-                "share_of_the_step": statistics.median(
-                    t / w for w, t in zip(times[whole[name]], times[name], strict=True)
-                )
-                if name in whole
-                else None,
-                "speed_by_that_of_its_convolutions": statistics.median(
-                    (flops[name] / t) / (flops[bounds[name]] / c)
-                    for t, c in zip(times[name], times[bounds[name]], strict=True)
-                )
-                if name in bounds
+                "speed_by_that_of_ours": speed(name, ours[0]),
+                "share_of_the_step": share(name) if name in whole else None,
+                "speed_by_that_of_its_convolutions": speed(name, f"convolutions of {name}")
+                if name in ours
                 else None,
             }
         )
@@ -371,7 +417,7 @@ def lightning_cost(name, rounds):
 
 
 CASES = {
-    "U-Net": (functools.partial(mnist_unet, (1, 28, 28)), functools.partial(Noise, 64)),
+    "U-Net": (functools.partial(mnist_unet, "vp_edm"), functools.partial(Noise, 64)),
     "MLP": (functools.partial(MLP, (2,)), functools.partial(ToyDataModule, batch_size=512)),
 }
 
@@ -380,7 +426,7 @@ CASES = {
 
 
 def with_instructions(environment, rounds):
-    """The table of the networks from a process of its own: libraries look at the environment only once."""
+    """Rows of each size from a process of its own: libraries look at the environment only once."""
     command = [sys.executable, __file__, "--networks", "--rounds", str(rounds)]
     done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
@@ -389,9 +435,9 @@ def with_instructions(environment, rounds):
 # Report
 
 
-def table(instructions, rows):
+def table(size, instructions, rows):
     lines = [
-        f"Training step, batch {BATCH}, one thread, {instructions}:",
+        f"Training step, {size}, batch {BATCH}, one thread, {instructions}:",
         "",
         "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours "
         "| by its convolutions | of the step |",
@@ -413,7 +459,12 @@ def table(instructions, rows):
 
 
 def report(tables, costs):
-    lines = [line for instructions, rows in tables.items() for line in table(instructions, rows)]
+    lines = [
+        line
+        for size in SIZES
+        for instructions, sizes in tables.items()
+        for line in table(size, instructions, sizes[size])
+    ]
     lines += [
         "A step under Lightning against a plain loop around the same parts:",
         "",
@@ -433,10 +484,21 @@ def picture(tables, path):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(tables), figsize=(11, 3.5), layout="constrained", sharey=True)
-    for axis, (instructions, rows) in zip(axes, tables.items(), strict=True):
-        axis.barh([r["network"] for r in reversed(rows)], [r["GFLOP_per_second"] for r in reversed(rows)])
-        axis.set(xlabel="GFLOP/s of a training step, one thread", title=instructions)
+    heights = [len(rows) for rows in next(iter(tables.values())).values()]
+    figure, axes = pyplot.subplots(
+        len(SIZES),
+        len(tables),
+        figsize=(11, 6.5),
+        layout="constrained",
+        sharex="col",
+        sharey="row",
+        height_ratios=heights,
+    )
+    for column, (instructions, sizes) in zip(axes.T, tables.items(), strict=True):
+        for axis, (size, rows) in zip(column, sizes.items(), strict=True):
+            axis.barh([r["network"] for r in reversed(rows)], [r["GFLOP_per_second"] for r in reversed(rows)])
+            axis.set(title=f"{size}, {instructions}")
+        axis.set(xlabel="GFLOP/s of a training step, one thread")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -449,7 +511,7 @@ if __name__ == "__main__":
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if arguments.networks:
-        print(json.dumps(compare_networks(arguments.rounds)))
+        print(json.dumps({name: compare_networks(size, arguments.rounds) for name, size in SIZES.items()}))
         sys.exit()
     begin = time.perf_counter()
     measured = commit()
