@@ -21,7 +21,7 @@
 
 Everything takes turns, in rounds, in one process with one thread, whose malloc keeps what is freed, as under
 `scorelight fit`: the others profit from it, too. CPU time, since other programs on the machine do not count;
-the median of the rounds, and the best. Ratios are the medians of the rounds' ratios.
+the median of the rounds, and the best. Ratios are the medians of the rounds' ratios, with their quartiles.
 
 Writes training.json, .md and .png beside this file.
 """
@@ -162,6 +162,7 @@ class Size:
 
     shape: tuple[int, int, int]
     networks: dict[str, Callable[[], nn.Module]]
+    repeats: int = 1  # rounds for each that is asked for: the small ones are cheap
 
 
 SIZES = {
@@ -183,6 +184,7 @@ SIZES = {
             "smalldiffusion": lambda: InPatches(SmallDiffusion(4, 14, (1, 2), 7, ch=64, num_res_blocks=1)),
             "azula": lambda: InPatches(Azula(4, (64, 128), 1)),
         },
+        repeats=3,
     ),
     "mnist/vp_edm": Size(
         (1, 28, 28),
@@ -191,6 +193,7 @@ SIZES = {
             "diffusers": lambda: Diffusers(1, (16, 32, 96), 1, 2, groups=4),
             "azula": lambda: Azula(1, (16, 32, 96), 1),
         },
+        repeats=3,
     ),
 }
 
@@ -255,6 +258,10 @@ def operations(job):
     return counter.get_total_flops()
 
 
+def quartiles(values):
+    return statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+
+
 def seconds(job):
     start = time.process_time()
     job()
@@ -277,17 +284,18 @@ def compare_networks(size, rounds):
         job()
     times = {name: [] for name in jobs}
     names = list(jobs)
-    for turn in range(rounds):
+    for turn in range(rounds * size.repeats):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             times[name].append(seconds(jobs[name]))
 
-    def speed(name, other):
-        """Operations per second by those of another."""
+    def compared(name, other, weight=1.0):
+        """Quartiles, over the rounds, of the other's time by that of the first."""
         pairs = zip(times[name], times[other], strict=True)
-        return statistics.median((flops[name] / a) / (flops[other] / b) for a, b in pairs)
+        return quartiles([weight * b / a for a, b in pairs])
 
-    def share(name):
-        return statistics.median(a / b for a, b in zip(times[name], times[whole[name]], strict=True))
+    def speed(name, other):
+        """In operations per second."""
+        return compared(name, other, flops[name] / flops[other])
 
     rows = []
     for name in names:
@@ -304,7 +312,7 @@ def compare_networks(size, rounds):
                 "GFLOP_per_second": flops[name] / middle / 1e9,
                 "GFLOP_per_second_best": flops[name] / best / 1e9,
                 "speed_by_that_of_ours": speed(name, ours[0]),
-                "share_of_the_step": share(name) if name in whole else None,
+                "share_of_the_step": compared(whole[name], name) if name in whole else None,
                 "speed_by_that_of_its_convolutions": speed(name, f"convolutions of {name}")
                 if name in ours
                 else None,
@@ -411,10 +419,10 @@ def lightning_cost(name, rounds):
                 if turn:  # the first round warms up
                     found[way].append(measured)
     ratios = [a / b - 1 for a, b in zip(*found.values(), strict=True)]
-    spread = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    low, middle, high = quartiles(ratios)
     row = {"model": name, "parameters": sum(p.numel() for p in module.denoiser.parameters())}
     row |= {f"{way}, ms": 1e3 * statistics.median(values) for way, values in found.items()}
-    return row | {"overhead": statistics.median(ratios), "overhead_quartiles": [spread[0], spread[2]]}
+    return row | {"overhead": middle, "overhead_quartiles": [low, high]}
 
 
 CASES = {
@@ -440,21 +448,21 @@ def table(size, instructions, rows):
     lines = [
         f"Training step, {size}, batch {BATCH}, one thread, {instructions}:",
         "",
-        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) | by ours "
-        "| by its convolutions | of the step |",
+        "| network | parameters | MFLOP per image | ms (best) | images/s | GFLOP/s (best) "
+        "| by ours (quartiles) | by its convolutions | of the step |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
         count = f"{r['parameters']:,}" if r["parameters"] else ""
-        share, bound = (
-            f"{r[name]:.0%}" if r[name] else ""
-            for name in ("share_of_the_step", "speed_by_that_of_its_convolutions")
+        other, share, bound = (
+            f"{r[name][1]:.2f} ({r[name][0]:.2f} to {r[name][2]:.2f})" if r[name] else ""
+            for name in ("speed_by_that_of_ours", "share_of_the_step", "speed_by_that_of_its_convolutions")
         )
         speed = f"{r['GFLOP_per_second']:.0f} ({r['GFLOP_per_second_best']:.0f})"
         lines.append(
             f"| {r['network']} | {count} | {r['MFLOP_per_image']:.0f} | {r['ms']:.0f} ({r['ms_best']:.0f}) "
-            f"| {r['images_per_second']:.1f} | {speed} | {r['speed_by_that_of_ours']:.2f} "
-            f"| {bound} | {share} |"
+            f"| {r['images_per_second']:.1f} | {speed} "
+            f"| {other} | {bound} | {share} |"
         )
     return [*lines, ""]
 
