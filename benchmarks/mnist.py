@@ -1,9 +1,9 @@
 """The MNIST models: how they were trained and how good they are.
 
-    scorelight fit --config mnist/quick                  # a quarter of an hour on two cores
+    scorelight fit --config mnist/quick                  # 17 minutes on two cores
     scorelight fit --config mnist/vp_edm                 # an hour or two
-    scorelight fit --config mnist/vp_edm_conditional     # 52 minutes
-    python benchmarks/mnist.py runs/mnist/vp_edm/version_0 runs/mnist/vp_edm_conditional/version_0
+    scorelight fit --config mnist/vp_edm_conditional     # 51 minutes
+    python benchmarks/mnist.py runs/mnist/quick/version_0 runs/mnist/vp_edm/version_0   # any of them
 
 Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the
 TensorBoard files, and writes mnist.json and mnist.md, mnist.png with the curves, and the first 64 samples

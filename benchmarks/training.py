@@ -16,8 +16,8 @@
   as they are: their share grows.
 * Floating point operations are counted by `torch.utils.flop_counter`, forward and backward.
 * Lightning: steps of `ScoreModule` under `Trainer.fit` (TensorBoard, gradient clipping, data in memory), from
-  the start of a batch to that of the next, against a plain loop around the same parts. What it costs does not
-  depend on the network: milliseconds, which the short steps of the MLP show better than long ones.
+  the start of a batch to that of the next, against a plain loop around the same parts. It costs some
+  milliseconds, whatever the network, as far as we know: the short steps of the MLP show them better.
 
 Everything takes turns, in rounds, in one process with one thread, whose malloc keeps what is freed, as under
 `scorelight fit`: the others profit from it, too. CPU time, since other programs on the machine do not count;
