@@ -4,7 +4,7 @@
 
 Each cell of the matrix is checked five times, with seeds of its own:
 
-* *stationary* (`scorelight.certification`): the gradient of the loss at the exact score is 0 within its
+* *stationary* (`scorelight.certification.certify`): the gradient of the loss at the exact score is 0 within its
   error, for Gaussian mixtures in 1, 2 and 16 dimensions and for the 8×8 digits as a finite set of points; and
   it is not 0 at a score that is 5 % wrong (RMS of ε), else the cell fails as well;
 * *reached*: on Gaussian data, an affine model trained from a wrong start ends at the mean and the standard
@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 import scorelight as sl
 from scorelight.batch import Batch
-from scorelight.certification import certify, known_denoiser, known_energy
+from scorelight.certification.certify import certify, known_denoiser, known_energy
 
 HERE = Path(__file__).parent
 D = torch.float64
@@ -74,7 +74,7 @@ OBJECTIVES = {
     "SSM-VR": lambda n: sl.SlicedScoreMatching(),
     "bound": lambda n: sl.VariationalBound(time_sampler=sl.ImportanceTime()),
     "L_vlb": lambda n: sl.VariationalBound(n),
-    "hybrid": lambda n: sl.HybridObjective(num_levels=n),
+    "hybrid": lambda n: sl.HybridObjective(num_timesteps=n),
 }
 WEIGHTINGS = [
     sl.UniformWeighting,
@@ -98,9 +98,9 @@ TIMES = {
 ROWS = [(process, row) for process in PROCESSES for row in PARAMETERIZATIONS]
 
 
-def num_levels(process):
+def num_timesteps(process):
     """Levels of the objectives on levels: all of a table, 10 of a continuum."""
-    return process.num_levels or 10
+    return process.num_timesteps or 10
 
 
 def mixture(dim):
@@ -137,7 +137,7 @@ def data_sets(row, column):
 def stationary(process, row, column, seed):
     """`certify` on each data set."""
     for i, (name, data, points) in enumerate(data_sets(row, column)):
-        objective = OBJECTIVES[column](num_levels(process))
+        objective = OBJECTIVES[column](num_timesteps(process))
         objective.prepare(lambda points=points: Batch(points, {}))
         found = certify(
             objective,
@@ -202,7 +202,7 @@ def reached(process, row, column, seed):
     """
     generator = torch.Generator().manual_seed(seed)
     points = gaussian_points(256, generator)
-    objective = OBJECTIVES[column](num_levels(process))
+    objective = OBJECTIVES[column](num_timesteps(process))
     objective.prepare(lambda: Batch(points, {}))
     model = Gaussian()
     if row == "Energy":
@@ -268,9 +268,11 @@ def weighting_cell(names):
     for name, make in PROCESSES.items():
         process = make().requires_grad_(False)
         objective = sl.DenoisingScoreMatching(
-            weighting=getattr(sl, weighting)(), time_sampler=TIMES[times](num_levels(process))
+            weighting=getattr(sl, weighting)(), time_sampler=TIMES[times](num_timesteps(process))
         )
-        found = certify(objective, process, sl.Epsilon(), mixture(2), seed=seed_of(name, *names), wrong=0.1)
+        found = certify(
+            objective, process, sl.Epsilon(), mixture(2), seed=seed_of(name, *names), control_error=0.1
+        )
         checks.append({"check": name, "passed": found.passed, **asdict(found)})
     return {"checks": checks}
 

@@ -17,7 +17,8 @@ def commit():
 def digits_denoiser():
     """Averaged weights of the model in the folder or checkpoint of --run, or of one that is trained first."""
     from scorelight.cli import main
-    from scorelight.cli.checkpoints import find_checkpoint, load_module
+    from scorelight.storage.runs import find_checkpoint
+    from scorelight.training.loading import load_module
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", help=f"run folder or checkpoint (default: train {CONFIG} first)")

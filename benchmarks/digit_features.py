@@ -21,8 +21,8 @@ from torchvision.datasets import MNIST
 from tqdm import tqdm
 
 from scorelight import DigitsDataModule
-from scorelight.metrics.classifiers import Classifier, weights_of
-from scorelight.pictures import to_uint8
+from scorelight.images import to_uint8
+from scorelight.metrics.features.digits import Classifier, weights_of
 
 HERE = Path(__file__).parent
 SEED, BATCH, RATE, DECAY, SMOOTHING = 0, 128, 3e-3, 0.05, 0.05

@@ -34,7 +34,7 @@ from scorelight import (
     AncestralSampler,
     AnnealedCorrector,
     AnnealedLangevin,
-    CountedDenoiser,
+    CountingDenoiser,
     DPMSolverPP,
     EDMSampler,
     Euler,
@@ -48,9 +48,9 @@ from scorelight import (
     ReverseDiffusion,
     UniPC,
 )
-from scorelight.advice import langevin_step
 from scorelight.data import DigitsDataModule
 from scorelight.metrics import frechet_distance
+from scorelight.processes.noise_levels import langevin_step
 
 HERE = Path(__file__).parent
 SAMPLES, SEED = 500, 0
@@ -142,7 +142,7 @@ def measure(denoiser, images):
     todo, rows = list(jobs(denoiser.process)), []
     with tqdm(total=sum(nfe for _, _, nfe, _ in todo), unit="evaluation") as bar, torch.inference_mode():
         for kind, name, nfe, make in todo:
-            counted = CountedDenoiser(denoiser)
+            counted = CountingDenoiser(denoiser)
             x = make(nfe)(counted, noise, generator=torch.Generator().manual_seed(SEED + 1))
             distance = frechet(rounded(x), images) if x.isfinite().all() else float("nan")
             row = {"kind": kind, "sampler": name, "asked": nfe, "nfe": counted.num_evaluations}

@@ -76,8 +76,8 @@ class Frozen(TimeSampler):
     def quantile(self, process, u):
         return self.times.quantile(process, u)
 
-    def num_levels_of(self, process):
-        return self.times.num_levels_of(process)
+    def num_timesteps_of(self, process):
+        return self.times.num_timesteps_of(process)
 
 
 def likelihood(times):
@@ -85,7 +85,7 @@ def likelihood(times):
 
 
 def bound(times):
-    return VariationalBound(bins=17, time_sampler=times)
+    return VariationalBound(num_bins=17, time_sampler=times)
 
 
 def batch_of(data, generator):

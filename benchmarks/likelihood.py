@@ -41,7 +41,7 @@ from torchvision.datasets import MNIST
 from scorelight import (
     DDIM,
     VPSDE,
-    CountedDenoiser,
+    CountingDenoiser,
     Epsilon,
     EpsilonPrediction,
     NCSNpp,
@@ -50,7 +50,7 @@ from scorelight import (
     log_likelihood,
 )
 from scorelight.data import ArrayDataModule, Arrays
-from scorelight.seeding import rademacher_like
+from scorelight.rng import rademacher_like
 
 HERE = Path(__file__).parent
 SEED, IMAGES, REPEATS = 0, 8, 3
@@ -59,7 +59,7 @@ TOLERANCES = (3e-3, 1e-3, 7e-4, 3e-4, 1e-4, 1e-5)
 EQUAL_STEPS = (24, 28, 32, 34, 36, 37, 38, 40, 44, 48, 56, 64)
 SCIPY = (1e-2, 1e-3, 1e-4, 1e-5)
 GOAL = 0.01
-LEVELS = dict(base_channels=16, multipliers=[1, 2, 2], num_blocks=1, attention_levels=[2])
+LEVELS = dict(base_channels=16, multipliers=[1, 2, 2], num_blocks=1, attention_stages=[2])
 NETWORKS = {
     "UNet": partial(UNet, (1, 28, 28), **LEVELS),
     "DDPM++": partial(
@@ -118,7 +118,7 @@ def bits(log_prob):
 
 
 def ours(denoiser, x, **steps):
-    counted = CountedDenoiser(denoiser)
+    counted = CountingDenoiser(denoiser)
     found = log_likelihood(
         counted,
         x,
@@ -131,7 +131,7 @@ def ours(denoiser, x, **steps):
 
 
 def with_scipy(denoiser, x, tolerance):
-    counted, process, batch = CountedDenoiser(denoiser), denoiser.process, len(x)
+    counted, process, batch = CountingDenoiser(denoiser), denoiser.process, len(x)
     signs = rademacher_like(x, torch.Generator().manual_seed(SEED))
 
     def drift(x, t):
@@ -150,7 +150,7 @@ def with_scipy(denoiser, x, tolerance):
     end = solve_ivp(slope, ends, start, method="RK45", rtol=tolerance, atol=tolerance).y[:, -1]
     prior = process.prior_log_prob(torch.from_numpy(end[:-batch].reshape(x.shape)))
     # the density of x_t at t_min, as that of x_t/α, like `smoothed`
-    first = process.levels(torch.tensor([process.t_min], dtype=torch.float64))[0]
+    first = process.grid_levels(torch.tensor([process.t_min], dtype=torch.float64))[0]
     return bits(prior + torch.from_numpy(end[-batch:]) + 784 * math.log(first.alpha)), counted.num_evaluations
 
 
@@ -163,7 +163,7 @@ def images(root):
 
 def measure(denoiser, x):
     """A row for each scheme and setting; x of SciPy's scheme is scaled by α as ours is."""
-    first = denoiser.process.levels(torch.tensor([denoiser.process.t_min], dtype=torch.float64))[0]
+    first = denoiser.process.grid_levels(torch.tensor([denoiser.process.t_min], dtype=torch.float64))[0]
     exact, _ = ours(denoiser, x, rtol=1e-6, atol=1e-6)
     jobs = {
         ("scorelight", f"{tol:.0e}"): partial(ours, denoiser, x, rtol=tol, atol=tol) for tol in TOLERANCES

@@ -20,16 +20,16 @@ from common import CONFIG, commit, digits_denoiser
 
 from scorelight import (
     DDIM,
-    CountedDenoiser,
+    CountingDenoiser,
     DPMSolverPP,
     ExponentialAdams,
     Heun,
     LogSNRGrid,
     UniPC,
 )
-from scorelight.cli.command import validation_batch
+from scorelight.cli.common import validation_batch
 from scorelight.data import DigitsDataModule
-from scorelight.pictures import grid, save
+from scorelight.images import grid, save
 
 HERE = Path(__file__).parent
 IMAGES, SHOWN = 64, 16
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     errors, pictures = {}, [x0[:SHOWN]]
     for name, make in SAMPLERS.items():
         for steps in STEPS:
-            counted, sampler = CountedDenoiser(denoiser), make(steps, denoise=False)
+            counted, sampler = CountingDenoiser(denoiser), make(steps, denoise=False)
             with torch.inference_mode():
                 back = sampler(counted, sampler.encode(counted, x0))
             assert counted.num_evaluations == 2 * steps

@@ -46,9 +46,9 @@ import yaml
 from common import commit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scorelight.checkpoint_io import DamagedCheckpointError, read_checkpoint, verify, write_checkpoint
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir
+from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpoint, verify, write_checkpoint
 
 HERE = Path(__file__).parent
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -273,7 +273,7 @@ def damage(quick, folder, rng):
     whole, wrong, turns = path.read_bytes(), [], range(number)
     for turn in turns:
         path.write_bytes(damaged(whole, turn, rng))
-        with contextlib.suppress(DamagedCheckpointError):
+        with contextlib.suppress(CorruptedCheckpointError):
             read_checkpoint(path)
             wrong.append(f"damaged file {turn} was loaded")
         if turn % 10 == 0:  # the whole command

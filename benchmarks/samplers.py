@@ -36,7 +36,7 @@ from peers import PEERS, double_precision
 from scorelight import (
     DDIM,
     AnalyticDenoiser,
-    CountedDenoiser,
+    CountingDenoiser,
     DDPMProcess,
     DPMSolverPP,
     EDMSampler,
@@ -124,7 +124,7 @@ def densities():
 
 def reference(density, noise, steps=1500):
     """The end of dx̄/dlog σ̄ = σ̄ ε̂ with x̄ = x/α, σ̄ = σ/α, by RK4; then the posterior mean."""
-    first, last = PROCESS.levels(torch.tensor([PROCESS.t_max, PROCESS.t_min], dtype=D))
+    first, last = PROCESS.grid_levels(torch.tensor([PROCESS.t_max, PROCESS.t_min], dtype=D))
     ends = math.log(first.sigma / first.alpha), math.log(last.sigma / last.alpha)
     sigmas = torch.linspace(*ends, 2 * steps + 1, dtype=D).exp().tolist()
     h = (ends[1] - ends[0]) / steps
@@ -156,7 +156,7 @@ class Exact:
 
 
 def ours(make, denoiser, noise, nfe):
-    counted = CountedDenoiser(denoiser)
+    counted = CountingDenoiser(denoiser)
     return make(nfe)(counted, noise), counted.num_evaluations
 
 
@@ -213,7 +213,7 @@ def overhead(num_runs=60, nfe=50):
     denoiser = NetworkDenoiser(network, PROCESS, Epsilon())
 
     def levels(sampler):
-        return PROCESS.levels(sampler.grid(PROCESS, sampler.num_steps))
+        return PROCESS.grid_levels(sampler.grid(PROCESS, sampler.num_steps))
 
     def whole(setting):
         return setting.sample(setting.set_up(nfe), network, noise)

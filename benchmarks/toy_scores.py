@@ -28,7 +28,7 @@ from torchvision.utils import make_grid
 from scorelight import AnalyticDenoiser, ScoreModule
 from scorelight.cli import main
 from scorelight.data.toy import mixture
-from scorelight.pictures import grid, save
+from scorelight.images import grid, save
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs" / "toy"

@@ -56,10 +56,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule, ToyDataModule, UNet
 from scorelight.__main__ import keep_freed_memory
+from scorelight.data.arrays import Arrays
 from scorelight.data.base import EightBitDataModule
-from scorelight.data.examples import Arrays
-from scorelight.networks.base import LevelEmbedding
-from scorelight.networks.blocks import Attention
+from scorelight.networks.embeddings import LevelEmbedding
+from scorelight.networks.layers import Attention
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).parent
@@ -146,8 +146,8 @@ class InPatches(nn.Module):
         return pixel_shuffle(self.network(pixel_unshuffle(x, 2), noise_label), 2)
 
 
-def our_network(attention_levels=(1,)):
-    return UNet((1, 32, 32), base_channels=32, multipliers=(1, 2, 2), attention_levels=attention_levels)
+def our_network(attention_stages=(1,)):
+    return UNet((1, 32, 32), base_channels=32, multipliers=(1, 2, 2), attention_stages=attention_stages)
 
 
 def mnist_unet(name):

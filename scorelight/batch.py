@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scorelight.errors import ConfigurationError
-
-__all__ = ["Batch", "Seeds", "as_batch", "gather", "indexed", "training_set"]
+__all__ = ["Batch", "Seeds", "as_batch", "select_conditions", "with_indices"]
 
 
 class Batch(NamedTuple):
@@ -41,34 +39,17 @@ def as_batch(batch: Any) -> Batch:
     return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])
 
 
-def indexed(batch: Any, batch_idx: int) -> Batch:
-    """`as_batch` with the indices of its examples; of a loader that does not tell, as good as it gets."""
+def with_indices(batch: Any, batch_idx: int) -> Batch:
+    """`as_batch` with the indices of its examples; where the loader gives none, counted from `batch_idx`."""
     x0, cond, indices = as_batch(batch)
     return Batch(x0, cond, torch.arange(len(x0)) + batch_idx * len(x0) if indices is None else indices)
 
 
-def training_set(data: Any) -> Batch:
-    """All training examples of a set-up data module, as the model sees them.
+def select_conditions(cond: Mapping[str, Any], index: Tensor, size: int) -> dict[str, Any]:
+    """The conditions of some of `size` examples: rows of each tensor that has a row for every example."""
 
-    That is its own `training_set()` if it has one, else what a pass of its `train_dataloader()` gives.
-    """
-    if hasattr(data, "training_set"):
-        return data.training_set()
-    return gather(data, "train_dataloader")
+    def rows(value: Any) -> Any:
+        per_example = isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
+        return value[index] if per_example else value
 
-
-def gather(data: Any, dataloader: str, num: int | None = None) -> Batch:
-    """All examples, or the first `num`, that a set-up data module's loader gives, as the model sees them.
-
-    Raises:
-        ConfigurationError: If there is none.
-    """
-    found: list[Batch] = []
-    for batch in getattr(data, dataloader)():
-        found.append(as_batch(data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)))
-        if num and sum(len(b.x0) for b in found) >= num:
-            break
-    if not found:
-        raise ConfigurationError(f"{type(data).__name__}: {dataloader}() gives no batch")
-    cond = {name: torch.cat([b.cond[name] for b in found])[:num] for name in found[0].cond}
-    return Batch(torch.cat([b.x0 for b in found])[:num], cond)
+    return {name: rows(value) for name, value in cond.items()}

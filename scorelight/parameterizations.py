@@ -22,33 +22,53 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from scorelight.component import Component
 from scorelight.errors import ConfigurationError
-from scorelight.processes.base import NoiseLevel, Scalar
+from scorelight.processes.base import AnyLevel, Scalar
+from scorelight.storage.component import Component
 
 __all__ = ["EDM", "X0", "Epsilon", "Parameterization", "Score", "VPrediction", "Velocity"]
 
 
 class Parameterization(Component, ABC):
-    """The pair (a, b) with output y = a x0 + b ε."""
+    """The pair (a, b) with output y = a x0 + b ε, and what the network is given.
+
+    A network that was trained elsewhere, with other noise labels or without input scaling, is a subclass
+    that overrides `noise_label` and `input_scale`.
+    """
 
     sigma_data: float = 1.0
-    """Standard deviation of the data that the network's input is scaled by: c_in = (α²s² + σ²)^−½."""
+    """Standard deviation s of the data that `input_scale` assumes."""
 
     @abstractmethod
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(a, b) at the level."""
 
-    def determinant(self, level: NoiseLevel) -> Scalar:
+    def determinant(self, level: AnyLevel) -> Scalar:
         """Δ = αb − σa; a parameterization is usable where it is not 0."""
         a, b = self.coefficients(level)
         return level.alpha * b - level.sigma * a
+
+    def input_scale(self, level: AnyLevel) -> Scalar:
+        """c_in = (σ² + α² s²)^−½, by which x_t is multiplied: the network's input has unit variance.
+
+        It is 1 for VP with s = 1, and Karras et al.'s (2022, table 1) c_in for VE.
+        """
+        squared = level.sigma**2 + (level.alpha * self.sigma_data) ** 2
+        scale: Scalar = squared**-0.5
+        return scale
+
+    def noise_label(self, level: AnyLevel) -> Scalar:
+        """log(σ/α) = −½ log SNR, which tells the network the noise level.
+
+        It means the same for every process; for VE it is the log σ of Song et al. (2021).
+        """
+        return -0.5 * level.log_snr
 
 
 class Epsilon(Parameterization):
     """The noise: y = ε."""
 
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(0, 1)."""
         return 0.0, 1.0
 
@@ -56,7 +76,7 @@ class Epsilon(Parameterization):
 class Score(Parameterization):
     """The score of the perturbed data: y = ∇log p_t(x_t) = −E[ε | x_t]/σ."""
 
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(0, −1/σ)."""
         return 0.0, -1 / level.sigma
 
@@ -64,7 +84,7 @@ class Score(Parameterization):
 class X0(Parameterization):
     """The clean data: y = x0."""
 
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(1, 0)."""
         return 1.0, 0.0
 
@@ -72,7 +92,7 @@ class X0(Parameterization):
 class VPrediction(Parameterization):
     """y = α ε − σ x0."""
 
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(−σ, α)."""
         return -level.sigma, level.alpha
 
@@ -80,7 +100,7 @@ class VPrediction(Parameterization):
 class Velocity(Parameterization):
     """The velocity of the probability flow: y = α' x0 + σ' ε."""
 
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(α', σ')."""
         return level.dalpha, level.dsigma
 
@@ -99,7 +119,7 @@ class EDM(Parameterization):
             raise ConfigurationError(f"sigma_data={sigma_data}: must be positive")
         self.sigma_data = sigma_data
 
-    def coefficients(self, level: NoiseLevel) -> tuple[Scalar, Scalar]:
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
         """(σ/(s n), −αs/n)."""
         s = self.sigma_data
         n = (level.sigma**2 + (level.alpha * s) ** 2) ** 0.5

@@ -163,7 +163,7 @@ assert scorelight.ScoreModule.__name__ == "ScoreModule" and "lightning" in sys.m
 
 
 def test_every_public_name_exists_and_is_its_classes_shortest_path():
-    from scorelight.component import class_path
+    from scorelight.storage.component import class_path
 
     for name in scorelight.__all__:
         assert class_path(getattr(scorelight, name)) == f"scorelight.{name}"

@@ -34,7 +34,7 @@ def times(process):
 
 def drawn(process, generator):
     x0, epsilon = torch.randn(2, 39, 3, 2, 4, dtype=D, generator=generator)
-    level = process.level(times(process), like=x0)
+    level = process.at(times(process), like=x0)
     return x0, epsilon, level, level.alpha * x0 + level.sigma * epsilon
 
 
@@ -101,7 +101,7 @@ def test_a_residual_moved_to_another_space_is_the_difference_taken_there(process
 def test_levels_of_floats_and_of_tensors_agree(process, space, generator):
     output, _, level, x_t = drawn(process, generator)
     batched = Prediction(x_t, level, output, space)
-    for i, single in enumerate(process.levels(times(process))):
+    for i, single in enumerate(process.grid_levels(times(process))):
         pred = Prediction(x_t[i], single, output[i], space)
         for quantity in ("x0", "epsilon", "score", "velocity"):
             torch.testing.assert_close(
@@ -112,20 +112,20 @@ def test_levels_of_floats_and_of_tensors_agree(process, space, generator):
 @every_process
 @every_space
 def test_every_parameterization_is_usable_at_every_time(process, space):
-    delta = torch.as_tensor(space.determinant(process.evaluate(times(process))))
+    delta = torch.as_tensor(space.determinant(process.at(times(process))))
     assert (delta.sign() == delta.sign()[0]).all()
     assert (delta != 0).all()
 
 
 @every_process
 def test_the_determinant_of_v_prediction_is_the_total_variance(process):
-    level = process.evaluate(times(process))
+    level = process.at(times(process))
     torch.testing.assert_close(VPrediction().determinant(level), level.alpha**2 + level.sigma**2)
 
 
 @every_process
 def test_the_determinant_of_velocity_is_half_g_squared_over_the_noise_to_signal_ratio(process):
-    level = process.evaluate(times(process))
+    level = process.at(times(process))
     torch.testing.assert_close(Velocity().determinant(level), level.alpha * level.g2 / (2 * level.sigma))
 
 
@@ -145,7 +145,7 @@ def test_edm_has_the_skip_and_output_scales_of_karras_table_1(sigma_data):
 @pytest.mark.parametrize("sigma_data", [0.25, 1.0, 3.0])
 def test_edm_output_has_unit_variance_and_no_correlation_with_the_input(process, sigma_data):
     # x0 ~ N(0, s^2) and epsilon ~ N(0, 1) are independent: second moments are sums of products
-    level = process.evaluate(times(process))
+    level = process.at(times(process))
     a, b = EDM(sigma_data).coefficients(level)
     variance = a**2 * sigma_data**2 + b**2
     covariance = a * level.alpha * sigma_data**2 + b * level.sigma
@@ -154,7 +154,7 @@ def test_edm_output_has_unit_variance_and_no_correlation_with_the_input(process,
 
 
 def test_edm_is_minus_v_prediction_for_variance_preserving_processes_and_unit_data():
-    level = VPSDE().evaluate(times(VPSDE()))
+    level = VPSDE().at(times(VPSDE()))
     for edm, v in zip(EDM(1.0).coefficients(level), VPrediction().coefficients(level), strict=True):
         torch.testing.assert_close(edm, -v)
 
@@ -162,7 +162,7 @@ def test_edm_is_minus_v_prediction_for_variance_preserving_processes_and_unit_da
 @every_space
 def test_predictions_keep_the_type_of_the_data(space, generator):
     x_t, output = torch.randn(2, 4, 3, generator=generator)
-    pred = Prediction(x_t, VPSDE().level(torch.rand(4, generator=generator), like=x_t), output, space)
+    pred = Prediction(x_t, VPSDE().at(torch.rand(4, generator=generator), like=x_t), output, space)
     assert {getattr(pred, n).dtype for n in ("x0", "epsilon", "score", "velocity")} == {torch.float32}
 
 

@@ -26,7 +26,7 @@ PROCESSES = [
 TABLES = [sl.DDPMProcess(50), sl.SMLDProcess(50), sl.DDPMProcess(keep=[1, 10, 100, 500, 1000])]
 name = lambda value: type(value).__name__  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
-every_table = pytest.mark.parametrize("process", TABLES, ids=lambda p: f"{name(p)}{p.num_levels}")
+every_table = pytest.mark.parametrize("process", TABLES, ids=lambda p: f"{name(p)}{p.num_timesteps}")
 
 
 class Recorder(sl.Denoiser):
@@ -44,9 +44,11 @@ class Recorder(sl.Denoiser):
 @pytest.mark.parametrize("process", [sl.VESDE(), sl.KarrasVESDE(), sl.SMLDProcess()], ids=name)
 def test_the_variance_of_a_ve_process_is_that_of_its_sde(process):
     """Song et al. say σ(t)² where the SDE from clean data has σ(t)² − σ_min²; ours starts with σ_min."""
-    ends = torch.linspace(process.t_min, process.t_max, 4001 if process.num_levels is None else 1000, dtype=D)
+    ends = torch.linspace(
+        process.t_min, process.t_max, 4001 if process.num_timesteps is None else 1000, dtype=D
+    )
     middle, width = (ends[1:] + ends[:-1]) / 2, ends.diff()
-    grown = torch.cumsum(process.evaluate(middle).g2 * width, 0)
+    grown = torch.cumsum(process.at(middle).g2 * width, 0)
     sigma = process.sigma(ends)
     torch.testing.assert_close(sigma[0] ** 2 + grown, sigma[1:] ** 2, rtol=1e-4, atol=1e-12)
 
@@ -60,13 +62,13 @@ def test_sigma_near_zero_keeps_its_digits_in_single_precision(process, t):
     expected = -mpmath.expm1(minus_b)
     if isinstance(process, sl.VPSDE):
         expected = mpmath.sqrt(expected)
-    found = process.level(t, like=torch.zeros(1, 1)).sigma.item()
+    found = process.at(t, like=torch.zeros(1, 1)).sigma.item()
     assert found == pytest.approx(float(expected), rel=1e-7)
 
 
 @every_process
 def test_training_bound_and_sampling_have_the_same_smallest_time(process):
-    smallest = process.levels(torch.tensor([process.t_min], dtype=D))[0].sigma
+    smallest = process.grid_levels(torch.tensor([process.t_min], dtype=D))[0].sigma
     trained, _ = sl.UniformTime().quantile(process, torch.zeros(1, dtype=D))
     assert trained.item() == process.t_min
     for grid in (sl.UniformGrid(), sl.LogSNRGrid()):
@@ -74,10 +76,10 @@ def test_training_bound_and_sampling_have_the_same_smallest_time(process):
         sl.DDIM(5, grid)(denoiser, torch.zeros(1, 2))
         assert denoiser.levels[-1].sigma == pytest.approx(smallest, rel=1e-12)
     denoiser = Recorder(process)
-    objective = sl.VariationalBound(None if process.num_levels else 10)
+    objective = sl.VariationalBound(None if process.num_timesteps else 10)
     lowest = objective.times(process).quantile(process, torch.zeros(1, dtype=D))[0]
     assert lowest.item() == pytest.approx(process.t_min, rel=1e-12)
-    if process.num_levels is None:
+    if process.num_timesteps is None:
         sl.VariationalBound()(denoiser, torch.zeros(3, 2, dtype=D))
         assert torch.allclose(denoiser.levels[-1].sigma, torch.tensor(smallest, dtype=D), rtol=1e-12)
 
@@ -86,9 +88,9 @@ def test_training_bound_and_sampling_have_the_same_smallest_time(process):
 def test_a_model_on_levels_is_sampled_at_them_and_not_in_between(process):
     """Uniform steps, as many as levels, ask the network at the levels it was trained on and nowhere else."""
     denoiser = Recorder(process)
-    sl.DDIM(process.num_levels, sl.UniformGrid())(denoiser, torch.zeros(1, 2))
-    asked = [level.t * process.num_levels for level in denoiser.levels]
-    assert asked == pytest.approx([*range(process.num_levels, 0, -1)], abs=1e-9)
+    sl.DDIM(process.num_timesteps, sl.UniformGrid())(denoiser, torch.zeros(1, 2))
+    asked = [level.time * process.num_timesteps for level in denoiser.levels]
+    assert asked == pytest.approx([*range(process.num_timesteps, 0, -1)], abs=1e-9)
 
 
 @every_table
@@ -104,9 +106,9 @@ def test_the_label_and_the_noise_are_of_the_same_level(process, generator):
     denoiser = sl.NetworkDenoiser(Network(), process, sl.Epsilon())
     x0 = torch.zeros(200, 1, dtype=D)  # the loss is ε² and x_t is σ ε
     loss = sl.DenoisingScoreMatching(time_sampler=sl.DiscreteTime())(denoiser, x0, generator=generator)
-    level = process.evaluate(loss.t)
+    level = process.at(loss.t)
     torch.testing.assert_close(labels[0], torch.log(level.sigma / level.alpha), rtol=1e-9, atol=1e-9)
-    index = loss.t * process.num_levels
+    index = loss.t * process.num_timesteps
     assert (index - index.round()).abs().max() < 1e-9 and len(index.round().unique()) > 3
 
 
@@ -120,13 +122,13 @@ def test_a_table_in_double_precision_does_not_turn_the_network_to_it(process, dt
     assert {p.dtype for p in network.parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("num_levels", [2, 7, 999, 1001, 4000])
-def test_a_thousand_is_not_the_only_number_of_levels(num_levels):
-    process = sl.DDPMProcess(betas=[0.01] * num_levels)
+@pytest.mark.parametrize("num_timesteps", [2, 7, 999, 1001, 4000])
+def test_a_thousand_is_not_the_only_number_of_levels(num_timesteps):
+    process = sl.DDPMProcess(betas=[0.01] * num_timesteps)
     denoiser = sl.NetworkDenoiser(sl.MLP((2,), width=8, depth=1), process, sl.Epsilon())
     loss = sl.VariationalBound()(denoiser, torch.zeros(64, 2))
     assert loss.value.isfinite().all()
-    assert (loss.t.min() >= 1 / num_levels - 1e-12) and loss.t.max() <= 1
+    assert (loss.t.min() >= 1 / num_timesteps - 1e-12) and loss.t.max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 24), (2, 16, 4)], ids=str)
@@ -134,7 +136,7 @@ def test_a_thousand_is_not_the_only_number_of_levels(num_levels):
     "objective", [sl.EpsilonPrediction(), sl.SlicedScoreMatching(), sl.VariationalBound(9)]
 )
 def test_images_of_any_shape_pass_and_so_does_a_batch_of_one(shape, objective):
-    network = sl.UNet(shape, base_channels=8, multipliers=[1, 2], attention_levels=[1])
+    network = sl.UNet(shape, base_channels=8, multipliers=[1, 2], attention_stages=[1])
     denoiser = sl.NetworkDenoiser(network, sl.VPSDE(), sl.Epsilon())
     objective(denoiser, torch.randn(1, *shape)).value.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())

@@ -66,7 +66,7 @@ def test_the_process_of_the_readme_is_a_right_one():
     exec(snippet("class "), space)
     (cls,) = [v for k, v in space.items() if isinstance(v, type) and k not in ("Tensor", "ForwardProcess")]
     process, t, h = cls(), torch.linspace(0.1, 0.9, 9, dtype=torch.float64), 1e-6
-    level = process.evaluate(t)
+    level = process.at(t)
     f = (process.alpha(t + h).log() - process.alpha(t - h).log()) / (2 * h)
     variance = (process.sigma(t + h) ** 2 - process.sigma(t - h) ** 2) / (2 * h)
     torch.testing.assert_close(level.f, f, rtol=1e-6, atol=1e-8)

@@ -14,7 +14,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-from scorelight.advice import (
+from scorelight.batch import gather
+from scorelight.cli.common import run_command, written
+from scorelight.cli.configs import resolve_configs
+from scorelight.data import ArrayDataModule
+from scorelight.errors import ConfigurationError
+from scorelight.processes.noise_levels import (
     NCSN_RATIO,
     Schedule,
     largest_distance,
@@ -22,13 +27,8 @@ from scorelight.advice import (
     suggest_schedule,
     variance_ratio,
 )
-from scorelight.batch import gather
-from scorelight.cli.command import run_command, written
-from scorelight.cli.configs import resolve_configs
-from scorelight.data import ArrayDataModule
-from scorelight.errors import ConfigurationError
 
-__all__ = ["Advice", "advise", "examples", "run_advise"]
+__all__ = ["NoiseLevelReport", "advise", "examples", "run_advise"]
 
 _SAYS_NO_DATA = ("required: data", "class_path 'lightning.LightningDataModule'")
 _NO_DATA = "which data? --data DigitsDataModule, or --config digits/vp_epsilon for those of a configuration"
@@ -124,7 +124,7 @@ def _(data: ArrayDataModule, num: int | None) -> Tensor:
     return data.scale(data.train.batch(torch.arange(0, size, -(-size // num))).x0)
 
 
-class Advice(NamedTuple):
+class NoiseLevelReport(NamedTuple):
     """What was measured and what follows from it."""
 
     name: str
@@ -137,7 +137,7 @@ class Advice(NamedTuple):
     langevin_steps: int
 
 
-def _measure(name: str, x: Tensor, sigma_min: float, langevin_steps: int) -> Advice:
+def _measure(name: str, x: Tensor, sigma_min: float, langevin_steps: int) -> NoiseLevelReport:
     distance = largest_distance(x, _with_bar)
     if not sigma_min < distance:
         raise ConfigurationError(
@@ -147,7 +147,9 @@ def _measure(name: str, x: Tensor, sigma_min: float, langevin_steps: int) -> Adv
     schedule = suggest_schedule(sigma_min, _short(distance), x[0].numel(), langevin_steps)
     ends = x.min().item(), x.max().item()
     sigma_data = _short(x.std(correction=0).item())
-    return Advice(name, len(x), tuple(x.shape[1:]), ends, sigma_data, distance, schedule, langevin_steps)
+    return NoiseLevelReport(
+        name, len(x), tuple(x.shape[1:]), ends, sigma_data, distance, schedule, langevin_steps
+    )
 
 
 def _with_bar(blocks: list[Any]) -> Iterable[Any]:
@@ -166,7 +168,7 @@ _REPORT = """\
   sigma_data  {sigma_data:<9.4g} standard deviation of the data
   sigma_max   {sigma_max:<9.4g} largest distance between two examples (Technique 1)
   sigma_min   {sigma_min:<9.4g} as given
-  num_levels  {num_levels:<9} each {ratio:.4g} times the one below ({rule})
+  num_timesteps  {num_timesteps:<9} each {ratio:.4g} times the one below ({rule})
   epsilon     {step:<9.3g} Langevin step: {steps} leave {variance:.3g} times a level's variance (Technique 4)
 
 Techniques: Song & Ermon (2020), Improved Techniques for Training Score-Based Generative Models.
@@ -175,7 +177,7 @@ usual: in [-1, 1] the same noise is 0.02.
 """
 
 
-def _report(advice: Advice) -> str:
+def _report(advice: NoiseLevelReport) -> str:
     s, dim = advice.schedule, math.prod(advice.shape)
     widest = level_ratio(dim)
     rule = f"Technique 2: at most {widest:.4g} in {dim} dimensions"
@@ -199,15 +201,15 @@ def _report(advice: Advice) -> str:
 _COMMENTS = """\
 # Noise levels for {name}, by scorelight advise.
 # Technique 3, a score that is the output over sigma, is Epsilon; EDM scales the input as well.
-# Technique 4: {num_levels} levels, on each {steps} Langevin steps of epsilon (sigma/sigma_min)^2,
+# Technique 4: {num_timesteps} levels, on each {steps} Langevin steps of epsilon (sigma/sigma_min)^2,
 # epsilon = {langevin_step:.3g}.
 """
 
 
-def _yaml(advice: Advice, process: str) -> str:
+def _yaml(advice: NoiseLevelReport, process: str) -> str:
     """The keys to paste; what has none is in comments."""
     s = advice.schedule
-    levels = {"num_levels": s.num_levels} if process == "SMLDProcess" else {}
+    levels = {"num_timesteps": s.num_timesteps} if process == "SMLDProcess" else {}
     ends = {"sigma_min": s.sigma_min, "sigma_max": s.sigma_max}
     parts = {
         "process": {"class_path": process, "init_args": levels | ends},

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from scorelight.errors import ConfigurationError, nearest
-from scorelight.trusted import import_paths
+from scorelight.storage.trust import import_paths
 
 __all__ = ["config_dir", "list_configs", "packages_named", "resolve_configs"]
 

@@ -16,15 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.batch import Batch
-from scorelight.callbacks import RunProgressBar
-from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import check_positive, run_on_data, stored_data, validation_batch, written
-from scorelight.denoiser import Denoiser
-from scorelight.dequantization import Dequantizer, FlowDequantization, UniformDequantization
-from scorelight.dequantizer_module import DequantizerModule, load_dequantizer
+from scorelight.cli.common import check_positive, run_on_data, stored_data, validation_batch, written
+from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.likelihood import Protocol, bits_per_dim, grey_levels
-from scorelight.seeding import generators
+from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, bits_per_dim, grey_levels
+from scorelight.likelihood.dequantization import Dequantizer, FlowDequantization, UniformDequantization
+from scorelight.rng import per_example_generators
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.dequantizer import DequantizerModule, load_dequantizer
+from scorelight.training.loading import load_module
+from scorelight.training.progress import StepProgressBar
 
 __all__ = ["dequantize", "run_dequantize"]
 
@@ -38,7 +39,7 @@ def dequantize(
     checkpoint: str,
     data: LightningDataModule | None = None,
     dequantizer: Callable[[Sequence[int]], Dequantizer] = FlowDequantization,
-    num_levels: int | None = None,
+    num_bins: int | None = None,
     max_steps: int = 1000,
     learning_rate: float = 3e-3,
     out: str = "dequantizer.ckpt",
@@ -59,7 +60,7 @@ def dequantize(
         checkpoint: Run folder, or a .ckpt file.
         data: Data module with the images (default: as in the checkpoint).
         dequantizer: What to train.
-        num_levels: Grey levels, equally spaced from -1 to 1 (default: as the data module says, else 256).
+        num_bins: Grey levels, equally spaced from -1 to 1 (default: as the data module says, else 256).
         max_steps: Steps of training, one batch of training images each.
         learning_rate: Of the first step; it falls to 0.
         out: File to write: every 500 steps, at the end, on Ctrl-C and on SIGTERM.
@@ -74,7 +75,7 @@ def dequantize(
     check_positive(max_steps=max_steps, num_images=num_images, devices=devices)
     path, file = find_checkpoint(checkpoint), _free(Path(out), resume)
     data = stored_data(data, path)
-    protocol = Protocol(_levels(data, num_levels), repeats=repeats)
+    protocol = LikelihoodProtocol(_levels(data, num_bins), repeats=repeats)
     model = load_module(path)
     batch = _validation(data, num_images, model.shape, protocol)
     seed_everything(seed, verbose=False)
@@ -104,18 +105,20 @@ def _free(file: Path, resume: bool) -> Path:
     return file
 
 
-def _levels(data: LightningDataModule, num_levels: int | None) -> int:
+def _levels(data: LightningDataModule, num_bins: int | None) -> int:
     """Number of grey levels: as said, as the data say, or those of 8 bits."""
-    number: int | None = getattr(data, "num_levels", 256) if num_levels is None else num_levels
+    number: int | None = getattr(data, "num_bins", 256) if num_bins is None else num_bins
     if number is None:
         raise ConfigurationError(
             f"{type(data).__name__}: its data are not quantised, and need no dequantizer; if they are, add "
-            "--num_levels"
+            "--num_bins"
         )
     return number
 
 
-def _validation(data: LightningDataModule, num: int, shape: Sequence[int], protocol: Protocol) -> Batch:
+def _validation(
+    data: LightningDataModule, num: int, shape: Sequence[int], protocol: LikelihoodProtocol
+) -> Batch:
     """The first validation images, checked, as the model sees them."""
     batch = validation_batch(data, num)
     if batch.x0.shape[1:] != shape:
@@ -137,7 +140,7 @@ def _trainer(file: Path, max_steps: int, accelerator: str, devices: int) -> Trai
         logger=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        callbacks=[RunProgressBar(), _Saving(file)],
+        callbacks=[StepProgressBar(), _Saving(file)],
     )
 
 
@@ -162,7 +165,12 @@ class _Saving(Callback):
 
 
 def _compare(
-    denoiser: Denoiser, flow: Dequantizer, batch: Batch, protocol: Protocol, seed: int, device: torch.device
+    denoiser: Denoiser,
+    flow: Dequantizer,
+    batch: Batch,
+    protocol: LikelihoodProtocol,
+    seed: int,
+    device: torch.device,
 ) -> None:
     """Print bits/dim by uniform and by learned noise, and their difference, image by image."""
     uniform, learned = (
@@ -182,7 +190,7 @@ def _bits(
     denoiser: Denoiser,
     dequantizer: Dequantizer,
     batch: Batch,
-    protocol: Protocol,
+    protocol: LikelihoodProtocol,
     seed: int,
     device: torch.device,
 ) -> Tensor:
@@ -190,7 +198,7 @@ def _bits(
     found = []
     for index in tqdm(torch.split(torch.arange(len(batch.x0)), 64), desc=f"bits/dim, {dequantizer.kind}"):
         cond: dict[str, Any] = {name: value[index].to(device) for name, value in batch.cond.items()}
-        noise = generators(seed, index.tolist())
+        noise = per_example_generators(seed, index.tolist())
         x = batch.x0[index].to(device)
         result = bits_per_dim(denoiser, x, protocol, dequantizer=dequantizer, generator=noise, **cond)
         found.append(result.value.cpu())

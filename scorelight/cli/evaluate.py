@@ -13,8 +13,7 @@ from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
 from scorelight import __version__
-from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import (
+from scorelight.cli.common import (
     check_positive,
     run_command,
     stored_config,
@@ -22,20 +21,22 @@ from scorelight.cli.command import (
     stored_sampler,
     written,
 )
-from scorelight.dequantizer_module import load_dequantizer
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation import Evaluation, Result
-from scorelight.example_metrics import ExampleMetric
-from scorelight.judging import Workers, default_features
+from scorelight.evaluation.evaluator import Evaluator, Result
+from scorelight.evaluation.reference import DistributedContext, default_features
 from scorelight.metrics import (
     FeatureExtractor,
     FrechetDistance,
     KernelDistance,
     Metric,
     PrecisionRecall,
-    SampleMetric,
+    SampleQualityMetric,
 )
+from scorelight.metrics.likelihood import LikelihoodMetric
 from scorelight.samplers.base import Sampler
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.dequantizer import load_dequantizer
+from scorelight.training.loading import load_module
 
 __all__ = ["evaluate", "run_evaluate"]
 
@@ -113,18 +114,18 @@ def evaluate(
         load_module(path, weights),
         metrics or _default(num_samples),
     )
-    on_samples = [m for m in chosen if isinstance(m, SampleMetric)]
-    on_examples = [m for m in chosen if isinstance(m, ExampleMetric)]
+    on_samples = [m for m in chosen if isinstance(m, SampleQualityMetric)]
+    on_examples = [m for m in chosen if isinstance(m, LikelihoodMetric)]
     learned = load_dequantizer(dequantizer) if dequantizer else None
     (sampler or module.sampler).levels(module.denoiser.process)
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
     fabric.launch()
-    workers, folder = Workers.of_fabric(fabric), Path(out) if out else _run(path) / "evaluation"
+    workers, folder = DistributedContext.from_fabric(fabric), Path(out) if out else _run(path) / "evaluation"
     if workers.rank == 0:
         data.prepare_data()
     fabric.barrier()
     module.to(workers.device)
-    job = Evaluation(module, f"{__version__} {_digest(path)} {weights}", data, folder, batch_size, workers)
+    job = Evaluator(module, f"{__version__} {_digest(path)} {weights}", data, folder, batch_size, workers)
     results: dict[str, Result] = {}
     try:
         if on_samples:

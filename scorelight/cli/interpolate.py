@@ -11,14 +11,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.batch import Batch
-from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_on_data, stored_data, validation_batch, written
-from scorelight.denoiser import CountedDenoiser
+from scorelight.cli.common import run_on_data, stored_data, validation_batch, written
+from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
-from scorelight.pictures import grid, save
-from scorelight.probability_flow import slerp
-from scorelight.samplers.adaptive import RK45
+from scorelight.images import grid, save
+from scorelight.samplers.adaptive import RK45, slerp
 from scorelight.samplers.base import Sampler
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.loading import load_module
 
 __all__ = ["interpolate", "run_interpolate"]
 
@@ -61,7 +61,7 @@ def interpolate(
     denoiser = (module.ema.denoiser if weights == "ema" else module.denoiser).eval()
     batch = _images(stored_data(data, path), 2 * num_pairs)
     shares = torch.linspace(0, 1, num_columns - 2).tolist()
-    chosen, counted = sampler or RK45(denoise=False), CountedDenoiser(denoiser)
+    chosen, counted = sampler or RK45(denoise=False), CountingDenoiser(denoiser)
     with torch.no_grad():
         noise = chosen.encode(counted, batch.x0, **batch.cond)
         there = counted.num_evaluations

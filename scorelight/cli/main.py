@@ -12,8 +12,8 @@ from importlib import import_module
 
 from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
-from scorelight.cli.elastic import meet_afresh, part
-from scorelight.cli.told import told
+from scorelight.cli.error_report import told
+from scorelight.cli.rendezvous import part, renew_rendezvous
 from scorelight.errors import ConfigurationError, nearest
 
 __all__ = ["main"]
@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _trusting(args: list[str]) -> list[str]:
     """The arguments but for --trust PACKAGE, which every command takes."""
-    from scorelight.trusted import trust
+    from scorelight.storage.trust import trust
 
     rest, given = [], iter(args)
     for arg in given:
@@ -88,7 +88,7 @@ def _dispatch(args: list[str]) -> int:
         print(list_configs())
     elif command in ("fit", "validate"):
         _prepare()
-        from scorelight.cli.train import run
+        from scorelight.cli.fit import run
 
         run([command, *resolve_configs(rest)])
     elif command in _FUNCTIONS:
@@ -126,9 +126,9 @@ def _prepare() -> None:
     import warnings
     from importlib.metadata import entry_points
 
-    from scorelight.trusted import trust
+    from scorelight.storage.trust import trust
 
-    meet_afresh()
+    renew_rendezvous()
     threading.excepthook = _in_thread
 
     for noise in _NOISE:

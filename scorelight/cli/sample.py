@@ -8,15 +8,16 @@ from typing import Literal
 from lightning.pytorch import Trainer
 from tqdm import tqdm
 
-from scorelight.callbacks import SampleWriter
-from scorelight.cli.checkpoints import find_checkpoint, load_module
-from scorelight.cli.command import run_command, stored_config, stored_sampler
+from scorelight.cli.common import run_command, stored_config, stored_sampler
 from scorelight.data import SeedDataModule
-from scorelight.denoiser import CountedDenoiser
+from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation import WithProgress
-from scorelight.module import ScoreModule
+from scorelight.evaluation.evaluator import ProgressSampler
+from scorelight.evaluation.sample_grid import SampleWriter
 from scorelight.samplers.base import Sampler
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.loading import load_module
+from scorelight.training.module import ScoreModule
 
 __all__ = ["run_sample", "sample"]
 
@@ -57,7 +58,7 @@ def sample(
     """
     path = find_checkpoint(checkpoint)
     module = load_module(path, weights)
-    counted = CountedDenoiser(module.ema.denoiser)
+    counted = CountingDenoiser(module.ema.denoiser)
     module.ema.denoiser = counted  # type: ignore[assignment]
     data = SeedDataModule(num_samples, seed, batch_size, _labels(module, labels))
     trainer = Trainer(
@@ -72,7 +73,7 @@ def sample(
     chosen = sampler or module.sampler
     batches = -(-num_samples // (batch_size * trainer.world_size))
     with tqdm(total=batches * chosen.num_steps, desc="sampling", disable=not trainer.is_global_zero) as bar:
-        module.sampler = WithProgress(chosen, bar)
+        module.sampler = ProgressSampler(chosen, bar)
         trainer.predict(module, data, return_predictions=False)
     if trainer.is_global_zero:
         each = counted.num_evaluations / batches

@@ -9,8 +9,8 @@ from typing import Literal
 from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
-from scorelight.cli.command import run_command, written
-from scorelight.judging import Workers, default_features, reference_set
+from scorelight.cli.common import run_command, written
+from scorelight.evaluation.reference import DistributedContext, default_features, reference_set
 from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance
 
 __all__ = ["run_statistics", "statistics"]
@@ -47,7 +47,7 @@ def statistics(
     fabric = Fabric(accelerator=accelerator, devices=1)
     fabric.launch()
     metrics = [KernelDistance()] if keep_features else [FrechetDistance()]
-    found = reference_set(extractor, data, split, metrics, Workers.of_fabric(fabric))
+    found = reference_set(extractor, data, split, metrics, DistributedContext.from_fabric(fabric))
     if not keep_features:
         found = replace(found, features=None, logits=None)
     with written(path):

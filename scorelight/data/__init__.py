@@ -1,12 +1,12 @@
 """Data modules."""
 
+from scorelight.data.arrays import Arrays, Examples
 from scorelight.data.base import ArrayDataModule, EightBitDataModule
 from scorelight.data.digits import DigitsDataModule
-from scorelight.data.examples import Arrays, Examples
-from scorelight.data.images import ImageDataModule
+from scorelight.data.image_folder import ImageDataModule
 from scorelight.data.loaders import EvalLoader, TrainLoader
-from scorelight.data.published import CIFAR10DataModule, MNISTDataModule
 from scorelight.data.seeds import SeedDataModule
+from scorelight.data.torchvision import CIFAR10DataModule, MNISTDataModule
 from scorelight.data.toy import ToyDataModule
 
 __all__ = [

@@ -6,16 +6,14 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from scorelight.batch import Batch
-from scorelight.component import Component
-from scorelight.data.examples import Examples
-from scorelight.data.loaders import EvalLoader, TrainLoader, shard
+from scorelight.data.arrays import Examples
+from scorelight.data.loaders import EvalLoader, TrainLoader, global_seed, shard
 from scorelight.errors import ConfigurationError
-from scorelight.seeding import global_seed, mix
+from scorelight.rng import hash_seed
+from scorelight.storage.component import Component
 
 __all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]
 
@@ -36,7 +34,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
 
     shape: tuple[int, ...]
     """Shape of one example; the network gets it from here."""
-    num_levels: int | None = None
+    num_bins: int | None = None
     """Number of grey levels, equally spaced from −1 to 1 as the model sees them; None if not quantised."""
 
     def __init__(
@@ -67,7 +65,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
 
     def train_dataloader(self) -> TrainLoader:
         """The endless stream of training batches."""
-        seed = mix(self.seed, global_seed())
+        seed = hash_seed(self.seed, global_seed())
         return TrainLoader(self.train, self.batch_size, seed, *shard(self), flip=self.flip)
 
     def val_dataloader(self) -> EvalLoader:
@@ -83,17 +81,6 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         """
         size = self.val_batch_size if batch_size is None else batch_size
         return EvalLoader(self.examples(split), size, *shard(self))
-
-    def training_set(self) -> Batch:
-        """All that training can see, scaled: every example, and its mirror image too where training flips.
-
-        Raises:
-            ConfigurationError: If the examples are not in memory.
-        """
-        x, cond, _ = self.examples("train").everything()
-        if self.flip:
-            x, cond = torch.cat([x, x.flip(-1)]), {k: torch.cat([v, v]) for k, v in cond.items()}
-        return Batch(self.scale(x), cond)
 
     def fingerprint(self, split: Split = "train") -> str:
         """Name of a split by its content, such as ``mnist-train-`` and 16 hexadecimal digits.
@@ -121,7 +108,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
 class EightBitDataModule(ArrayDataModule, ABC):
     """Images that are stored as uint8, shape (C, H, W), and scaled to [−1, 1] on the device."""
 
-    num_levels = 256
+    num_bins = 256
 
     def scale(self, x: Tensor) -> Tensor:
         """0..255 into [−1, 1]; `pictures.to_uint8` is the inverse."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scorelight.data.arrays import Arrays, split
 from scorelight.data.base import ArrayDataModule
-from scorelight.data.examples import Arrays, split
 
 __all__ = ["DigitsDataModule"]
 
@@ -20,12 +20,12 @@ class DigitsDataModule(ArrayDataModule):
     Args:
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        val_fraction: Share of the images kept for validation.
+        val_fraction: RankSlice of the images kept for validation.
         seed: Seed of the split; the order of training is that of `seed_everything` as well.
     """
 
     shape = (1, 8, 8)
-    num_levels = 17
+    num_bins = 17
 
     def __init__(
         self, batch_size: int = 64, val_batch_size: int = 256, val_fraction: float = 0.2, seed: int = 0

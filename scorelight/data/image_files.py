@@ -16,12 +16,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from scorelight.batch import Batch
-from scorelight.data.examples import Arrays, Examples
-from scorelight.data.files import progress, readable
-from scorelight.data.sources import Source
+from scorelight.data.arrays import Arrays, Examples
+from scorelight.data.image_sources import Source
+from scorelight.data.reading import progress, reading
 from scorelight.errors import ConfigurationError
 
-__all__ = ["REPLACE", "ImageFiles", "Recipe", "first_recipe", "is_grey", "open_image"]
+__all__ = ["REPLACE", "ImageFiles", "ImageTransform", "is_grey", "open_image", "transform_for"]
 
 REPLACE = "replace the file, or remove it"
 _AHEAD = 3
@@ -31,7 +31,7 @@ _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ImageTransform:
     """From what a file holds to an example of shape (C, H, W), uint8.
 
     To a given size the short side is brought by Pillow's antialiased Lanczos filter, and the middle of the
@@ -84,17 +84,19 @@ class Recipe:
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
-    """An image of which the header has been read; to be used in a block that is `readable`."""
+    """An image of which the header has been read; to be used in a block that is `reading`."""
     try:
         return Image.open(file)
     except UnidentifiedImageError as error:
         raise ValueError("it is no image") from error  # Pillow's own message has the address of a buffer
 
 
-def first_recipe(size: tuple[int, int], grey: bool, image_size: int | None, grayscale: bool) -> Recipe:
+def transform_for(
+    size: tuple[int, int], grey: bool, image_size: int | None, grayscale: bool
+) -> ImageTransform:
     """The recipe of a set whose first image has that width and height, and is grey or has colour."""
     width, height = (image_size, image_size) if image_size else size
-    return Recipe(1 if grayscale or grey else 3, height, width, image_size is not None, grayscale)
+    return ImageTransform(1 if grayscale or grey else 3, height, width, image_size is not None, grayscale)
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -130,7 +132,12 @@ class ImageFiles(Examples):
     """
 
     def __init__(
-        self, source: Source, names: Sequence[str], labels: Tensor | None, recipe: Recipe, num_workers: int
+        self,
+        source: Source,
+        names: Sequence[str],
+        labels: Tensor | None,
+        recipe: ImageTransform,
+        num_workers: int,
     ) -> None:
         self.source = source
         self.names = names
@@ -175,7 +182,7 @@ class ImageFiles(Examples):
     def load(self) -> Arrays:
         """All of them in memory."""
         pieces = torch.split(torch.arange(len(self)), _CHUNK)
-        with readable(self.source.path, "set data.in_memory to false, or a smaller data.image_size"):
+        with reading(self.source.path, "set data.in_memory to false, or a smaller data.image_size"):
             x = torch.empty(len(self), *self.recipe.shape, dtype=torch.uint8)
         for batch in progress(self.batches(pieces), len(pieces), f"reading {self.source.path.name}"):
             x[batch.indices] = batch.x0
@@ -192,7 +199,7 @@ class ImageFiles(Examples):
             done = pool.map(self._check, pieces)
             deque(progress(done, len(pieces), f"checking {self.source.path.name}"), maxlen=0)
 
-    def everything(self) -> Batch:
+    def all(self) -> Batch:
         """They are not in memory."""
         raise ConfigurationError(
             f"{self.source.path}: {len(self):,} images, {self.num_bytes / 2**30:.1f} GiB, are not kept in "
@@ -204,7 +211,7 @@ class ImageFiles(Examples):
         """SHA-256 of names, sizes, times or checksums, labels and recipe."""
         found = hashlib.sha256(repr(self.recipe).encode())
         for name in self.names:
-            found.update(f"{name}\0{self.source.stamp(name)}\0".encode())
+            found.update(f"{name}\0{self.source.version_tag(name)}\0".encode())
         if self.labels is not None:
             found.update(self.labels.numpy().data)
         return found.hexdigest()[:16]
@@ -225,13 +232,13 @@ class ImageFiles(Examples):
 
     def _image(self, name: str) -> np.ndarray:
         where = self.source.where(name)
-        with readable(where, REPLACE), open_image(BytesIO(self.source.read(name))) as image:
+        with reading(where, REPLACE), open_image(BytesIO(self.source.read(name))) as image:
             return self.recipe(image, where)
 
     def _check(self, names: Sequence[str]) -> None:
         for name in names:
             where = self.source.where(name)
-            with readable(where, REPLACE):
+            with reading(where, REPLACE):
                 with self.source.open(name) as file, open_image(file) as image:
                     self.recipe.check(image, where)
                     doubtful, end = _may_be_transparent(image), _ENDS.get(image.format or "", b"")

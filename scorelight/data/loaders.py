@@ -9,6 +9,7 @@ does not put a padding DistributedSampler into it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -17,10 +18,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from scorelight.batch import Batch
-from scorelight.data.examples import Examples
-from scorelight.seeding import mix
+from scorelight.data.arrays import Examples
+from scorelight.rng import hash_seed
 
-__all__ = ["EvalLoader", "TrainLoader", "shard", "shares"]
+__all__ = ["EvalLoader", "TrainLoader", "global_seed", "shard", "shares"]
+
+
+def global_seed() -> int:
+    """The seed that Lightning's `seed_everything` was called with, 0 without it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def shard(data: LightningDataModule) -> tuple[int, int]:
@@ -34,10 +40,10 @@ def shares(indices: Tensor, batch_size: int, rank: int, world_size: int) -> Sequ
     return torch.split(mine, batch_size) if len(mine) else ()
 
 
-def mirror(batch: Batch, coins: Tensor) -> Batch:
-    """Mirror the images left to right, in place, where the coin is 1."""
-    heads = coins.nonzero()[:, 0]
-    batch.x0.index_copy_(0, heads, batch.x0.index_select(0, heads).flip(-1))
+def mirror(batch: Batch, flips: Tensor) -> Batch:
+    """Mirror the images left to right, in place, where `flips` is 1."""
+    flipped = flips.nonzero()[:, 0]
+    batch.x0.index_copy_(0, flipped, batch.x0.index_select(0, flipped).flip(-1))
     return batch
 
 
@@ -50,7 +56,7 @@ class TrainLoader:
         seed: Seed of the shuffling.
         rank: This process.
         world_size: Number of processes.
-        flip: Mirror the images left to right by a coin, which is a function of (seed, epoch, example).
+        flip: Mirror half of the images left to right; which ones is a function of (seed, epoch, example).
     """
 
     def __init__(
@@ -80,12 +86,12 @@ class TrainLoader:
         left = len(self) - self.position % len(self)
         turns = range(self.position, self.position + left)
         for batch in self.examples.batches(self._piece(k)[0] for k in turns):
-            _, *coins = self._piece(self.position)
+            _, *flips = self._piece(self.position)
             self.position += 1
-            yield mirror(batch, coins[0]) if coins else batch
+            yield mirror(batch, flips[0]) if flips else batch
 
     def _piece(self, k: int) -> Tensor:
-        """Examples of batch k of this rank, and the coins of each: a piece of the epochs laid end to end."""
+        """Examples of batch k of this rank, and the flips of each: a piece of the epochs laid end to end."""
         size = len(self.examples)
         first = (k * self.world_size + self.rank) * self.batch_size
         last = first + self.batch_size
@@ -93,13 +99,13 @@ class TrainLoader:
         return torch.cat([self._epoch(e)[:, max(first - e * size, 0) : last - e * size] for e in epochs], 1)
 
     def _drawn(self, epoch: int) -> Tensor:
-        """Order of an epoch, shape (1, N), or with the coins in that order, (2, N)."""
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        """Order of an epoch, shape (1, N), or with the flips in that order, (2, N)."""
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, epoch))
         order = torch.randperm(len(self.examples), generator=generator)
         if not self.flip:
             return order[None]
-        coins = torch.randint(2, order.shape, generator=generator)
-        return torch.stack([order, coins[order]])
+        flips = torch.randint(2, order.shape, generator=generator)
+        return torch.stack([order, flips[order]])
 
     def state_dict(self) -> dict[str, int]:
         """Examples given so far, by all ranks; Lightning stores it in the checkpoint."""

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorelight.analytic import GaussianMixture
+from scorelight.data.arrays import Arrays
 from scorelight.data.base import ArrayDataModule
-from scorelight.data.examples import Arrays
+from scorelight.denoisers.analytic import GaussianMixture
 from scorelight.errors import ConfigurationError, nearest
-from scorelight.seeding import mix
+from scorelight.rng import hash_seed
 
 __all__ = ["Density", "ToyDataModule", "mixture", "sample"]
 
@@ -40,12 +40,12 @@ def sample(density: Density, num: int, seed: int) -> Tensor:
     """`num` points, shape (num, 2), float32, a function of the seed."""
     known = mixture(density)
     if known is not None:
-        return known.sample(num, torch.Generator().manual_seed(mix(seed))).float()
+        return known.sample(num, torch.Generator().manual_seed(hash_seed(seed))).float()
     if density == "checkerboard":
         return torch.from_numpy(_checkerboard(num, seed)).float()
     from sklearn.datasets import make_moons, make_swiss_roll
 
-    state = mix(seed) & 0xFFFFFFFF
+    state = hash_seed(seed) & 0xFFFFFFFF
     if density == "swiss_roll":
         points = make_swiss_roll(num, noise=0.5, random_state=state)[0][:, [0, 2]] / 10
     else:
@@ -55,7 +55,7 @@ def sample(density: Density, num: int, seed: int) -> Tensor:
 
 def _checkerboard(num: int, seed: int) -> np.ndarray:
     """Uniform on the eight dark squares of a 4×4 board on [−2, 2]², density 1/8 there."""
-    rng = np.random.default_rng(mix(seed))
+    rng = np.random.default_rng(hash_seed(seed))
     row = rng.integers(0, 4, num)
     column = 2 * rng.integers(0, 2, num) + row % 2
     return np.stack([column, row], axis=1) + rng.random((num, 2)) - 2

@@ -1,15 +1,21 @@
 """How good samples are. `SampleQuality`, which needs torchmetrics, is in `scorelight.metrics.quality`."""
 
-from scorelight.metrics.base import Metric, SampleMetric
-from scorelight.metrics.classifiers import DigitsFeatures, MNISTFeatures
-from scorelight.metrics.features import FeatureExtractor, Features, ModuleFeatures, PixelFeatures
+from scorelight.metrics.base import Metric, SampleQualityMetric
+from scorelight.metrics.features import (
+    DigitsFeatures,
+    FeatureExtractor,
+    Features,
+    InceptionFeatures,
+    MNISTFeatures,
+    ModuleFeatures,
+    PixelFeatures,
+)
 from scorelight.metrics.frechet import FrechetDistance, frechet_distance
-from scorelight.metrics.inception import InceptionFeatures
 from scorelight.metrics.inception_score import InceptionScore, inception_score
 from scorelight.metrics.kernel import KernelDistance, kernel_distance
+from scorelight.metrics.likelihood import LikelihoodMetric, NegativeLogLikelihood, VariationalBoundMetric
 from scorelight.metrics.mmd import MaximumMeanDiscrepancy, maximum_mean_discrepancy, median_distance
 from scorelight.metrics.precision_recall import PrecisionRecall, precision_recall
-from scorelight.metrics.score_error import ScoreError, score_error
 from scorelight.metrics.statistics import FeatureSet, Moments
 from scorelight.metrics.wasserstein import SlicedWasserstein, sliced_wasserstein
 
@@ -22,22 +28,23 @@ __all__ = [
     "InceptionFeatures",
     "InceptionScore",
     "KernelDistance",
+    "LikelihoodMetric",
     "MNISTFeatures",
     "MaximumMeanDiscrepancy",
     "Metric",
     "ModuleFeatures",
     "Moments",
+    "NegativeLogLikelihood",
     "PixelFeatures",
     "PrecisionRecall",
-    "SampleMetric",
-    "ScoreError",
+    "SampleQualityMetric",
     "SlicedWasserstein",
+    "VariationalBoundMetric",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
     "maximum_mean_discrepancy",
     "median_distance",
     "precision_recall",
-    "score_error",
     "sliced_wasserstein",
 ]

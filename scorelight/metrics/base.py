@@ -6,22 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from scorelight.component import Component
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.statistics import FeatureSet
+from scorelight.storage.component import Component
 
-__all__ = ["Metric", "SampleMetric", "numbers_of"]
+__all__ = ["Metric", "SampleQualityMetric", "numbers_of"]
 
 
 class Metric(Component, ABC):
-    """What a model is judged by: a `SampleMetric` or an `ExampleMetric`."""
+    """What a model is judged by: a `SampleQualityMetric` or an `LikelihoodMetric`."""
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Names and numbers."""
 
 
-class SampleMetric(Metric):
+class SampleQualityMetric(Metric):
     """Numbers that compare the features of samples with those of real examples."""
 
     needs_features: bool = False
@@ -40,7 +40,9 @@ class SampleMetric(Metric):
         """
 
 
-def numbers_of(metrics: Sequence[SampleMetric], real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
+def numbers_of(
+    metrics: Sequence[SampleQualityMetric], real: FeatureSet, fake: FeatureSet
+) -> dict[str, float]:
     """The numbers of all metrics by name.
 
     Raises:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleQualityMetric
 from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["FrechetDistance", "frechet_distance"]
 
 
-class FrechetDistance(SampleMetric):
+class FrechetDistance(SampleQualityMetric):
     """Fréchet distance of the Gaussians with the moments of real and generated features.
 
     With `InceptionFeatures` it is the Fréchet Inception distance, FID (Heusel et al., 2017, eq. 6).

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleQualityMetric
 from scorelight.metrics.statistics import FeatureSet, double
 
 __all__ = ["InceptionScore", "inception_score"]
 
 
-class InceptionScore(SampleMetric):
+class InceptionScore(SampleQualityMetric):
     """How sure a classifier is of each sample, and how evenly it spreads over the classes.
 
     exp E KL(p(y|x) ‖ p(y)) (Salimans et al., 2016, section 4): from 1 to the number of classes, more is

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleQualityMetric
 from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
 
-class KernelDistance(SampleMetric):
+class KernelDistance(SampleQualityMetric):
     """Squared maximum mean discrepancy under a polynomial kernel, KID (Bińkowski et al., 2018, eq. 4).
 
     Unlike the Fréchet distance it is unbiased: its expectation does not depend on the number of samples, and

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleQualityMetric
 from scorelight.metrics.statistics import FeatureSet, double, pair
 
 __all__ = ["MaximumMeanDiscrepancy", "maximum_mean_discrepancy", "median_distance"]
@@ -17,7 +17,7 @@ _ENTRIES = 2**24
 """Kernel values held at once: 128 MB."""
 
 
-class MaximumMeanDiscrepancy(SampleMetric):
+class MaximumMeanDiscrepancy(SampleQualityMetric):
     """Unbiased MMD² under a mean of Gaussian kernels; for vector data (Gretton et al., 2012, eq. 3).
 
     The widths are the median distance of the first 2,000 real examples times `scales`: samples have no say

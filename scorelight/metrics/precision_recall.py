@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleQualityMetric
 from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["PrecisionRecall", "precision_recall"]
@@ -18,7 +18,7 @@ _ENTRIES = 2**24
 """Distances held at once: 128 MB."""
 
 
-class PrecisionRecall(SampleMetric):
+class PrecisionRecall(SampleQualityMetric):
     """Share of samples among the real examples, and of real examples among the samples.
 
     Precision is about quality, recall about variety (Kynkäänniemi et al., 2019, eq. 1 and 2). Both depend on

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric, numbers_of
-from scorelight.metrics.features import FeatureExtractor, Features
+from scorelight.metrics.base import SampleQualityMetric, numbers_of
+from scorelight.metrics.features.base import FeatureExtractor, Features
 from scorelight.metrics.statistics import FeatureSet, Moments
 
 __all__ = ["SampleQuality"]
@@ -43,7 +43,10 @@ class SampleQuality(Metric):
     features: FeatureExtractor
 
     def __init__(
-        self, features: FeatureExtractor, metrics: Sequence[SampleMetric], real: FeatureSet | None = None
+        self,
+        features: FeatureExtractor,
+        metrics: Sequence[SampleQualityMetric],
+        real: FeatureSet | None = None,
     ) -> None:
         super().__init__()
         self.__dict__["features"] = features  # not a sub-module: no part of checkpoints

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorelight.atomic import whole_file
 from scorelight.errors import ConfigurationError
+from scorelight.storage.atomic import atomic_write
 
 __all__ = ["FeatureSet", "Moments", "double", "pair"]
 
@@ -107,7 +107,7 @@ class FeatureSet:
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.cov}
         arrays |= {"features": self.features, "logits": self.logits}
         found = {k: v.detach().cpu().numpy() for k, v in arrays.items() if v is not None}
-        with whole_file(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             np.savez(file, n=np.int64(self.count), key=np.str_(self.key), **found)
 
     @classmethod

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from scorelight.errors import ConfigurationError
-from scorelight.metrics.base import SampleMetric
+from scorelight.metrics.base import SampleQualityMetric
 from scorelight.metrics.statistics import FeatureSet, pair
 
 __all__ = ["SlicedWasserstein", "sliced_wasserstein"]
 
 
-class SlicedWasserstein(SampleMetric):
+class SlicedWasserstein(SampleQualityMetric):
     """Root mean square of the Wasserstein distances of the sets on random lines; for vector data.
 
     SW₂² = E_θ W₂²(θᵀx, θᵀy), θ uniform on the sphere (Bonneel et al., 2015, definition 1). Two finite sets

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from scorelight.autodiff import input_gradients
 from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
 from scorelight.networks.mlp import MLP
+from scorelight.numerics.autodiff import input_gradients
 
 __all__ = ["Energy"]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from scorelight.networks.base import ConditionEmbedding, ScoreNetwork
+from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.embeddings import ConditionEmbedding
 
 __all__ = ["MLP"]
 

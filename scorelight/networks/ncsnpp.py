@@ -2,7 +2,7 @@
 
 They walk down levels of half the resolution each and up again. On the way down every block leaves its output
 for a block on the way up, and so does every change of resolution. What a level is made of is in `_Parts`, the
-walk in `_LevelUNet`. Layers lie in the order of Song et al.'s ``all_modules``: a published checkpoint can be
+walk in `_StagedUNet`. Layers lie in the order of Song et al.'s ``all_modules``: a published checkpoint can be
 walked along them.
 """
 
@@ -18,13 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from scorelight.errors import ConfigurationError
-from scorelight.networks.base import (
-    ConditionEmbedding,
-    FourierEmbedding,
-    PositionalEmbedding,
-    ScoreNetwork,
-)
-from scorelight.networks.blocks import (
+from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.embeddings import ConditionEmbedding, FourierEmbedding, PositionalEmbedding
+from scorelight.networks.layers import (
     Average,
     FIRConv,
     FIRDown,
@@ -118,7 +114,7 @@ class _Up(nn.Module):
         return hidden if self.grow is None else self.grow(hidden, condition), output
 
 
-class _LevelUNet(ScoreNetwork, ABC):
+class _StagedUNet(ScoreNetwork, ABC):
     """The walk down the levels and up again, whatever they are made of."""
 
     def _build(
@@ -128,10 +124,10 @@ class _LevelUNet(ScoreNetwork, ABC):
         base_channels: int,
         multipliers: Sequence[int],
         num_blocks: int,
-        attention_levels: Sequence[int],
+        attention_stages: Sequence[int],
     ) -> None:
         widths = [base_channels * m for m in multipliers]
-        attend = [level in attention_levels for level in range(len(widths))]
+        attend = [level in attention_stages for level in range(len(widths))]
         self.embed = embed
         self.first = nn.Conv2d(self.shape[0], base_channels, 3, padding=1)
         self.down, skips = _contract(parts, self.shape[0], base_channels, widths, num_blocks, attend)
@@ -206,7 +202,7 @@ def _head(width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(group_norm(width), nn.SiLU(), last)
 
 
-class DDPMUNet(_LevelUNet):
+class DDPMUNet(_StagedUNet):
     """Ho et al.'s (2020, app. B) U-Net; the defaults are theirs for CIFAR-10, of 35,746,307 parameters.
 
     Blocks that add the noise level, sums without weights, strided convolutions between the levels, attention
@@ -217,7 +213,7 @@ class DDPMUNet(_LevelUNet):
         base_channels: Channels of the first level.
         multipliers: Channel multiplier of each level, hence also their number.
         num_blocks: Residual blocks per level on the way down (one more on the way up).
-        attention_levels: Indices of the levels with self-attention, 0 being full resolution.
+        attention_stages: Indices of the levels with self-attention, 0 being full resolution.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         num_classes: Number of classes to condition on, if any.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
@@ -229,18 +225,18 @@ class DDPMUNet(_LevelUNet):
         base_channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         num_blocks: int = 2,
-        attention_levels: Sequence[int] = (1,),
+        attention_stages: Sequence[int] = (1,),
         dropout: float = 0.1,
         num_classes: int | None = None,
         learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
         self.learned_variance = learned_variance
-        check_images("DDPMUNet", shape, multipliers, num_blocks, attention_levels)
+        check_images("DDPMUNet", shape, multipliers, num_blocks, attention_stages)
         size = 4 * base_channels
         embed = ConditionEmbedding(size, num_classes, PositionalEmbedding(base_channels, size))
         parts = _DDPMParts(size, dropout)
-        self._build(embed, parts, base_channels, multipliers, num_blocks, attention_levels)
+        self._build(embed, parts, base_channels, multipliers, num_blocks, attention_stages)
 
 
 class _DDPMParts(_Parts):
@@ -275,7 +271,7 @@ class _Unconditional(nn.Module):
         return output
 
 
-class NCSNpp(_LevelUNet):
+class NCSNpp(_StagedUNet):
     """Song et al.'s (2021, app. H) NCSN++ and, with other options, DDPM++.
 
     Blocks that add the noise level and change the resolution themselves, sums weighted by √½, attention
@@ -289,7 +285,7 @@ class NCSNpp(_LevelUNet):
     DDPM++ cont.            fir=None, fourier_scale=None, progressive_input="none"         61,804,419
     DDPM++ cont. deep       the same and num_blocks=8                                     106,632,579
     NCSN++ at 256x256       multipliers=(1, 1, 2, 2, 2, 2, 2), num_blocks=2,               65,574,421
-                            attention_levels=(4,), dropout=0, progressive_input="input_skip",
+                            attention_stages=(4,), dropout=0, progressive_input="input_skip",
                             progressive_output=True
     ======================= ============================================================= ===========
 
@@ -298,7 +294,7 @@ class NCSNpp(_LevelUNet):
         base_channels: Channels of the first level.
         multipliers: Channel multiplier of each level, hence also their number.
         num_blocks: Residual blocks per level on the way down (one more on the way up).
-        attention_levels: Indices of the levels with self-attention, 0 being full resolution.
+        attention_stages: Indices of the levels with self-attention, 0 being full resolution.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         fir: Taps of the low-pass filter that resamples; None for means and repeated pixels.
         fourier_scale: Of the `FourierEmbedding` of the noise level; None for `PositionalEmbedding`.
@@ -315,7 +311,7 @@ class NCSNpp(_LevelUNet):
         base_channels: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         num_blocks: int = 4,
-        attention_levels: Sequence[int] = (1,),
+        attention_stages: Sequence[int] = (1,),
         dropout: float = 0.1,
         fir: Sequence[int] | None = (1, 3, 3, 1),
         fourier_scale: float | None = 16.0,
@@ -326,7 +322,7 @@ class NCSNpp(_LevelUNet):
     ) -> None:
         super().__init__(shape, num_classes)
         self.learned_variance = learned_variance
-        check_images("NCSNpp", shape, multipliers, num_blocks, attention_levels)
+        check_images("NCSNpp", shape, multipliers, num_blocks, attention_stages)
         size = 4 * base_channels
         level: nn.Module = (
             PositionalEmbedding(base_channels, size)
@@ -335,7 +331,7 @@ class NCSNpp(_LevelUNet):
         )
         parts = _NCSNppParts(size, dropout, fir, progressive_input, progressive_output)
         embed = ConditionEmbedding(size, num_classes, level)
-        self._build(embed, parts, base_channels, multipliers, num_blocks, attention_levels)
+        self._build(embed, parts, base_channels, multipliers, num_blocks, attention_stages)
 
 
 class _NCSNppParts(_Parts):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
 from scorelight.errors import ConfigurationError
-from scorelight.networks.base import ConditionEmbedding, ScoreNetwork
-from scorelight.networks.blocks import (
+from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.embeddings import ConditionEmbedding
+from scorelight.networks.layers import (
     Average,
     Nearest,
     ResidualBlock,
@@ -35,7 +36,7 @@ class UNet(ScoreNetwork):
         base_channels: Channels of the first level.
         multipliers: Channel multiplier of each level, hence also their number.
         num_blocks: Residual blocks per level on the way down (one more on the way up).
-        attention_levels: Indices of the levels with self-attention, 0 being full resolution.
+        attention_stages: Indices of the levels with self-attention, 0 being full resolution.
         num_heads: Attention heads.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         num_classes: Number of classes to condition on, if any.
@@ -52,7 +53,7 @@ class UNet(ScoreNetwork):
         base_channels: int = 64,
         multipliers: Sequence[int] = (1, 2),
         num_blocks: int = 2,
-        attention_levels: Sequence[int] = (1,),
+        attention_stages: Sequence[int] = (1,),
         num_heads: int = 1,
         dropout: float = 0.0,
         num_classes: int | None = None,
@@ -63,7 +64,7 @@ class UNet(ScoreNetwork):
         super().__init__(shape, num_classes)
         self.learned_variance = learned_variance
         self.patch_size = patch_size
-        check_images("UNet", shape, multipliers, num_blocks, attention_levels, patch_size)
+        check_images("UNet", shape, multipliers, num_blocks, attention_stages, patch_size)
         _check_heads(num_heads, base_channels, multipliers)
         if group_size < 1:
             raise ConfigurationError(f"UNet: group_size={group_size}: at least 1")
@@ -75,7 +76,7 @@ class UNet(ScoreNetwork):
         make = partial(ResidualBlock, size=size, dropout=dropout, adaptive=True, group_size=group_size)
 
         def block(level: int, inputs: int, resample: nn.Module | None = None) -> ResidualBlock:
-            heads = num_heads if level in attention_levels and resample is None else 0
+            heads = num_heads if level in attention_stages and resample is None else 0
             return make(inputs, widths[level], num_heads=heads, resample=resample)
 
         self.down, skips = _contract(block, widths, num_blocks, base_channels)

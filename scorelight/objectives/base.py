@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from scorelight.batch import Batch
-from scorelight.component import Component
-from scorelight.denoiser import Denoiser
+from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
 from scorelight.parameterizations import Parameterization, Score
-from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
-from scorelight.seeding import Generators, randn_like
-from scorelight.times import TimeSampler
+from scorelight.processes.base import AnyLevel, ForwardProcess, NoiseLevel, Scalar
+from scorelight.rng import Generators, randn_like
+from scorelight.storage.component import Component
+from scorelight.times import TimeSampler, UniformTime
 
-__all__ = ["Loss", "Noisy", "Objective", "Weighting", "draw"]
+__all__ = ["Loss", "NoisyBatch", "Objective", "Weighting", "mean_over_dims", "sample_noisy"]
 
 
 class Loss(NamedTuple):
@@ -36,22 +36,73 @@ class Loss(NamedTuple):
     t: Tensor
 
 
+class NoisyBatch(NamedTuple):
+    """Clean examples and the same at random times: what every loss is computed from."""
+
+    x0: Tensor
+    """Clean data, shape (B, ...)."""
+    epsilon: Tensor
+    """The noise ε, of x0's shape."""
+    x_t: Tensor
+    """α x0 + σ ε, of x0's shape."""
+    level: NoiseLevel[Tensor]
+    """The noise level of each example, broadcastable against x0."""
+    t: Tensor
+    """The time of each example, shape (B,), float64."""
+    weight: Tensor
+    """The weight (10) of each time, shape (B,)."""
+
+
 class Objective(Component, nn.Module, ABC):
-    """A training loss whose minimiser is the true score."""
+    """A training loss whose minimiser is the true score.
+
+    A subclass writes `loss`; this base draws times and noise, applies the weight of the time sampler, and lets
+    the time sampler observe the losses in training.
+
+    Args:
+        time_sampler: Distribution of t (default `UniformTime`).
+    """
 
     trains_process: bool = False
     """Whether a process with parameters may be trained by it: its value must not depend on the process."""
 
+    def __init__(self, time_sampler: TimeSampler | None = None) -> None:
+        super().__init__()
+        self.time_sampler: TimeSampler | None = time_sampler or UniformTime()
+
     @abstractmethod
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """Loss of each example, shape (B,), without the weight of its time.
+
+        Args:
+            denoiser: What is trained; it carries the process.
+            noisy: The examples, at random times.
+            generator: Source of further randomness, after that of times and noise.
+            **cond: Conditions for the network, e.g. ``label`` of shape (B,).
+        """
+
+    def unweighted_terms(self, denoiser: Denoiser, noisy: NoisyBatch, **cond: Any) -> Scalar:
+        """Terms of each example that do not depend on its time, shape (B,) or a number; 0 by default."""
+        return 0.0
+
     def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Loss per example of clean data x0, shape (B, ...).
+        """Loss per example of clean data x0, shape (B, ...), at random times.
 
         Args:
             denoiser: What is trained; it carries the process.
             x0: Clean data.
-            generator: Where t and the noise come from; one per example makes example i reproducible.
+            generator: Source of t and the noise; one per example makes example i reproducible.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
+        process = denoiser.process
+        times = self.times(process)
+        noisy = sample_noisy(process, x0, times, generator)
+        value = self.loss(denoiser, noisy, generator=generator, **cond)
+        if times.training:
+            times.observe(process, noisy.t, value.detach())
+        return Loss(noisy.weight * value + self.unweighted_terms(denoiser, noisy, **cond), noisy.t)
 
     def check(self, process: ForwardProcess, network: nn.Module | None = None) -> None:
         """Called before training.
@@ -64,65 +115,39 @@ class Objective(Component, nn.Module, ABC):
                 f"{type(process).__name__} is learned, and {type(self).__name__} would make it easy, not "
                 "right; use VariationalBound"
             )
-        if times := self.times(process):
-            times.quantile(process, torch.tensor([0.5], dtype=torch.float64))
+        self.times(process).quantile(process, torch.tensor([0.5], dtype=torch.float64))
 
-    def times(self, process: ForwardProcess) -> TimeSampler | None:
-        """The distribution of t under the process: the objective's `time_sampler`, if it has one."""
-        return getattr(self, "time_sampler", None)
+    def times(self, process: ForwardProcess) -> TimeSampler:
+        """The distribution of t under the process."""
+        assert self.time_sampler is not None
+        return self.time_sampler
 
     def prepare(self, training_set: Callable[[], Batch]) -> None:
-        """Called once before the first step, with a function that gives all training examples."""
+        """Called once before the first step, with a function that returns all training examples."""
 
 
 class Weighting(Component, ABC):
     """Weight λ of a noise level in the objective."""
 
     space: Parameterization = Score()
-    """What the residual is measured in, unless the objective is told otherwise."""
+    """What the residual is measured in, unless the objective is given another space."""
 
     @abstractmethod
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """λ at the level, of the level's shape."""
 
 
-class Noisy(NamedTuple):
-    """Examples at random times: what every objective starts from."""
-
-    t: Tensor
-    weight: Tensor
-    level: NoiseLevel
-    epsilon: Tensor
-    x_t: Tensor
-
-
-def draw(process: ForwardProcess, x0: Tensor, time_sampler: TimeSampler, generator: Generators) -> Noisy:
+def sample_noisy(
+    process: ForwardProcess, x0: Tensor, time_sampler: TimeSampler, generator: Generators
+) -> NoisyBatch:
     """Draw t and ε, and form x_t = α x0 + σ ε."""
     with torch.no_grad():
         t, weight = time_sampler(process, len(x0), generator=generator, device=x0.device)
     epsilon = randn_like(x0, generator)
-    level = process.level(t, like=x0)
-    return Noisy(t, weight.to(x0.dtype), level, epsilon, level.alpha * x0 + level.sigma * epsilon)
+    level = process.at(t, like=x0)
+    return NoisyBatch(x0, epsilon, level.alpha * x0 + level.sigma * epsilon, level, t, weight.to(x0.dtype))
 
 
-def regression(
-    denoiser: Denoiser,
-    noisy: Noisy,
-    target: tuple[Tensor, Tensor],
-    space: Parameterization,
-    weighting: Weighting,
-    time_sampler: TimeSampler,
-    cond: dict[str, Any],
-) -> Loss:
-    """Weighted mean_d (y − y*)², y in the space and y* that of the target (x0, ε), which adds up to x_t."""
-    pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
-    squared = weighting(noisy.level) * pred.residual(*target, space) ** 2
-    value = squared.flatten(1).mean(1)
-    return Loss(weighted(denoiser.process, noisy, time_sampler, value), noisy.t)
-
-
-def weighted(process: ForwardProcess, noisy: Noisy, time_sampler: TimeSampler, value: Tensor) -> Tensor:
-    """The loss of each example times the weight of its time; in training, the time sampler learns from it."""
-    if time_sampler.training:
-        time_sampler.observe(process, noisy.t, value.detach())
-    return noisy.weight * value
+def mean_over_dims(x: Tensor) -> Tensor:
+    """Mean over the dimensions of each example: shape (B, ...) to (B,)."""
+    return x.flatten(1).mean(1)

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from scorelight.denoiser import Denoiser
-from scorelight.objectives.base import Loss, Objective, Weighting, draw, regression
-from scorelight.objectives.weightings import SigmaSquaredWeighting, UniformWeighting
+from scorelight.denoisers.base import Denoiser
+from scorelight.objectives.base import NoisyBatch, Objective, Weighting, mean_over_dims
+from scorelight.objectives.weightings import SigmaSquaredWeighting
 from scorelight.parameterizations import Epsilon, Parameterization
-from scorelight.seeding import Generators
-from scorelight.times import TimeSampler, UniformTime
+from scorelight.rng import Generators
+from scorelight.times import TimeSampler
 
 __all__ = ["DenoisingScoreMatching", "EpsilonPrediction"]
 
@@ -39,16 +39,17 @@ class DenoisingScoreMatching(Objective):
         weighting: Weighting | None = None,
         time_sampler: TimeSampler | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(time_sampler)
         self.weighting = weighting or SigmaSquaredWeighting()
         self.space = space or self.weighting.space
-        self.time_sampler = time_sampler or UniformTime()
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7a) for each example."""
-        noisy = draw(denoiser.process, x0, self.time_sampler, generator)
-        target = x0, noisy.epsilon
-        return regression(denoiser, noisy, target, self.space, self.weighting, self.time_sampler, cond)
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """λ mean_d (y_j(x_t) − y_j(x0, ε))²."""
+        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
+        residual = pred.residual(noisy.x0, noisy.epsilon, self.space)
+        return mean_over_dims(self.weighting(noisy.level) * residual**2)
 
 
 class EpsilonPrediction(Objective):
@@ -59,11 +60,11 @@ class EpsilonPrediction(Objective):
     """
 
     def __init__(self, time_sampler: TimeSampler | None = None) -> None:
-        super().__init__()
-        self.time_sampler = time_sampler or UniformTime()
+        super().__init__(time_sampler)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7a) with the ε residual and λ = 1."""
-        noisy = draw(denoiser.process, x0, self.time_sampler, generator)
-        target = x0, noisy.epsilon
-        return regression(denoiser, noisy, target, Epsilon(), UniformWeighting(), self.time_sampler, cond)
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """mean_d (ε̂ − ε)²."""
+        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
+        return mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, Epsilon()) ** 2)

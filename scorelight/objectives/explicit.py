@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorelight.analytic import posterior_mean
 from scorelight.batch import Batch
-from scorelight.denoiser import Denoiser
+from scorelight.denoisers.analytic import posterior_mean
+from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.objectives.base import Loss, Noisy, Objective, Weighting, draw, regression
+from scorelight.objectives.base import NoisyBatch, Objective, Weighting, mean_over_dims
 from scorelight.objectives.weightings import SigmaSquaredWeighting
 from scorelight.parameterizations import Parameterization
-from scorelight.seeding import Generators
-from scorelight.times import TimeSampler, UniformTime
+from scorelight.rng import Generators
+from scorelight.times import TimeSampler
 
 __all__ = ["ExplicitScoreMatching"]
 
@@ -48,12 +48,11 @@ class ExplicitScoreMatching(Objective):
         time_sampler: TimeSampler | None = None,
         chunk_size: int = 4096,
     ) -> None:
-        super().__init__()
+        super().__init__(time_sampler)
         if chunk_size < 1:
             raise ConfigurationError(f"chunk_size={chunk_size}: must be at least 1")
         self.weighting = weighting or SigmaSquaredWeighting()
         self.space = space or self.weighting.space
-        self.time_sampler = time_sampler or UniformTime()
         self.chunk_size = chunk_size
         self.bank: Batch | None = None
 
@@ -61,16 +60,17 @@ class ExplicitScoreMatching(Objective):
         """Take the training set as the bank."""
         self.bank = training_set()
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7b) for each example."""
-        noisy = draw(denoiser.process, x0, self.time_sampler, generator)
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """λ mean_d (y_j(x_t) − y_j*(x_t))²."""
         mean = self._posterior_mean(noisy, cond)
         epsilon = (noisy.x_t - noisy.level.alpha * mean) / noisy.level.sigma
-        exact = mean, epsilon
-        return regression(denoiser, noisy, exact, self.space, self.weighting, self.time_sampler, cond)
+        pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
+        return mean_over_dims(self.weighting(noisy.level) * pred.residual(mean, epsilon, self.space) ** 2)
 
     @torch.no_grad()
-    def _posterior_mean(self, noisy: Noisy, cond: dict[str, Tensor]) -> Tensor:
+    def _posterior_mean(self, noisy: NoisyBatch, cond: dict[str, Tensor]) -> Tensor:
         """E[x0 | x_t] over the bank, of the same class where there are classes."""
         if self.bank is None:
             raise ConfigurationError(

@@ -10,25 +10,27 @@ Shi & Ermon, 2019) needs one more pass through the network for each v, however m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from scorelight.autodiff import input_gradients, quadratic_forms, unit_vectors
-from scorelight.denoiser import Denoiser
+from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError, nearest
-from scorelight.objectives.base import Loss, Objective, Weighting, draw, weighted
+from scorelight.numerics.autodiff import input_gradients, outside_inference, quadratic_forms, unit_vectors
+from scorelight.objectives.base import NoisyBatch, Objective, Weighting
 from scorelight.objectives.weightings import SigmaSquaredWeighting
 from scorelight.parameterizations import Score
 from scorelight.processes.base import NoiseLevel
-from scorelight.seeding import Generators, rademacher_like, randn_like
-from scorelight.times import TimeSampler, UniformTime
+from scorelight.rng import Generators, rademacher_like, randn_like
+from scorelight.times import TimeSampler
 
 __all__ = ["ImplicitScoreMatching", "SlicedScoreMatching"]
 
 Projection = Literal["rademacher", "gaussian", "sphere"]
+Curvature = Callable[[Tensor], Tensor]
+"""v -> vᵀ (∂s/∂x) v for v of shape (n, B, ...), shape (n, B)."""
 
 
 class ImplicitScoreMatching(Objective):
@@ -47,25 +49,23 @@ class ImplicitScoreMatching(Objective):
         time_sampler: TimeSampler | None = None,
         chunk_size: int = 64,
     ) -> None:
-        super().__init__()
+        super().__init__(time_sampler)
         if chunk_size < 1:
             raise ConfigurationError(f"chunk_size={chunk_size}: must be at least 1")
         self.weighting = weighting or SigmaSquaredWeighting()
-        self.time_sampler = time_sampler or UniformTime()
         self.chunk_size = chunk_size
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7c) for each example."""
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """λ/D (‖s‖² + 2 tr ∂s/∂x)."""
 
-        def fisher(score: Tensor, curvature: Callable[[Tensor], Tensor]) -> Tensor:
-            size = score[0].numel()
-            trace = torch.stack([curvature(v).sum(0) for v in self._axes(score)]).sum(0)
-            return (score.square().flatten(1).sum(1) + 2 * trace) / size
+        def fisher(score: Tensor, curvature: Curvature) -> Tensor:
+            axes = unit_vectors(score, self.chunk_size)
+            trace = torch.stack([curvature(v).sum(0) for v in axes]).sum(0)
+            return (score.square().flatten(1).sum(1) + 2 * trace) / score[0].numel()
 
-        return _evaluate(fisher, self.weighting, self.time_sampler, denoiser, x0, generator, cond)
-
-    def _axes(self, like: Tensor) -> Iterator[Tensor]:
-        return unit_vectors(like, self.chunk_size)
+        return _weighted_fisher(fisher, self.weighting, denoiser, noisy, cond)
 
 
 class SlicedScoreMatching(Objective):
@@ -90,7 +90,7 @@ class SlicedScoreMatching(Objective):
         num_projections: int = 1,
         variance_reduction: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(time_sampler)
         if projection not in get_args(Projection):
             raise ConfigurationError(
                 f"projection={projection!r}; {nearest(projection, get_args(Projection))}"
@@ -98,21 +98,22 @@ class SlicedScoreMatching(Objective):
         if num_projections < 1:
             raise ConfigurationError(f"num_projections={num_projections}: must be at least 1")
         self.weighting = weighting or SigmaSquaredWeighting()
-        self.time_sampler = time_sampler or UniformTime()
         self.projection = projection
         self.num_projections = num_projections
         self.variance_reduction = variance_reduction
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """Equation (7c) for each example, with random directions."""
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """λ/D (‖s‖² + 2 vᵀ (∂s/∂x) v), the mean over random directions v."""
 
-        def fisher(score: Tensor, curvature: Callable[[Tensor], Tensor]) -> Tensor:
+        def fisher(score: Tensor, curvature: Curvature) -> Tensor:
             v = torch.stack([self._direction(score.detach(), generator) for _ in range(self.num_projections)])
             along = (v * score).flatten(2).sum(2).square().mean(0)
             squared = score.square().flatten(1).sum(1) if self.variance_reduction else along
             return (squared + 2 * curvature(v).mean(0)) / score[0].numel()
 
-        return _evaluate(fisher, self.weighting, self.time_sampler, denoiser, x0, generator, cond)
+        return _weighted_fisher(fisher, self.weighting, denoiser, noisy, cond)
 
     def _direction(self, like: Tensor, generator: Generators) -> Tensor:
         """One direction per example, of like's shape."""
@@ -125,32 +126,25 @@ class SlicedScoreMatching(Objective):
         return v
 
 
-def _evaluate(
-    fisher: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor],
+def _weighted_fisher(
+    fisher: Callable[[Tensor, Curvature], Tensor],
     weighting: Weighting,
-    time_sampler: TimeSampler,
     denoiser: Denoiser,
-    x0: Tensor,
-    generator: Generators,
+    noisy: NoisyBatch,
     cond: dict[str, Any],
-) -> Loss:
-    """λ times `fisher` of the score and of the function v -> vᵀ (∂s/∂x) v, at random times."""
-    process = denoiser.process
-    with input_gradients(x0, *cond.values()) as (inputs, training):
-        cond = dict(zip(cond, inputs[1:], strict=True))
-        noisy = draw(process, inputs[0].detach(), time_sampler, generator)
-        x_t = noisy.x_t if noisy.x_t.requires_grad else noisy.x_t.requires_grad_()
-        score = denoiser.predict(x_t, noisy.level, **cond).score
+) -> Tensor:
+    """λ times `fisher` of the score and of its curvature."""
+    with input_gradients(noisy.x_t, *cond.values()) as ((x_t, *values), training):
+        level = noisy.level.map(outside_inference)
+        score = denoiser.predict(x_t, level, **dict(zip(cond, values, strict=True))).score
 
         def curvature(v: Tensor) -> Tensor:
-            """vᵀ (∂s/∂x) v for v of shape (n, B, ...), shape (n, B)."""
             return quadratic_forms(score, x_t, v, create_graph=training)
 
-        value = _score_weight(weighting, noisy.level, x0) * fisher(score, curvature)
-    return Loss(weighted(process, noisy, time_sampler, value), noisy.t)
+        return _score_weight(weighting, level, noisy.x0) * fisher(score, curvature)
 
 
-def _score_weight(weighting: Weighting, level: NoiseLevel, like: Tensor) -> Tensor:
+def _score_weight(weighting: Weighting, level: NoiseLevel[Tensor], like: Tensor) -> Tensor:
     """λ moved by (6) from the weighting's own space to the score's residual, shape (B,) or ()."""
     ratio = weighting.space.determinant(level) / Score().determinant(level)
     return torch.as_tensor(weighting(level) * ratio**2, dtype=like.dtype).reshape(-1)

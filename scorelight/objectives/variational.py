@@ -1,4 +1,4 @@
-"""Variational bounds on −log p(x0) as training losses: the terms (11) to (13) of `scorelight.bounds`."""
+"""Variational bounds on −log p(x0) as training losses: the terms (11) to (13) of `scorelight.likelihood.bounds`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from scorelight.bounds import check_bound, level_term, negative_log_likelihood, prior_term
-from scorelight.denoiser import Denoiser, Prediction
+from scorelight.denoisers.base import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.objectives.base import Loss, Noisy, Objective, draw, weighted
+from scorelight.likelihood.bounds import check_bound, level_term, negative_log_likelihood, prior_term
+from scorelight.objectives.base import NoisyBatch, Objective, mean_over_dims
 from scorelight.parameterizations import Epsilon, Score
-from scorelight.processes.base import ForwardProcess
-from scorelight.seeding import Generators
+from scorelight.processes.base import ForwardProcess, Scalar
+from scorelight.rng import Generators
 from scorelight.times import DiscreteTime, ImportanceTime, TimeSampler
-from scorelight.times.base import level_index, level_number, level_times
+from scorelight.times.base import resolve_num_timesteps, timestep_index, timestep_times
 
 __all__ = ["HybridObjective", "VariationalBound"]
 
@@ -29,10 +29,10 @@ class VariationalBound(Objective):
     the last term, with two evaluations of the network.
 
     Args:
-        num_levels: Number of levels (default: those of the process's table, else continuous time).
+        num_timesteps: Number of levels (default: those of the process's table, else continuous time).
         variance: Variance of a step unless the network learns it: ``small`` is c², ``large`` σ²_{t|s}. At
             little noise ``large`` is exact; ``small`` costs DDPM's table 0.29 nats per dimension for any N.
-        bins: Number of grey levels of the data, equally spaced from −1 to 1, each standing for the interval
+        num_bins: Number of grey levels of the data, equally spaced from −1 to 1, each standing for the interval
             around it; the bound is then on a probability (Ho et al., 2020, eq. 13). Default: on a density.
         time_sampler: Distribution of t, which must be unbiased (default `DiscreteTime` or `ImportanceTime`).
     """
@@ -41,58 +41,64 @@ class VariationalBound(Objective):
 
     def __init__(
         self,
-        num_levels: int | None = None,
+        num_timesteps: int | None = None,
         variance: Literal["small", "large"] = "small",
-        bins: int | None = None,
+        num_bins: int | None = None,
         time_sampler: TimeSampler | None = None,
     ) -> None:
-        super().__init__()
-        check_bound(variance, bins)
+        super().__init__(time_sampler)
+        check_bound(variance, num_bins)
         if time_sampler and not time_sampler.unbiased:
             name = type(time_sampler).__name__
             raise ConfigurationError(
                 f"VariationalBound: with time_sampler={name} it would be no bound; use UniformTime, "
                 "StratifiedTime, ImportanceTime, or on levels DiscreteTime or LossAwareTime"
             )
-        self.num_levels = num_levels
+        self.num_timesteps = num_timesteps
         self.variance = variance
-        self.bins = bins
+        self.num_bins = num_bins
         self.time_sampler = time_sampler
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
-        """The bound for each example."""
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
+        """N times the term of (11) at the timestep, or the integrand of (13) times t_max − t_min."""
         process = denoiser.process
-        sampler = self.times(process)
-        noisy = draw(process, x0, sampler, generator)
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
-        if sampler.num_levels_of(process):
-            rest = weighted(process, noisy, sampler, self.term(process, pred, x0, noisy))
-        else:
-            squared = pred.residual(x0, noisy.epsilon, Score()) ** 2
-            value = 0.5 * (process.t_max - process.t_min) * (noisy.level.g2 * squared).flatten(1).sum(1)
-            rest = weighted(process, noisy, sampler, value) + self._last_term(denoiser, x0, noisy, cond)
-        return Loss(prior_term(process, x0) + rest, noisy.t)
+        if self._is_discrete(process):
+            return self.term(process, pred, noisy)
+        squared = pred.residual(noisy.x0, noisy.epsilon, Score()) ** 2
+        return 0.5 * (process.t_max - process.t_min) * (noisy.level.g2 * squared).flatten(1).sum(1)
+
+    def unweighted_terms(self, denoiser: Denoiser, noisy: NoisyBatch, **cond: Any) -> Scalar:
+        """The prior's term, and in continuous time that of the decoder."""
+        prior = prior_term(denoiser.process, noisy.x0)
+        return prior if self._is_discrete(denoiser.process) else prior + self._decoder(denoiser, noisy, cond)
+
+    def _is_discrete(self, process: ForwardProcess) -> bool:
+        return self.times(process).num_timesteps_of(process) is not None
 
     def times(self, process: ForwardProcess) -> TimeSampler:
         """The time sampler, on the levels of the bound if it has levels."""
-        number = process.num_levels if self.num_levels is None else self.num_levels
+        number = process.num_timesteps if self.num_timesteps is None else self.num_timesteps
         if self.time_sampler is None:
             return ImportanceTime() if number is None else DiscreteTime(number)
-        return _on_levels(number, self.time_sampler, process, "VariationalBound")
+        return _on_timesteps(number, self.time_sampler, process, "VariationalBound")
 
-    def term(self, process: ForwardProcess, pred: Prediction, x0: Tensor, noisy: Noisy) -> Tensor:
-        """N times the term of (11) that belongs to each example's level, shape (B,)."""
-        number = level_number(process, self.num_levels, "VariationalBound")
-        times = level_times(process, number, noisy.t.device)
-        index = level_index(process, number, noisy.t)
-        value = level_term(process, pred, x0, noisy.epsilon, times, index, self.variance, self.bins)
+    def term(self, process: ForwardProcess, pred: Prediction, noisy: NoisyBatch) -> Tensor:
+        """N times the term of (11) that belongs to each example's timestep, shape (B,)."""
+        number = resolve_num_timesteps(process, self.num_timesteps, "VariationalBound")
+        times = timestep_times(process, number, noisy.t.device)
+        index = timestep_index(process, number, noisy.t)
+        value = level_term(process, pred, noisy.x0, noisy.epsilon, times, index, self.variance, self.num_bins)
         return number * value
 
-    def _last_term(self, denoiser: Denoiser, x0: Tensor, noisy: Noisy, cond: dict[str, Any]) -> Tensor:
+    def _decoder(self, denoiser: Denoiser, noisy: NoisyBatch, cond: dict[str, Any]) -> Tensor:
         """−log p(x0|x_t) at t_min with p = N(x̂0, (σ/α)² I), from the noise of the main term."""
-        level = denoiser.process.level(torch.full_like(noisy.t, denoiser.process.t_min), like=x0)
+        x0 = noisy.x0
+        level = denoiser.process.at(torch.full_like(noisy.t, denoiser.process.t_min), like=x0)
         pred = denoiser.predict(level.alpha * x0 + level.sigma * noisy.epsilon, level, **cond)
-        return negative_log_likelihood(pred.x0, -level.log_snr, x0, self.bins)
+        return negative_log_likelihood(pred.x0, -level.log_snr, x0, self.num_bins)
 
 
 _NO_VARIANCE = (
@@ -108,23 +114,23 @@ class HybridObjective(Objective):
 
     Args:
         bound_weight: Their λ.
-        num_levels: Number of levels (default: those of the process's table).
-        bins: Number of grey levels of the data, see `VariationalBound`.
+        num_timesteps: Number of levels (default: those of the process's table).
+        num_bins: Number of grey levels of the data, see `VariationalBound`.
         time_sampler: Distribution of the level (default `DiscreteTime`).
     """
 
     def __init__(
         self,
         bound_weight: float = 0.001,
-        num_levels: int | None = None,
-        bins: int | None = None,
+        num_timesteps: int | None = None,
+        num_bins: int | None = None,
         time_sampler: TimeSampler | None = None,
     ) -> None:
-        super().__init__()
+        sampler = time_sampler or DiscreteTime(num_timesteps)
+        super().__init__(sampler)
         self.bound_weight = bound_weight
-        self.bound = VariationalBound(num_levels, bins=bins)
-        self.time_sampler = time_sampler or DiscreteTime(num_levels)
-        if not self.time_sampler.unbiased:
+        self.bound = VariationalBound(num_timesteps, num_bins=num_bins)
+        if not sampler.unbiased:
             name = type(time_sampler).__name__
             raise ConfigurationError(
                 f"HybridObjective: time_sampler={name}: DiscreteTime or LossAwareTime is needed"
@@ -138,35 +144,34 @@ class HybridObjective(Objective):
 
     def times(self, process: ForwardProcess) -> TimeSampler:
         """The time sampler, on the levels of the bound."""
-        number = level_number(process, self.bound.num_levels, "HybridObjective")
-        return _on_levels(number, self.time_sampler, process, "HybridObjective")
+        number = resolve_num_timesteps(process, self.bound.num_timesteps, "HybridObjective")
+        return _on_timesteps(number, super().times(process), process, "HybridObjective")
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, *, generator: Generators = None, **cond: Any) -> Loss:
+    def loss(
+        self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
+    ) -> Tensor:
         """Mean ‖ε̂ − ε‖² plus λ times the term of the bound, for each example."""
-        process = denoiser.process
-        noisy = draw(process, x0, self.times(process), generator)
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
         if pred.variance_fraction is None:
             raise ConfigurationError(_NO_VARIANCE)
-        simple = pred.residual(x0, noisy.epsilon, Epsilon()).square().flatten(1).mean(1)
+        simple = mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, Epsilon()).square())
         fixed_mean = dataclasses.replace(pred, output=pred.output.detach())
-        bits = self.bound.term(process, fixed_mean, x0, noisy) / (x0[0].numel() * math.log(2))
-        value = simple + self.bound_weight * bits
-        return Loss(weighted(process, noisy, self.time_sampler, value), noisy.t)
+        bound = self.bound.term(denoiser.process, fixed_mean, noisy)
+        return simple + self.bound_weight * (bound / (noisy.x0[0].numel() * math.log(2)))
 
 
-def _on_levels(
+def _on_timesteps(
     number: int | None, time_sampler: TimeSampler, process: ForwardProcess, owner: str
 ) -> TimeSampler:
     """The time sampler, if its levels are those of the bound: `number` of them, or no levels at all."""
-    found = time_sampler.num_levels_of(process)
+    found = time_sampler.num_timesteps_of(process)
     if found == number:
         return time_sampler
     name, levels = type(time_sampler).__name__, f"{found} levels" if found else "no levels"
     need = (
         f"the bound {number}: use DiscreteTime or LossAwareTime with as many"
         if number
-        else f"the bound is in continuous time: give {owner} num_levels={found}, or use UniformTime, "
+        else f"the bound is in continuous time: give {owner} num_timesteps={found}, or use UniformTime, "
         "StratifiedTime or ImportanceTime"
     )
     raise ConfigurationError(f"{owner}: time_sampler={name} has {levels}, {need}")

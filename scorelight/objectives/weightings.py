@@ -9,7 +9,7 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError
 from scorelight.objectives.base import Weighting
 from scorelight.parameterizations import X0, Epsilon
-from scorelight.processes.base import NoiseLevel, Scalar
+from scorelight.processes.base import AnyLevel, Scalar
 
 __all__ = [
     "EDMWeighting",
@@ -24,7 +24,7 @@ __all__ = [
 class UniformWeighting(Weighting):
     """λ = 1."""
 
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """1."""
         return 1.0
 
@@ -32,7 +32,7 @@ class UniformWeighting(Weighting):
 class SigmaSquaredWeighting(Weighting):
     """λ = σ² of the score's residual, which makes it L_simple (Song et al., 2021, sec. 3.3)."""
 
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """σ²."""
         return level.sigma**2
 
@@ -44,7 +44,7 @@ class LikelihoodWeighting(Weighting):
     theorem 1. Its variance is lowest with `ImportanceTime`.
     """
 
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """g²."""
         return level.g2
 
@@ -63,7 +63,7 @@ class MinSNRWeighting(Weighting):
             raise ConfigurationError(f"gamma={gamma}: must be positive")
         self.gamma = gamma
 
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """min(α²/σ², γ)."""
         snr = level.snr
         return snr.clamp(max=self.gamma) if isinstance(snr, Tensor) else min(snr, self.gamma)
@@ -85,7 +85,7 @@ class EDMWeighting(Weighting):
             raise ConfigurationError(f"sigma_data={sigma_data}: must be positive")
         self.sigma_data = sigma_data
 
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """SNR + 1/s²."""
         return level.snr + 1 / self.sigma_data**2
 
@@ -106,6 +106,6 @@ class SigmoidWeighting(Weighting):
             raise ConfigurationError(f"bias={bias}: a log SNR from -700 to 700 is needed")
         self.bias = bias
 
-    def __call__(self, level: NoiseLevel) -> Scalar:
+    def __call__(self, level: AnyLevel) -> Scalar:
         """sigmoid(bias − log SNR) · g²/σ², with sigmoid(bias − log SNR) = 1/(1 + SNR e^−bias)."""
         return level.g2 / level.sigma**2 / (1 + level.snr * math.exp(-self.bias))

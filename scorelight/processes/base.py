@@ -11,59 +11,84 @@ and variance of (1): m' = f m and (σ²)' = 2fσ² + g² (Särkkä & Solin, 2019
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from scorelight.component import Component
 from scorelight.errors import ConfigurationError
+from scorelight.storage.component import Component
 
-__all__ = ["ForwardProcess", "NoiseLevel", "Scalar"]
+__all__ = ["AnyLevel", "ForwardProcess", "NoiseLevel", "Scalar"]
 
-Scalar = Any
+Scalar = float | Tensor
 """A Python float (one level for a whole batch) or a Tensor that broadcasts against the data."""
+
+S = TypeVar("S", float, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
-class NoiseLevel:
+class NoiseLevel(Generic[S]):
     """The process at one time: α, σ and their derivatives, as floats or as tensors shaped to the data.
 
-    Floats come from `ForwardProcess.levels` (sampling: computed once, free to use), tensors from
-    `ForwardProcess.level` (training: another t for each example). The algebra is the same.
+    Floats come from `ForwardProcess.grid_levels` (sampling: computed once, free to use), tensors from
+    `ForwardProcess.at` (training: a time for each example). The algebra is the same.
     """
 
-    t: Scalar
-    alpha: Scalar
-    sigma: Scalar
-    dalpha: Scalar
-    dsigma: Scalar
+    time: S
+    alpha: S
+    sigma: S
+    dalpha: S
+    dsigma: S
 
     @property
-    def f(self) -> Scalar:
+    def f(self) -> S:
         """Drift coefficient f = α'/α of equation (2)."""
         return self.dalpha / self.alpha
 
     @property
-    def g2(self) -> Scalar:
+    def g2(self) -> S:
         """Squared diffusion coefficient g² = 2σ(σ' − fσ) of equation (2)."""
         return 2 * self.sigma * (self.dsigma - self.f * self.sigma)
 
     @property
-    def snr(self) -> Scalar:
+    def snr(self) -> S:
         """Signal-to-noise ratio α²/σ²."""
         return (self.alpha / self.sigma) ** 2
 
     @property
-    def log_snr(self) -> Scalar:
+    def log_snr(self) -> S:
         """log(α²/σ²), decreasing in t."""
         ratio = self.alpha / self.sigma
         return 2 * (ratio.log() if isinstance(ratio, Tensor) else math.log(ratio))
+
+    @property
+    def angle(self) -> S:
+        """θ = arctan(σ/α), from 0 (data) to π/2 (noise)."""
+        if isinstance(self.sigma, Tensor):
+            return torch.atan2(self.sigma, self.alpha)
+        return math.atan2(self.sigma, self.alpha)
+
+    @property
+    def length(self) -> S:
+        """√(α² + σ²), the norm of the coefficients of equation (1)."""
+        length: S = (self.alpha**2 + self.sigma**2) ** 0.5
+        return length
+
+    def map(self, function: Callable[[S], S]) -> NoiseLevel[S]:
+        """The level with a function applied to each of its numbers."""
+        numbers = self.time, self.alpha, self.sigma, self.dalpha, self.dsigma
+        return NoiseLevel(*map(function, numbers))
+
+
+AnyLevel = NoiseLevel[float] | NoiseLevel[Tensor]
+"""A level of floats or of tensors."""
 
 
 def check_sigmas(sigma_min: float, sigma_max: float) -> None:
@@ -80,12 +105,17 @@ def check_open(t_min: float, t_max: float) -> None:
         raise ConfigurationError(f"t_min={t_min}, t_max={t_max}: 0 < t_min and t_max < 1 are needed")
 
 
-# torch.func.jvp loads a module of torch that still uses its own deprecated torch.jit.script
-warnings.filterwarnings("ignore", message=r".*`torch\.jit\.script`", module=r"torch\.jit")
+@functools.cache
+def _load_jvp() -> None:
+    """Load what `torch.func.jvp` needs, which warns of torch's own deprecated torch.jit.script."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.jvp(torch.exp, (torch.zeros(()),), (torch.ones(()),))
 
 
 def _jvp(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
     """Value and derivative of an elementwise function, differentiable themselves."""
+    _load_jvp()
     value, derivative, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
     return value, derivative
 
@@ -101,6 +131,11 @@ def _vjp(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tenso
     return value.detach(), derivative
 
 
+def _broadcast(value: Tensor, like: Tensor) -> Tensor:
+    """From shape (B,) or () to (B, 1, ...), in the type of `like`."""
+    return value.to(like.dtype).expand(len(like)).reshape(-1, *(1,) * (like.ndim - 1))
+
+
 class ForwardProcess(Component, nn.Module, ABC):
     """A Gaussian noising process, equation (1). Write `alpha` and `sigma`; everything else follows.
 
@@ -109,8 +144,8 @@ class ForwardProcess(Component, nn.Module, ABC):
         t_max: Time of the prior, at most 1.
     """
 
-    num_levels: int | None = None
-    """Number of levels of a table; None for a process in continuous time."""
+    num_timesteps: int | None = None
+    """Number of entries of the table of noise levels; None for a process in continuous time."""
 
     def __init__(self, t_min: float = 1e-3, t_max: float = 1.0) -> None:
         super().__init__()
@@ -127,8 +162,16 @@ class ForwardProcess(Component, nn.Module, ABC):
     def sigma(self, t: Tensor) -> Tensor:
         """Standard deviation σ(t) of the noise, elementwise in t (float64, any shape)."""
 
-    def evaluate(self, t: Tensor) -> NoiseLevel:
-        """The level at each time of t, in float64 and of t's shape."""
+    def at(self, t: Tensor, like: Tensor | None = None) -> NoiseLevel[Tensor]:
+        """The noise level at each time. The only place that broadcasts t.
+
+        Args:
+            t: Times: of any shape, or with `like` of shape (B,) or ().
+            like: Data of shape (B, ...): the level then broadcasts against it, in its type and on its device;
+                without, it is of t's shape, in float64.
+        """
+        if like is not None:
+            return self.at(t.to(like.device)).map(functools.partial(_broadcast, like=like))
         t = t.to(torch.float64)
         trained = t.requires_grad or any(p.requires_grad for p in self.parameters())
         derive = _jvp if trained and torch.is_grad_enabled() else _vjp
@@ -136,31 +179,26 @@ class ForwardProcess(Component, nn.Module, ABC):
         sigma, dsigma = derive(self.sigma, t)
         return NoiseLevel(t, alpha, sigma, dalpha, dsigma)
 
-    def level(self, t: Tensor, like: Tensor) -> NoiseLevel:
-        """The level of each example, broadcastable against the data. The only place that broadcasts t.
-
-        Args:
-            t: Times, shape (B,) or ().
-            like: Data of shape (B, ...); gives the rank, the type and the device.
-        """
-        exact = self.evaluate(t.to(like.device))
-        shape = (-1,) + (1,) * (like.ndim - 1)
-
-        def shaped(value: Tensor) -> Tensor:
-            return value.to(like.dtype).expand(len(like)).reshape(shape)
-
-        return NoiseLevel(*map(shaped, (exact.t, exact.alpha, exact.sigma, exact.dalpha, exact.dsigma)))
-
-    def levels(self, times: Tensor) -> list[NoiseLevel]:
+    def grid_levels(self, times: Tensor) -> list[NoiseLevel[float]]:
         """One level of Python floats (double precision) per time of the grid, shape (N,)."""
         with torch.no_grad():
-            exact = self.evaluate(times.detach().cpu())
-            columns = (exact.t, exact.alpha, exact.sigma, exact.dalpha, exact.dsigma)
+            exact = self.at(times.detach().cpu())
+            columns = (exact.time, exact.alpha, exact.sigma, exact.dalpha, exact.dsigma)
             return [NoiseLevel(*row) for row in torch.stack(columns, dim=1).tolist()]
+
+    def end_levels(self) -> tuple[NoiseLevel[float], NoiseLevel[float]]:
+        """The levels at t_min and t_max, in floats."""
+        clean, noisy = self.grid_levels(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
+        return clean, noisy
+
+    def at_angle(self, theta: Tensor, like: Tensor) -> NoiseLevel[Tensor]:
+        """The level at which arctan(σ/α) = θ, for θ of shape (B,); broadcastable against `like`."""
+        with torch.no_grad():
+            return self.at(self.time_of_log_snr(-2 * theta.tan().log()), like=like)
 
     def perturb(self, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
         """x_t of equation (1): x0, ε of shape (B, ...), t of shape (B,)."""
-        level = self.level(t, like=x0)
+        level = self.at(t, like=x0)
         return level.alpha * x0 + level.sigma * epsilon
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
@@ -186,7 +224,7 @@ class ForwardProcess(Component, nn.Module, ABC):
         return (low + high) / 2
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """The logarithm of α²/σ², elementwise in t, without the derivatives that `evaluate` takes."""
+        """The logarithm of α²/σ², elementwise in t, without the derivatives that `at` takes."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def _within(self, t: Tensor) -> Tensor:

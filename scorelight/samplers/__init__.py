@@ -1,9 +1,10 @@
 """Samplers: how noise turns into data."""
 
-from scorelight.samplers.adaptive import RK45
+from scorelight.samplers.adaptive import RK45, decode, encode, slerp
 from scorelight.samplers.ancestral import DDIM, AncestralSampler
 from scorelight.samplers.base import Sampler
-from scorelight.samplers.karras import EDMSampler
+from scorelight.samplers.edm import EDMSampler
+from scorelight.samplers.generate import generate
 from scorelight.samplers.langevin import (
     AnnealedCorrector,
     AnnealedLangevin,
@@ -37,4 +38,8 @@ __all__ = [
     "ReverseDiffusion",
     "Sampler",
     "UniPC",
+    "decode",
+    "encode",
+    "generate",
+    "slerp",
 ]

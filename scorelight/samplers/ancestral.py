@@ -14,16 +14,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from scorelight.denoiser import Prediction
+from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel
-from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, NearestLevels, TimeGrid
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
+from scorelight.times import LogSNRGrid, TimeGrid
 
 __all__ = ["DDIM", "AncestralSampler"]
 
 
-def noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
+def noise_lost(t: NoiseLevel[float], s: NoiseLevel[float]) -> float:
     """1 − r² with r = α_t σ_s/(α_s σ_t), from 0 to 1: σ²_{t|s} = σ_t² (1 − r²), c² = σ_s² (1 − r²).
 
     Written with it, no difference of two squares can round below 0 and turn a state complex.
@@ -31,7 +31,7 @@ def noise_lost(t: NoiseLevel, s: NoiseLevel) -> float:
     return max(1 - float(t.alpha / s.alpha * s.sigma / t.sigma) ** 2, 0.0)
 
 
-def diffuse(x: Tensor, s: NoiseLevel, t: NoiseLevel, noise: Noise) -> Tensor:
+def diffuse(x: Tensor, s: NoiseLevel[float], t: NoiseLevel[float], noise: NoiseSource) -> Tensor:
     """x_t ~ q(x_t | x_s) of (8), t the noisier level."""
     return (t.alpha / s.alpha) * x + t.sigma * noise_lost(t, s) ** 0.5 * noise(x)
 
@@ -62,7 +62,9 @@ class AncestralSampler(Sampler):
             raise ConfigurationError(f"variance={variance!r}: small, large or learned")
         self.variance = variance
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
             lost = noise_lost(t, s)
@@ -96,16 +98,19 @@ class DDIM(Sampler):
     """
 
     order = 1
+    default_grid = LogSNRGrid()
 
     def __init__(
         self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True, eta: float = 0.0
     ) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
         if not 0 <= eta <= 1:
             raise ConfigurationError(f"eta={eta}: 0 <= eta <= 1 is needed")
         self.eta = eta
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
             fresh = self.eta**2 * noise_lost(t, s)  # share of σ_s² that is drawn anew, c²/σ_s²

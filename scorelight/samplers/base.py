@@ -6,6 +6,7 @@ else; this base scales the unit noise to the prior, and takes the last step to c
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +14,23 @@ from typing import Any
 
 from torch import Tensor
 
-from scorelight.component import Component
-from scorelight.denoiser import Denoiser, Prediction
+from scorelight.batch import select_conditions
+from scorelight.denoisers.base import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.processes.base import ForwardProcess, NoiseLevel
-from scorelight.seeding import Generators, randn_like
+from scorelight.processes.base import AnyLevel, ForwardProcess, NoiseLevel
+from scorelight.rng import Generators, randn_like
+from scorelight.storage.component import Component
 from scorelight.times import NearestLevels, TimeGrid, UniformGrid
 
-__all__ = ["Levels", "Noise", "Predict", "Sampler"]
+__all__ = ["BoundDenoiser", "Levels", "NoiseSource", "Sampler"]
 
-Levels = Sequence[NoiseLevel]
+Levels = Sequence[NoiseLevel[float]]
 """The levels of the grid, in Python floats."""
-Noise = Callable[[Tensor], Tensor]
+NoiseSource = Callable[[Tensor], Tensor]
 """Fresh standard normal noise like its argument."""
 
 
-class Predict:
+class BoundDenoiser:
     """A denoiser with its conditions filled in: one network evaluation a call.
 
     Args:
@@ -41,9 +43,13 @@ class Predict:
         self.process = denoiser.process
         self.cond = cond
 
-    def __call__(self, x: Tensor, level: NoiseLevel) -> Prediction:
+    def __call__(self, x: Tensor, level: AnyLevel) -> Prediction:
         """The prediction at x of shape (B, ...) and a level of floats or of broadcastable tensors."""
         return self.denoiser.predict(x, level, **self.cond)
+
+    def select(self, index: Tensor, size: int) -> BoundDenoiser:
+        """The same for the examples at the places `index` of a batch of `size`."""
+        return BoundDenoiser(self.denoiser, **select_conditions(self.cond, index, size))
 
 
 _MOST_STEPS = 10_000_000
@@ -54,12 +60,14 @@ class Sampler(Component, ABC):
 
     Args:
         num_steps: Steps in all. With `denoise`, the last of them is the posterior mean at t_min.
-        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
+        grid: Where the times lie (default: `default_grid`, on a table its `NearestLevels`).
         denoise: Whether to end with E[x0 | x] at t_min, which removes the noise σ(t_min) that is left.
     """
 
     order: int | None = None
     """Order of accuracy in the step, in the strong (deterministic) or weak (stochastic) sense."""
+    default_grid: TimeGrid = UniformGrid()
+    """The grid unless another one is given; on a table, moved to its noise levels."""
 
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
         if not 1 + denoise <= num_steps <= _MOST_STEPS:
@@ -68,15 +76,23 @@ class Sampler(Component, ABC):
                 f"and at most {_MOST_STEPS:,}"
             )
         self.num_steps = num_steps
-        self.grid = grid or NearestLevels(UniformGrid())
+        self.grid = grid or NearestLevels(self.default_grid)
         self.denoise = denoise
 
     @abstractmethod
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """Yield the state at levels[1], levels[2], ..., given the state x at levels[0]."""
 
-    def states(
-        self, denoiser: Denoiser, noise: Tensor, *, generator: Generators = None, **cond: Any
+    def sample_path(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        *,
+        generator: Generators = None,
+        noise_source: NoiseSource | None = None,
+        **cond: Any,
     ) -> Iterator[Tensor]:
         """Yield `num_steps` states from unit noise of shape (B, ...); the last is the sample.
 
@@ -85,26 +101,31 @@ class Sampler(Component, ABC):
             noise: Standard normal, shape (B, ...).
             generator: Where a stochastic sampler's noise comes from; one per example makes example i
                 independent of the batch that it is drawn in.
+            noise_source: The noise itself instead: called as ``noise_source(like)`` for each draw.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
         levels = self.levels(denoiser.process)
-        predict = Predict(denoiser, **cond)
-
-        def fresh(like: Tensor) -> Tensor:
-            return randn_like(like, generator)
-
+        predict = BoundDenoiser(denoiser, **cond)
         x = levels[0].sigma * noise
-        for state in self.trajectory(predict, x, levels, fresh):
+        source = noise_source or functools.partial(randn_like, generator=generator)
+        for state in self.trajectory(predict, x, levels, source):
             x = state
             yield x
         if self.denoise:
             yield predict(x, levels[-1]).x0
 
     def __call__(
-        self, denoiser: Denoiser, noise: Tensor, *, generator: Generators = None, **cond: Any
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        *,
+        generator: Generators = None,
+        noise_source: NoiseSource | None = None,
+        **cond: Any,
     ) -> Tensor:
         """Samples of noise's shape. The caller decides about gradients and about train or eval mode."""
-        return deque(self.states(denoiser, noise, generator=generator, **cond), maxlen=1).pop()
+        path = self.sample_path(denoiser, noise, generator=generator, noise_source=noise_source, **cond)
+        return deque(path, maxlen=1).pop()
 
     def encode(self, denoiser: Denoiser, x0: Tensor, **cond: Any) -> Tensor:
         """Unit noise like x0 that the sampler turns into x0 up to the error of its steps: its way backwards.
@@ -122,7 +143,7 @@ class Sampler(Component, ABC):
         """
         levels = self.levels(denoiser.process)[::-1]
         x = levels[0].alpha * x0
-        for state in self.trajectory(Predict(denoiser, **cond), x, levels, self._no_noise):
+        for state in self.trajectory(BoundDenoiser(denoiser, **cond), x, levels, self._no_noise):
             x = state
         return x / levels[-1].sigma
 
@@ -132,7 +153,7 @@ class Sampler(Component, ABC):
         Raises:
             ConfigurationError: If the grid is not defined for the process.
         """
-        return process.levels(self.grid(process, self.num_steps + 1 - self.denoise))
+        return process.grid_levels(self.grid(process, self.num_steps + 1 - self.denoise))
 
     def _no_noise(self, like: Tensor) -> Tensor:
         raise ConfigurationError(

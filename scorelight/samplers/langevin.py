@@ -14,12 +14,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from scorelight.component import Component
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
 from scorelight.samplers.ancestral import AncestralSampler
-from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import FixedTime, LogSNRGrid, NearestLevels, TimeGrid
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
+from scorelight.storage.component import Component
+from scorelight.times import FixedTime, LogSNRGrid, TimeGrid
 
 __all__ = [
     "AnnealedCorrector",
@@ -68,7 +68,9 @@ class LangevinDynamics(Sampler):
         self.step = step
         self.start_std = start_std
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         x = x * (self.start_std / levels[0].sigma)
         for level in levels[1:]:
@@ -103,6 +105,8 @@ class AnnealedLangevin(Sampler):
         step: Their ε.
     """
 
+    default_grid = LogSNRGrid()
+
     def __init__(
         self,
         num_steps: int = 232,
@@ -111,12 +115,14 @@ class AnnealedLangevin(Sampler):
         steps_per_level: int = 5,
         step: float = 6.2e-6,
     ) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
         _positive(steps_per_level=steps_per_level, step=step)
         self.steps_per_level = steps_per_level
         self.step = step
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """`steps_per_level` evaluations at every level, the first included."""
         unit = self.step * levels[-1].snr
         if not unit < 2:
@@ -125,7 +131,7 @@ class AnnealedLangevin(Sampler):
                 "(σ/α)² of the last level; take a smaller step"
             )
 
-        def anneal(x: Tensor, level: NoiseLevel) -> Tensor:
+        def anneal(x: Tensor, level: NoiseLevel[float]) -> Tensor:
             for _ in range(self.steps_per_level):
                 x = _step(predict(x, level).score, x, unit * level.sigma**2, noise(x))
             return x
@@ -140,7 +146,9 @@ class Corrector(Component, ABC):
     """Brings a state that is nearly from p_t nearer to it; see `PredictorCorrector`."""
 
     @abstractmethod
-    def __call__(self, predict: Predict, x: Tensor, level: NoiseLevel, noise: Noise) -> Tensor:
+    def __call__(
+        self, predict: BoundDenoiser, x: Tensor, level: NoiseLevel[float], noise: NoiseSource
+    ) -> Tensor:
         """The corrected state at the level."""
 
 
@@ -160,7 +168,9 @@ class LangevinCorrector(Corrector):
         self.snr = snr
         self.num_steps = num_steps
 
-    def __call__(self, predict: Predict, x: Tensor, level: NoiseLevel, noise: Noise) -> Tensor:
+    def __call__(
+        self, predict: BoundDenoiser, x: Tensor, level: NoiseLevel[float], noise: NoiseSource
+    ) -> Tensor:
         """`num_steps` evaluations."""
         for _ in range(self.num_steps):
             score, z = predict(x, level).score, noise(x)
@@ -183,7 +193,9 @@ class AnnealedCorrector(Corrector):
         self.snr = snr
         self.num_steps = num_steps
 
-    def __call__(self, predict: Predict, x: Tensor, level: NoiseLevel, noise: Noise) -> Tensor:
+    def __call__(
+        self, predict: BoundDenoiser, x: Tensor, level: NoiseLevel[float], noise: NoiseSource
+    ) -> Tensor:
         """`num_steps` evaluations."""
         for _ in range(self.num_steps):
             x = _step(predict(x, level).score, x, 2 * (self.snr * level.sigma) ** 2, noise(x))
@@ -219,7 +231,9 @@ class PredictorCorrector(Sampler):
         self.predictor = predictor or AncestralSampler()
         self.corrector = corrector or LangevinCorrector()
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """The evaluations of a step of the predictor and of the corrector."""
         for t, s in pairwise(levels):
             (x,) = self.predictor.trajectory(predict, x, (t, s), noise)

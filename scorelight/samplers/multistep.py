@@ -38,12 +38,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from scorelight.denoiser import Prediction
+from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.probability_flow import angle, angular_velocity, length
+from scorelight.numerics.quadrature import interpolatory_weights
 from scorelight.processes.base import NoiseLevel
-from scorelight.quadrature import interpolatory_weights
-from scorelight.samplers.base import Levels, Noise, Predict, Sampler
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
 from scorelight.times import LogSNRGrid, MixedGrid, NearestLevels, TimeGrid, TrailingGrid
 
 __all__ = ["DPMSolverPP", "ExponentialAdams", "UniPC"]
@@ -65,6 +64,8 @@ class DPMSolverPP(Sampler):
         stochastic: Whether to solve the reverse SDE instead of the probability flow; order 1 or 2.
     """
 
+    default_grid = LogSNRGrid()
+
     def __init__(
         self,
         num_steps: int = 20,
@@ -73,12 +74,14 @@ class DPMSolverPP(Sampler):
         order: Literal[1, 2, 3] = 2,
         stochastic: bool = False,
     ) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
         _check_order("DPMSolverPP", order, 2 if stochastic else 3, " with stochastic=true" * stochastic)
         self.order: int = order
         self.stochastic = stochastic
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         form = _FORMS["x0"]._replace(kappa=2 if self.stochastic else 1)
         points: deque[_Point] = deque(maxlen=self.order)
@@ -106,6 +109,8 @@ class UniPC(Sampler):
         corrector: Whether to correct; without it this is UniP, at order 2 the same as `DPMSolverPP`.
     """
 
+    default_grid = LogSNRGrid()
+
     def __init__(
         self,
         num_steps: int = 20,
@@ -114,12 +119,14 @@ class UniPC(Sampler):
         order: Literal[1, 2, 3] = 2,
         corrector: bool = True,
     ) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
         _check_order("UniPC", order, 3)
         self.order: int = order
         self.corrector = corrector
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         n = self.order
         return _predict_and_correct(_FORMS["x0"], predict, x, levels, n, self.corrector, n, rough=True)
@@ -168,7 +175,9 @@ class ExponentialAdams(Sampler):
         self.order: int = self.num_points if self.corrector else min(self.num_points, 2)
         self.prediction = prediction
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         long = self.prediction == "epsilon" and _lambda(levels[-1]) - _lambda(levels[-2]) > 0.5
         form, n = _FORMS[self.prediction], self.num_points
@@ -182,13 +191,13 @@ _Point = tuple[float, Tensor]
 class _Form(NamedTuple):
     """How the flow is written: where a level is on the axis, c, Y and κ of (16); κ = 0 for du = Y dθ."""
 
-    place: Callable[[NoiseLevel], float]
-    scale: Callable[[NoiseLevel], float]
+    place: Callable[[NoiseLevel[float]], float]
+    scale: Callable[[NoiseLevel[float]], float]
     value: Callable[[Prediction], Tensor]
     kappa: float
 
 
-def _lambda(level: NoiseLevel) -> float:
+def _lambda(level: NoiseLevel[float]) -> float:
     """λ = log(α/σ) of a level of floats."""
     return math.log(level.alpha / level.sigma)
 
@@ -196,13 +205,13 @@ def _lambda(level: NoiseLevel) -> float:
 _FORMS = {
     "x0": _Form(_lambda, lambda level: level.alpha, lambda pred: pred.x0, 1),
     "epsilon": _Form(_lambda, lambda level: level.sigma, lambda pred: pred.epsilon, -1),
-    "v": _Form(angle, length, angular_velocity, 0),
+    "v": _Form(lambda level: level.angle, lambda level: level.length, lambda pred: pred.angular_velocity, 0),
 }
 
 
 def _predict_and_correct(
     form: _Form,
-    predict: Predict,
+    predict: BoundDenoiser,
     x: Tensor,
     levels: Levels,
     order: int,
@@ -223,7 +232,7 @@ def _predict_and_correct(
 
 
 def _step(
-    form: _Form, x: Tensor, t: NoiseLevel, s: NoiseLevel, points: Sequence[_Point], rough: bool
+    form: _Form, x: Tensor, t: NoiseLevel[float], s: NoiseLevel[float], points: Sequence[_Point], rough: bool
 ) -> Tensor:
     """(17) without the noise, from x at t to s, with the polynomial through the points."""
     start, h = form.place(t), form.place(s) - form.place(t)

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, NearestLevels, TimeGrid
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
+from scorelight.times import LogSNRGrid, TimeGrid
 
 __all__ = ["Euler", "Heun"]
 
@@ -23,14 +23,17 @@ class Euler(Sampler):
     """
 
     order = 1
+    default_grid = LogSNRGrid()
 
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
-            x = x + (s.t - t.t) * predict(x, t).velocity
+            x = x + (s.time - t.time) * predict(x, t).velocity
             yield x
 
 
@@ -44,14 +47,17 @@ class Heun(Sampler):
     """
 
     order = 2
+    default_grid = LogSNRGrid()
 
     def __init__(self, num_steps: int = 25, grid: TimeGrid | None = None, denoise: bool = True) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """Two evaluations a step."""
         for t, s in pairwise(levels):
-            h = s.t - t.t
+            h = s.time - t.time
             d = predict(x, t).velocity
             x = x + (h / 2) * (d + predict(x + h * d, s).velocity)
             yield x

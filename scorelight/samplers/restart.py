@@ -10,8 +10,8 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.ancestral import DDIM, diffuse
-from scorelight.samplers.base import Levels, Noise, Predict, Sampler
-from scorelight.times import LogSNRGrid, NearestLevels, TimeGrid
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
+from scorelight.times import LogSNRGrid, TimeGrid
 
 __all__ = ["Restart"]
 
@@ -36,6 +36,8 @@ class Restart(Sampler):
         num_restarts: How often, at least 1.
     """
 
+    default_grid = LogSNRGrid()
+
     def __init__(
         self,
         num_steps: int = 50,
@@ -46,7 +48,7 @@ class Restart(Sampler):
         high: float = 1.5,
         num_restarts: int = 3,
     ) -> None:
-        super().__init__(num_steps, grid or NearestLevels(LogSNRGrid()), denoise)
+        super().__init__(num_steps, grid, denoise)
         if not 0 < low < high:
             raise ConfigurationError(f"Restart: low={low}, high={high}: 0 < low < high is needed")
         if num_restarts < 1:
@@ -56,7 +58,9 @@ class Restart(Sampler):
         self.high = high
         self.num_restarts = num_restarts
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """The evaluations of the sampler's steps, those of the interval `num_restarts` times more."""
 
         def down(x: Tensor, first: int, last: int) -> Iterator[Tensor]:
@@ -84,5 +88,5 @@ class Restart(Sampler):
         return inside[0], inside[-1]
 
 
-def _ratio(level: NoiseLevel) -> float:
+def _ratio(level: NoiseLevel[float]) -> float:
     return float(level.sigma / level.alpha)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from scorelight.samplers.ancestral import noise_lost
-from scorelight.samplers.base import Levels, Noise, Predict, Sampler
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
 
 __all__ = ["EulerMaruyama", "ReverseDiffusion"]
 
@@ -26,10 +26,12 @@ class EulerMaruyama(Sampler):
 
     order = 1
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
-            h = s.t - t.t
+            h = s.time - t.time
             drift = t.f * x - t.g2 * predict(x, t).score
             x = x + h * drift + (-h * t.g2) ** 0.5 * noise(x)
             yield x
@@ -53,7 +55,9 @@ class ReverseDiffusion(Sampler):
 
     order = 1
 
-    def trajectory(self, predict: Predict, x: Tensor, levels: Levels, noise: Noise) -> Iterator[Tensor]:
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
         """One evaluation a step."""
         for t, s in pairwise(levels):
             a = t.alpha / s.alpha

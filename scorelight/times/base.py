@@ -15,12 +15,19 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from scorelight.component import Component
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.seeding import Generators, rand
+from scorelight.rng import Generators, rand
+from scorelight.storage.component import Component
 
-__all__ = ["TimeGrid", "TimeSampler", "level_index", "level_number", "level_times", "log_snr_ends"]
+__all__ = [
+    "TimeGrid",
+    "TimeSampler",
+    "log_snr_ends",
+    "resolve_num_timesteps",
+    "timestep_index",
+    "timestep_times",
+]
 
 
 class TimeSampler(Component, nn.Module, ABC):
@@ -39,7 +46,7 @@ class TimeSampler(Component, nn.Module, ABC):
         """Draw `num` times and the weights that go with them, both of shape (num,), float64."""
         return self.quantile(process, rand(num, generator, device))
 
-    def num_levels_of(self, process: ForwardProcess) -> int | None:
+    def num_timesteps_of(self, process: ForwardProcess) -> int | None:
         """N if the times are levels: equally spaced ones, for a table its entries. None on a continuum."""
         return None
 
@@ -55,32 +62,32 @@ class TimeGrid(Component, ABC):
         """Decreasing times, shape (num_times,), float64; from t_max to t_min where the grid says no other."""
 
 
-def level_number(process: ForwardProcess, num_levels: int | None, owner: str) -> int:
+def resolve_num_timesteps(process: ForwardProcess, num_timesteps: int | None, owner: str) -> int:
     """Number of levels asked for, else that of the process.
 
     Raises:
         ConfigurationError: If there is none, or fewer than two.
     """
-    number = process.num_levels if num_levels is None else num_levels
+    number = process.num_timesteps if num_timesteps is None else num_timesteps
     if number is None:
         raise ConfigurationError(
-            f"{owner}: {type(process).__name__} is in continuous time; give {owner} num_levels, or use a "
+            f"{owner}: {type(process).__name__} is in continuous time; give {owner} num_timesteps, or use a "
             "process with a table (DDPMProcess, SMLDProcess)"
         )
     if number < 2:
-        raise ConfigurationError(f"{owner}: num_levels={number}: at least 2 are needed")
+        raise ConfigurationError(f"{owner}: num_timesteps={number}: at least 2 are needed")
     return number
 
 
-def level_times(process: ForwardProcess, num_levels: int, device: torch.device) -> Tensor:
-    """Times of the levels, increasing, shape (num_levels,), float64: i/N for a table of N entries."""
-    return torch.linspace(process.t_min, process.t_max, num_levels, dtype=torch.float64, device=device)
+def timestep_times(process: ForwardProcess, num_timesteps: int, device: torch.device) -> Tensor:
+    """Times of the levels, increasing, shape (num_timesteps,), float64: i/N for a table of N entries."""
+    return torch.linspace(process.t_min, process.t_max, num_timesteps, dtype=torch.float64, device=device)
 
 
-def level_index(process: ForwardProcess, num_levels: int, t: Tensor) -> Tensor:
+def timestep_index(process: ForwardProcess, num_timesteps: int, t: Tensor) -> Tensor:
     """Index of the level nearest to each time, from 0."""
     share = (t.double() - process.t_min) / (process.t_max - process.t_min)
-    return (share * (num_levels - 1)).round().long()
+    return (share * (num_timesteps - 1)).round().long()
 
 
 def log_snr_ends(process: ForwardProcess, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.seeding import Generators, stratified
+from scorelight.rng import Generators, stratified
 from scorelight.times.base import TimeSampler, log_snr_ends
 
 __all__ = ["FixedTime", "ImportanceTime", "LogNormalTime", "LogitNormalTime", "StratifiedTime", "UniformTime"]
@@ -49,9 +49,9 @@ class StratifiedTime(TimeSampler):
         """Draw one time from each of `num` slices of equal probability."""
         return self.quantile(process, stratified(num, generator, device))
 
-    def num_levels_of(self, process: ForwardProcess) -> int | None:
+    def num_timesteps_of(self, process: ForwardProcess) -> int | None:
         """That of the distribution."""
-        return self.times.num_levels_of(process)
+        return self.times.num_timesteps_of(process)
 
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
         """Pass on."""
@@ -145,7 +145,7 @@ class ImportanceTime(TimeSampler):
         """The time at which log SNR is the share u of the way down; the weight (10)."""
         first, last = log_snr_ends(process, u.device)
         t = process.time_of_log_snr(first + u * (last - first))
-        level = process.evaluate(t)
+        level = process.at(t)
         density = level.g2 / level.sigma**2 / (first - last)
         return t, 1 / ((process.t_max - process.t_min) * density)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.times.base import TimeSampler, level_index, level_number, level_times
+from scorelight.times.base import TimeSampler, resolve_num_timesteps, timestep_index, timestep_times
 
 __all__ = ["DiscreteTime", "LossAwareTime"]
 
@@ -18,21 +18,21 @@ class DiscreteTime(TimeSampler):
     """Uniform over N levels: those of the process's table, or equally spaced times from t_min to t_max.
 
     Args:
-        num_levels: Number of levels (default: that of the process).
+        num_timesteps: Number of levels (default: that of the process).
     """
 
-    def __init__(self, num_levels: int | None = None) -> None:
+    def __init__(self, num_timesteps: int | None = None) -> None:
         super().__init__()
-        self.num_levels = num_levels
+        self.num_timesteps = num_timesteps
 
-    def num_levels_of(self, process: ForwardProcess) -> int:
+    def num_timesteps_of(self, process: ForwardProcess) -> int:
         """Those asked for, else those of the process."""
-        return level_number(process, self.num_levels, "DiscreteTime")
+        return resolve_num_timesteps(process, self.num_timesteps, "DiscreteTime")
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The level at floor(u N); all weights are 1."""
-        num = self.num_levels_of(process)
-        return level_times(process, num, u.device)[(u * num).long()], torch.ones_like(u)
+        num = self.num_timesteps_of(process)
+        return timestep_times(process, num, u.device)[(u * num).long()], torch.ones_like(u)
 
 
 class LossAwareTime(TimeSampler):
@@ -43,13 +43,13 @@ class LossAwareTime(TimeSampler):
     stored in the checkpoint.
 
     Args:
-        num_levels: Number of levels (default: that of the process).
+        num_timesteps: Number of levels (default: that of the process).
         history: Losses remembered per level.
         uniform_share: Probability of drawing uniformly instead, so that no level is forgotten.
     """
 
     def __init__(
-        self, num_levels: int | None = None, history: int = 10, uniform_share: float = 0.001
+        self, num_timesteps: int | None = None, history: int = 10, uniform_share: float = 0.001
     ) -> None:
         super().__init__()
         if history < 1 or not 0 < uniform_share <= 1:
@@ -57,15 +57,15 @@ class LossAwareTime(TimeSampler):
                 f"LossAwareTime: history={history}, uniform_share={uniform_share}: "
                 "history >= 1 and 0 < uniform_share <= 1 are needed"
             )
-        self.num_levels = num_levels
+        self.num_timesteps = num_timesteps
         self.history = history
         self.uniform_share = uniform_share
         self.losses = torch.zeros(0, history, dtype=torch.float64)
         self.seen = torch.zeros(0, dtype=torch.long)
 
-    def num_levels_of(self, process: ForwardProcess) -> int:
+    def num_timesteps_of(self, process: ForwardProcess) -> int:
         """Those asked for, else those of the process."""
-        return level_number(process, self.num_levels, "LossAwareTime")
+        return resolve_num_timesteps(process, self.num_timesteps, "LossAwareTime")
 
     def probabilities(self, num: int) -> Tensor:
         """p_i, shape (num,), float64."""
@@ -79,19 +79,19 @@ class LossAwareTime(TimeSampler):
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The level at which the sum of probabilities passes u; the weight (10)."""
-        num = self.num_levels_of(process)
+        num = self.num_timesteps_of(process)
         p = self.probabilities(num).to(u.device)
         index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=num - 1)
-        return level_times(process, num, u.device)[index], 1 / (num * p[index])
+        return timestep_times(process, num, u.device)[index], 1 / (num * p[index])
 
     @torch.no_grad()
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
         """Remember the losses of all processes, the newest in place of the oldest."""
-        num = self.num_levels_of(process)
+        num = self.num_timesteps_of(process)
         if len(self.seen) != num:
             self.losses = torch.zeros(num, self.history, dtype=torch.float64)
             self.seen = torch.zeros(num, dtype=torch.long)
-        index, losses = _from_all_ranks(level_index(process, num, t).cpu(), value.double().cpu())
+        index, losses = _from_all_ranks(timestep_index(process, num, t).cpu(), value.double().cpu())
         order = index.argsort(stable=True)
         index, losses = index[order], losses[order]
         number = index.bincount(minlength=num)

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
-from scorelight.times.base import TimeGrid, level_index, level_number, level_times, log_snr_ends
+from scorelight.times.base import (
+    TimeGrid,
+    log_snr_ends,
+    resolve_num_timesteps,
+    timestep_index,
+    timestep_times,
+)
 
 __all__ = [
     "DiscreteGrid",
@@ -142,11 +148,11 @@ class NearestLevels(TimeGrid):
 
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
         """Times of the levels, the highest first."""
-        times, num = self.grid(process, num_times), process.num_levels
+        times, num = self.grid(process, num_times), process.num_timesteps
         if num is None or num_times > num:
             return times
-        levels = (level_index(process, num, times) + 1).tolist()
-        return level_times(process, num, _CPU)[torch.tensor(_apart(levels[::-1], num)[::-1]) - 1]
+        levels = (timestep_index(process, num, times) + 1).tolist()
+        return timestep_times(process, num, _CPU)[torch.tensor(_apart(levels[::-1], num)[::-1]) - 1]
 
 
 class DiscreteGrid(TimeGrid):
@@ -169,14 +175,14 @@ class DiscreteGrid(TimeGrid):
     Args:
         spacing: Name of the rule.
         levels: The levels themselves instead, increasing, each from 1 to N; as many as there are steps.
-        num_levels: Number N of levels (default: that of the process); in continuous time, equally spaced.
+        num_timesteps: Number N of levels (default: that of the process); in continuous time, equally spaced.
     """
 
     def __init__(
         self,
         spacing: Literal["linspace", "trailing", "leading", "quadratic"] = "trailing",
         levels: Sequence[int] | None = None,
-        num_levels: int | None = None,
+        num_timesteps: int | None = None,
     ) -> None:
         if spacing not in ("linspace", "trailing", "leading", "quadratic"):
             raise ConfigurationError(
@@ -184,18 +190,18 @@ class DiscreteGrid(TimeGrid):
             )
         self.spacing = spacing
         self.levels = levels
-        self.num_levels = num_levels
+        self.num_timesteps = num_timesteps
 
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
         """Times of the chosen levels, the highest first."""
-        num = level_number(process, self.num_levels, "DiscreteGrid")
+        num = resolve_num_timesteps(process, self.num_timesteps, "DiscreteGrid")
         levels = _spaced(self.spacing, num, num_times) if self.levels is None else list(self.levels)
         if len(levels) != num_times or levels != sorted(set(levels)) or levels[0] < 1 or levels[-1] > num:
             raise ConfigurationError(
                 f"DiscreteGrid: {num_times} increasing levels from 1 to {num} are needed, one for each "
                 f"evaluation of the sampler; got {len(levels)}: {levels if len(levels) < 9 else '...'}"
             )
-        return level_times(process, num, _CPU)[torch.tensor(levels[::-1]) - 1]
+        return timestep_times(process, num, _CPU)[torch.tensor(levels[::-1]) - 1]
 
 
 def _spaced(spacing: str, num: int, count: int) -> list[int]:

@@ -59,7 +59,7 @@ def test_the_report_on_the_digits_has_the_numbers_of_numpy(capsys):
     assert line(report, "sigma_min") == 0.01
     assert "1.361 in 64 dimensions" in report and "twice the scale" in report
     assert model["process"]["init_args"] == {
-        "num_levels": line(report, "num_levels"),
+        "num_timesteps": line(report, "num_timesteps"),
         "sigma_min": 0.01,
         "sigma_max": line(report, "sigma_max"),
     }
@@ -97,7 +97,7 @@ def test_langevin_steps_change_the_step_alone(capsys):
     one, _ = advised(capsys, *flags, 1)
     ten, _ = advised(capsys, *flags, 10)
     assert line(one, "epsilon") > line(ten, "epsilon")
-    assert line(one, "num_levels") == line(ten, "num_levels")
+    assert line(one, "num_timesteps") == line(ten, "num_timesteps")
 
 
 def test_few_dimensions_take_the_ratio_of_ncsn(capsys):

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from marks import slow_but
+from support.marks import slow_but
 
-from scorelight import Protocol, bits_per_dim, load_dequantizer
+from scorelight import LikelihoodProtocol, bits_per_dim, load_dequantizer
 from scorelight.batch import gather
 from scorelight.cli import main
-from scorelight.cli.checkpoints import find_checkpoint, load_module
 from scorelight.data import DigitsDataModule
-from scorelight.seeding import generators
+from scorelight.rng import per_example_generators
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.loading import load_module
 
 TINY = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
 TINY += " --model.network.num_blocks 1 --samples.num_samples 10"
@@ -62,11 +63,11 @@ def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
     said = capsys.readouterr().out
     found = figures(said)
     assert found["uniform"] - found["learned"] == pytest.approx(found["uniform - learned"], abs=2e-4)
-    assert "num_levels 17" in said and "truncation smoothed" in said and "new/q.ckpt" in said
+    assert "num_bins 17" in said and "truncation smoothed" in said and "new/q.ckpt" in said
     checkpoint = torch.load("new/q.ckpt", weights_only=True)
     assert checkpoint["dequantizer"] == {
         "class_path": "scorelight.FlowDequantization",
-        "init_args": {"shape": [1, 8, 8], "num_steps": 4, "num_bins": 8, "width": 8},
+        "init_args": {"shape": [1, 8, 8], "num_steps": 4, "num_spline_bins": 8, "width": 8},
     }
 
     data = DigitsDataModule()
@@ -76,9 +77,9 @@ def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
     again = bits_per_dim(
         load_module(find_checkpoint(run)).ema.denoiser,
         batch.x0,
-        Protocol(17),
+        LikelihoodProtocol(17),
         dequantizer=load_dequantizer("new/q.ckpt"),
-        generator=generators(4, range(3)),
+        generator=per_example_generators(4, range(3)),
         **cond,
     )
     assert again.mean == pytest.approx(found["learned"], abs=1e-3)
@@ -104,15 +105,15 @@ def test_mistakes(fit, capsys):
     run = fit()
     for flag, value in (("max_steps", "0"), ("num_images", "0"), ("devices", "0")):
         assert f"--{flag} {value}" in fails(capsys, run, f"--{flag}", value)
-    assert "num_levels=0" in fails(capsys, run, "--num_levels", "0")
-    assert "not on 256 grey levels" in fails(capsys, run, "--num_levels", "256")
+    assert "num_bins=0" in fails(capsys, run, "--num_bins", "0")
+    assert "not on 256 grey levels" in fails(capsys, run, "--num_bins", "256")
     assert "learning_rate=-1" in fails(capsys, run, "--learning_rate", "-1")
     assert "num_steps=1" in fails(capsys, run, "--dequantizer.num_steps", "1")
     assert "nothing to train" in fails(capsys, run, "--dequantizer", "UniformDequantization")
     assert "'Flow'" in fails(capsys, run, "--dequantizer", "Flow")
     assert "not quantised" in fails(capsys, run, "--data", "ToyDataModule")
     assert "shape (2,), but the model is for (1, 8, 8)" in fails(
-        capsys, run, "--data", "ToyDataModule", "--num_levels", "9"
+        capsys, run, "--data", "ToyDataModule", "--num_bins", "9"
     )
     assert "nothing to go on from" in fails(capsys, run, "--resume", "true")
     assert "a folder is there" in fails(capsys, run, "--out", ".")

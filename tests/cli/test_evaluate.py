@@ -93,12 +93,12 @@ def test_other_data_judge_the_model(run):
 
 
 def test_an_interruption_is_told_in_a_sentence_and_loses_nothing(run, capsys, monkeypatch):
-    from scorelight.evaluation import Evaluation
+    from scorelight.evaluation.evaluator import Evaluator
 
     def interrupted(self, *_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Evaluation, "judge_samples", interrupted)
+    monkeypatch.setattr(Evaluator, "judge_samples", interrupted)
     with pytest.raises(SystemExit) as stop:
         evaluate("--num_samples 9")
     assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().out

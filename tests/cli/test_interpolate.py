@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from marks import slow
 from PIL import Image
+from support.marks import slow
 
 from scorelight.cli import main
 

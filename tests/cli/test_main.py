@@ -14,7 +14,7 @@ import yaml
 from torch import distributed as dist
 
 from scorelight.cli import main
-from scorelight.cli.runs import RunConfigCallback
+from scorelight.training.run_folder import RunConfigCallback
 
 SMALL = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--data.num_train", "600"]
 SMALL += ["--samples.num_samples", "9"]
@@ -108,8 +108,8 @@ MISTAKES = {
         ["model.process.schedule", "'lineer'", "did you mean 'linear'", "cosine"],
     ),
     "a word for a number that may be left out": (
-        ["--model.objective", "VariationalBound", "--model.objective.bins", "many"],
-        ["model.objective.bins", "int", "'many'"],
+        ["--model.objective", "VariationalBound", "--model.objective.num_bins", "many"],
+        ["model.objective.num_bins", "int", "'many'"],
     ),
     "a variance that is not learned": (
         ["--model.process", "DDPMProcess", "--model.objective", "HybridObjective"],
@@ -117,11 +117,11 @@ MISTAKES = {
     ),
     "levels without a table": (
         ["--model.objective.time_sampler", "DiscreteTime"],
-        ["DiscreteTime", "VPSDE is in continuous time", "num_levels", "DDPMProcess"],
+        ["DiscreteTime", "VPSDE is in continuous time", "num_timesteps", "DDPMProcess"],
     ),
     "a bound without levels": (
         ["--model.objective", "HybridObjective", "--model.network.learned_variance", "true"],
-        ["HybridObjective", "VPSDE is in continuous time", "num_levels"],
+        ["HybridObjective", "VPSDE is in continuous time", "num_timesteps"],
     ),
     "a bound that would be none": (
         ["--model.objective", "VariationalBound", "--model.objective.time_sampler", "LogNormalTime"],
@@ -146,8 +146,8 @@ MISTAKES = {
     "pictures every 0 steps": (["--samples.every_n_steps", "0"], ["samples.every_n_steps=0", "at least 1"]),
     "more steps than there can be": (["--model.sampler.num_steps", str(2**70)], ["num_steps", "at most"]),
     "a number that torch refuses in a constructor": (
-        ["--model.process", "DDPMProcess", "--model.process.num_levels", str(2**70)],
-        ["DDPMProcess", f"num_levels={2**70}"],
+        ["--model.process", "DDPMProcess", "--model.process.num_timesteps", str(2**70)],
+        ["DDPMProcess", f"num_timesteps={2**70}"],
     ),
     "an option that torch refuses without its name": (
         ["--model.lr_scheduler", "LinearLR", "--model.lr_scheduler.start_factor", "-1"],

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from mutations import KINDS, complaint, mistakes, wrong_commands, wrong_data
+from support.mutations import KINDS, complaint, mistakes, wrong_commands, wrong_data
 
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir

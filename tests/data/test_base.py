@@ -3,7 +3,7 @@ import torch
 
 from scorelight import DigitsDataModule, ToyDataModule
 from scorelight.data import Arrays, EightBitDataModule
-from scorelight.pictures import to_uint8
+from scorelight.images import to_uint8
 
 
 class Some(EightBitDataModule):
@@ -21,7 +21,7 @@ def test_bytes_become_equally_spaced_levels_and_pictures_turn_them_back():
     data = Some()
     data.setup("fit")
     x = data.on_after_batch_transfer(data.train.everything(), 0).x0
-    levels = torch.linspace(-1, 1, data.num_levels, dtype=torch.float64)
+    levels = torch.linspace(-1, 1, data.num_bins, dtype=torch.float64)
     torch.testing.assert_close(x.flatten().double(), levels, rtol=0, atol=2**-23)
     assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
     assert torch.equal(to_uint8(x), data.train.x)

@@ -26,7 +26,7 @@ def test_images_lie_in_minus_one_to_one_and_are_sklearns_own():
 def test_the_grey_levels_are_as_many_as_it_says():
     data = loaded()
     found = data.scale(data.train.x).unique()
-    torch.testing.assert_close(found, torch.linspace(-1, 1, data.num_levels), rtol=0, atol=0)
+    torch.testing.assert_close(found, torch.linspace(-1, 1, data.num_bins), rtol=0, atol=0)
 
 
 def test_labels_stay_with_their_images():

@@ -18,9 +18,9 @@ from scorelight import (
     ModuleFeatures,
     PixelFeatures,
 )
-from scorelight.component import spec
-from scorelight.metrics.classifiers import weights_of
-from scorelight.pictures import to_uint8
+from scorelight.images import to_uint8
+from scorelight.metrics.features.digits import weights_of
+from scorelight.storage.component import spec
 
 
 class Net(nn.Module):

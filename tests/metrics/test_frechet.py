@@ -14,8 +14,8 @@ D = torch.float64
 
 def features(n, d, generator, shift=0.0):
     """Correlated, of very different scales."""
-    mix = torch.randn(d, d, dtype=D, generator=generator) * torch.logspace(0, -3, d, dtype=D)
-    return torch.randn(n, d, dtype=D, generator=generator) @ mix + shift
+    mixing = torch.randn(d, d, dtype=D, generator=generator) * torch.logspace(0, -3, d, dtype=D)
+    return torch.randn(n, d, dtype=D, generator=generator) @ mixing + shift
 
 
 def distance(x, y):

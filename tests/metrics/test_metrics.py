@@ -19,10 +19,9 @@ from scorelight import (
     KernelDistance,
     MaximumMeanDiscrepancy,
     PrecisionRecall,
-    SampleMetric,
+    SampleQualityMetric,
     SlicedWasserstein,
 )
-from scorelight.component import spec
 from scorelight.metrics import (
     inception_score,
     kernel_distance,
@@ -31,6 +30,7 @@ from scorelight.metrics import (
     precision_recall,
     sliced_wasserstein,
 )
+from scorelight.storage.component import spec
 
 D = torch.float64
 PRC = sys.modules["scorelight.metrics.precision_recall"]
@@ -244,7 +244,7 @@ def test_mmd_settings():
 
 def test_metrics_are_named_in_yaml():
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--metrics", type=list[SampleMetric])
+    parser.add_argument("--metrics", type=list[SampleQualityMetric])
     text = "metrics: [FrechetDistance, {class_path: KernelDistance, init_args: {subset_size: 9}}]"
     frechet, kernel = parser.instantiate_classes(parser.parse_string(text)).metrics
     assert spec(frechet) == {"class_path": "scorelight.FrechetDistance"}

@@ -54,7 +54,7 @@ class Scalar(ScoreNetwork):
 
 
 small = functools.partial(MLP, width=8, depth=1)
-small_unet = functools.partial(UNet, base_channels=8, num_blocks=1, attention_levels=(0, 1))
+small_unet = functools.partial(UNet, base_channels=8, num_blocks=1, attention_stages=(0, 1))
 KINDS = {
     "scalar": (Scalar, (3,)),
     "scalar of an image": (Scalar, (1, 2, 3)),
@@ -183,7 +183,7 @@ def test_with_the_score_parameterization_the_log_density_is_minus_the_energy_ove
     net = energy(kind)
     denoiser = NetworkDenoiser(net, process, Score())
     x, _ = inputs(net)
-    level = process.level(torch.full((3,), t), like=x)
+    level = process.at(torch.full((3,), t), like=x)
     c_in = (level.sigma**2 + level.alpha**2) ** -0.5
     noise_label = -0.5 * level.log_snr.flatten()
     log_p = lambda y: -net.energy(c_in * y, noise_label) / c_in.flatten()  # noqa: E731
@@ -201,7 +201,7 @@ OBJECTIVES = {
     "implicit": ImplicitScoreMatching,
     "sliced": SlicedScoreMatching,
     "bound": VariationalBound,
-    "bound on levels": functools.partial(VariationalBound, num_levels=20),
+    "bound on levels": functools.partial(VariationalBound, num_timesteps=20),
     "bound of a table": VariationalBound,
 }
 SPACES = [Epsilon(), Score(), X0(), VPrediction(), Velocity(), EDM(0.5)]
@@ -226,7 +226,7 @@ def test_every_objective_trains_an_energy_whatever_its_output_stands_for(
         network=randomised(Energy((2,), inner)),
         parameterization=space,
         objective=OBJECTIVES[objective](),
-        process=DDPMProcess(num_levels=50) if objective == "bound of a table" else VPSDE(t_min=0.05),
+        process=DDPMProcess(num_timesteps=50) if objective == "bound of a table" else VPSDE(t_min=0.05),
     )
     gradients = Gradients()
     trainer = make_trainer(max_steps=1, callbacks=[gradients], val_check_interval=1)
@@ -237,7 +237,7 @@ def test_every_objective_trains_an_energy_whatever_its_output_stands_for(
 
 
 def test_what_needs_a_learned_variance_is_refused(make_module, make_trainer):
-    parts = dict(objective=HybridObjective(), process=DDPMProcess(num_levels=50))
+    parts = dict(objective=HybridObjective(), process=DDPMProcess(num_timesteps=50))
     with pytest.raises(ConfigurationError, match="the network does not learn the variance"):
         make_trainer(max_steps=1).fit(make_module(network=Energy((2,), small), **parts), toy())
 
@@ -286,7 +286,7 @@ class Bowl(ScoreNetwork):
 
 def run(tmp_path, monkeypatch, *args, trust=()):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scorelight.trusted._trusted", {"scorelight", "torch"})
+    monkeypatch.setattr("scorelight.storage.trust._trusted", {"scorelight", "torch"})
     assert main(["fit", "--config", "toy/vp_score", *SMALL, *args]) == 0
     path = tmp_path / "runs/toy/vp_score/version_0"
     assert main(["sample", str(path), "--num_samples", "3", "--out", "out", *trust]) == 0

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from scorelight import MLP, ScoreNetwork
-from scorelight.networks.base import ConditionEmbedding, LevelEmbedding
+from scorelight.networks.embeddings import ConditionEmbedding, LevelEmbedding
 
 SHAPES = pytest.mark.parametrize("shape", [(1,), (2,), (3, 5), (1, 4, 6)], ids=str)
 CLASSES = pytest.mark.parametrize("num_classes", [None, 3])

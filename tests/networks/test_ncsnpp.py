@@ -3,19 +3,19 @@ import math
 
 import pytest
 import torch
-from marks import slow_but
+from support.marks import slow_but
 from torch import nn
 
 from scorelight import ConfigurationError, DDPMUNet, NCSNpp
-from scorelight.networks.base import FourierEmbedding, PositionalEmbedding
-from scorelight.networks.blocks import Attention
+from scorelight.networks.embeddings import FourierEmbedding, PositionalEmbedding
+from scorelight.networks.layers import Attention
 
 D = torch.float64
 DDPMPP = dict(fir=None, fourier_scale=None, progressive_input="none")
 NCSNPP_256 = dict(
     multipliers=(1, 1, 2, 2, 2, 2, 2),
     num_blocks=2,
-    attention_levels=(4,),
+    attention_stages=(4,),
     dropout=0.0,
     progressive_input="input_skip",
     progressive_output=True,
@@ -216,8 +216,8 @@ def test_the_output_is_like_the_input(variant, shape):
 @EACH
 @pytest.mark.parametrize("levels", [((1,), (0,)), ((1, 2), (1,)), ((1, 2, 2), (0, 2))], ids=str)
 def test_every_parameter_gets_a_gradient_and_a_step_lowers_the_loss(variant, levels):
-    multipliers, attention_levels = levels
-    net = randomised(make(variant, multipliers=multipliers, attention_levels=attention_levels, num_classes=3))
+    multipliers, attention_stages = levels
+    net = randomised(make(variant, multipliers=multipliers, attention_stages=attention_stages, num_classes=3))
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
     losses = []
     for _ in range(2):
@@ -286,7 +286,7 @@ def test_the_fourier_frequencies_are_in_the_checkpoint_and_not_trained():
     ("options", "message"),
     [
         ({"multipliers": (1, 1, 1, 1)}, "NCSNpp: images of 8x12 cannot be halved 3 times"),
-        ({"attention_levels": (2,)}, "NCSNpp: attention_levels"),
+        ({"attention_stages": (2,)}, "NCSNpp: attention_stages"),
         ({"num_blocks": 0}, "NCSNpp: num_blocks=0"),
         ({"progressive_input": "residul"}, "progressive_input='residul': residual, input_skip, none"),
         ({"fir": (1, 2, 1)}, "fir="),

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from scorelight import ConfigurationError, UNet
-from scorelight.networks.blocks import Attention
+from scorelight.networks.layers import Attention
 
 D = torch.float64
 SHAPES = pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 12), (2, 12, 4)], ids=str)
 LEVELS = pytest.mark.parametrize(
-    ("multipliers", "attention_levels"), [((1,), ()), ((1,), (0,)), ((1, 2), (1,)), ((2, 1, 3), (0, 2))]
+    ("multipliers", "attention_stages"), [((1,), ()), ((1,), (0,)), ((1, 2), (1,)), ((2, 1, 3), (0, 2))]
 )
 
 
@@ -37,25 +37,25 @@ def inputs(shape=(1, 8, 8), n=4, dtype=D):
 @SHAPES
 @LEVELS
 @pytest.mark.parametrize("num_blocks", [1, 2])
-def test_the_output_is_like_the_input(shape, multipliers, attention_levels, num_blocks):
+def test_the_output_is_like_the_input(shape, multipliers, attention_stages, num_blocks):
     x, noise_label = inputs(shape, dtype=torch.float32)
-    net = unet(shape, multipliers=multipliers, attention_levels=attention_levels, num_blocks=num_blocks)
+    net = unet(shape, multipliers=multipliers, attention_stages=attention_stages, num_blocks=num_blocks)
     out = net(x, noise_label)
     assert (out.shape, out.dtype) == (x.shape, x.dtype)
 
 
 @SHAPES
 @LEVELS
-def test_the_output_starts_at_exactly_zero(shape, multipliers, attention_levels):
-    net = unet(shape, multipliers=multipliers, attention_levels=attention_levels)
+def test_the_output_starts_at_exactly_zero(shape, multipliers, attention_stages):
+    net = unet(shape, multipliers=multipliers, attention_stages=attention_stages)
     assert (net(*inputs(shape, dtype=torch.float32)) == 0).all()
 
 
 @SHAPES
 @LEVELS
 @pytest.mark.parametrize("num_classes", [None, 3])
-def test_every_row_of_every_parameter_gets_a_gradient(shape, multipliers, attention_levels, num_classes):
-    options = {"multipliers": multipliers, "attention_levels": attention_levels}
+def test_every_row_of_every_parameter_gets_a_gradient(shape, multipliers, attention_stages, num_classes):
+    options = {"multipliers": multipliers, "attention_stages": attention_stages}
     net = randomised(unet(shape, num_classes=num_classes, **options))
     net(*inputs(shape), label=torch.tensor([0, 1, 2, 3 if num_classes else 0])).square().sum().backward()
     for name, p in net.named_parameters():
@@ -64,16 +64,16 @@ def test_every_row_of_every_parameter_gets_a_gradient(shape, multipliers, attent
 
 
 @LEVELS
-def test_every_pixel_of_the_output_depends_on_the_input_around_it(multipliers, attention_levels):
-    net = randomised(unet((1, 8, 12), multipliers=multipliers, attention_levels=attention_levels))
+def test_every_pixel_of_the_output_depends_on_the_input_around_it(multipliers, attention_stages):
+    net = randomised(unet((1, 8, 12), multipliers=multipliers, attention_stages=attention_stages))
     x, noise_label = inputs((1, 8, 12), n=1)
     moved = x + 1e-3 * torch.randn(x.shape, dtype=D, generator=torch.Generator().manual_seed(2))
     assert ((net(x, noise_label) - net(moved, noise_label)).abs() > 0).all()
 
 
 @LEVELS
-def test_the_skips_carry_the_input_past_the_middle(multipliers, attention_levels):
-    net = randomised(unet((1, 8, 12), multipliers=multipliers, attention_levels=attention_levels))
+def test_the_skips_carry_the_input_past_the_middle(multipliers, attention_stages):
+    net = randomised(unet((1, 8, 12), multipliers=multipliers, attention_stages=attention_stages))
     net.middle[-1].register_forward_hook(lambda module, args, output: torch.zeros_like(output))
     x, noise_label = inputs((1, 8, 12))
     assert not torch.allclose(net(x, noise_label), net(-x, noise_label))
@@ -125,11 +125,11 @@ def test_dropout_acts_in_training_only():
 @LEVELS
 @pytest.mark.parametrize("num_blocks", [1, 2])
 def test_attention_is_in_the_middle_and_in_every_block_of_its_levels(
-    multipliers, attention_levels, num_blocks
+    multipliers, attention_stages, num_blocks
 ):
-    net = unet(multipliers=multipliers, attention_levels=attention_levels, num_blocks=num_blocks)
+    net = unet(multipliers=multipliers, attention_stages=attention_stages, num_blocks=num_blocks)
     count = sum(isinstance(module, Attention) for module in net.modules())
-    assert count == 1 + (2 * num_blocks + 1) * len(attention_levels)  # one block more on the way up
+    assert count == 1 + (2 * num_blocks + 1) * len(attention_stages)  # one block more on the way up
 
 
 @pytest.mark.parametrize("group_size", [4, 16])
@@ -179,8 +179,8 @@ def test_images_that_cannot_be_halved_raise_naming_size_and_divisor(shape, multi
 @pytest.mark.parametrize(("size", "most"), [((28, 28), 3), ((12, 8), 3), ((9, 9), 1), ((16, 24), 4)])
 def test_the_number_of_multipliers_that_is_advised_works_and_one_more_does_not(size, most):
     with pytest.raises(ConfigurationError, match=f"1 to {most} multipliers"):
-        unet((1, *size), multipliers=(1,) * (most + 1), attention_levels=())
-    net = unet((1, *size), multipliers=(1,) * most, attention_levels=())
+        unet((1, *size), multipliers=(1,) * (most + 1), attention_stages=())
+    net = unet((1, *size), multipliers=(1,) * most, attention_stages=())
     x, noise_label = inputs((1, *size), dtype=torch.float32)
     assert net(x, noise_label).shape == x.shape
 
@@ -224,12 +224,12 @@ def test_shapes_that_are_not_images_raise(shape):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention_levels": (2,)}, "has levels 0 to 1"),
-        ({"attention_levels": (-1,)}, "has levels 0 to 1"),
+        ({"attention_stages": (2,)}, "has levels 0 to 1"),
+        ({"attention_stages": (-1,)}, "has levels 0 to 1"),
         ({"num_heads": 3}, "num_heads=3"),
         ({"num_heads": 0}, "num_heads=0"),
         ({"group_size": 0}, "group_size=0"),
-        ({"num_blocks": 0, "multipliers": (2,), "attention_levels": ()}, "num_blocks=0"),
+        ({"num_blocks": 0, "multipliers": (2,), "attention_stages": ()}, "num_blocks=0"),
         ({"multipliers": ()}, r"multipliers=\[\]: one or more"),
         ({"multipliers": (1, -1)}, r"multipliers=\[1, -1\]: .*at least 1"),
         ({"num_classes": -1}, "UNet: num_classes=-1: at least 1"),

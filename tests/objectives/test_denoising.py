@@ -26,7 +26,7 @@ from scorelight import (
     Velocity,
     VPrediction,
 )
-from scorelight.seeding import generators
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -127,7 +127,7 @@ def test_the_loss_of_every_space_is_a_known_multiple_of_the_epsilon_loss(process
     ask = lambda j: DenoisingScoreMatching(j, UniformWeighting(), AtTime(t))  # noqa: E731
     loss = ask(space)(denoiser, x0, generator=seeded()).value
     epsilon = ask(Epsilon())(denoiser, x0, generator=seeded()).value
-    relative = RELATIVE[name(space)](process.levels(torch.tensor([t], dtype=D))[0])
+    relative = RELATIVE[name(space)](process.grid_levels(torch.tensor([t], dtype=D))[0])
     torch.testing.assert_close(loss, relative**2 * epsilon, rtol=1e-10, atol=0)
 
 
@@ -151,7 +151,7 @@ def test_the_exact_denoiser_of_gaussian_data_has_the_loss_of_the_closed_form(pro
     density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([spread**2], dtype=D))
     objective = EpsilonPrediction(AtTime(t))
     loss = objective(AnalyticDenoiser(density, process), spread * data(n, (1,)), generator=seeded()).value
-    level = process.levels(torch.tensor([t], dtype=D))[0]
+    level = process.grid_levels(torch.tensor([t], dtype=D))[0]
     signal = (level.alpha * spread) ** 2
     assert abs(loss.mean() - signal / (signal + level.sigma**2)) < 5 * loss.std() / math.sqrt(n)
 
@@ -200,9 +200,9 @@ def test_the_weight_of_the_time_sampler_multiplies_the_loss():
 @pytest.mark.parametrize("objective", [DenoisingScoreMatching(), EpsilonPrediction()], ids=name)
 def test_with_a_generator_each_the_loss_of_an_example_does_not_depend_on_the_batch(process, objective):
     denoiser, x0 = network(process), data(8)
-    whole = objective(denoiser, x0, generator=generators(0, range(8)))
+    whole = objective(denoiser, x0, generator=per_example_generators(0, range(8)))
     for indices in ([5], [6, 1, 3]):
-        part = objective(denoiser, x0[indices], generator=generators(0, indices))
+        part = objective(denoiser, x0[indices], generator=per_example_generators(0, indices))
         assert torch.equal(part.t, whole.t[indices])
         torch.testing.assert_close(part.value, whole.value[indices], rtol=1e-12, atol=0)
 

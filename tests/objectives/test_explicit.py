@@ -37,9 +37,9 @@ from scorelight import (
     ToyDataModule,
     VPrediction,
 )
-from scorelight.analytic import posterior_mean
 from scorelight.batch import Batch
-from scorelight.seeding import generators
+from scorelight.denoisers.analytic import posterior_mean
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 N = 20_000
@@ -123,7 +123,7 @@ def test_the_loss_of_a_change_of_the_exact_denoiser_is_its_mean_square(process, 
     x0, _ = examples(50)
     loss = explicit(**target)(Off(process, 0.3), x0, generator=seeded())
     reference = DenoisingScoreMatching(**target)
-    level = process.level(loss.t, like=x0)
+    level = process.at(loss.t, like=x0)
     ratio = reference.space.determinant(level) / Epsilon().determinant(level)
     _, weight = reference.time_sampler.eval()(process, 50, generator=seeded(), device=x0.device)
     expected = weight * (reference.weighting(level) * ratio**2 * 0.3**2).flatten()
@@ -190,9 +190,11 @@ def test_what_denoising_score_matching_adds_to_the_gradient_is_noise(process):
 def test_with_a_generator_each_the_loss_of_an_example_does_not_depend_on_the_batch():
     x0, label = examples(8)
     objective, denoiser = explicit(cond={"label": LABELS}), Off(VPSDE(), 0.3, 0.5)
-    whole = objective(denoiser, x0, generator=generators(0, range(8)), label=label)
+    whole = objective(denoiser, x0, generator=per_example_generators(0, range(8)), label=label)
     for indices in ([5], [6, 1, 3]):
-        part = objective(denoiser, x0[indices], generator=generators(0, indices), label=label[indices])
+        part = objective(
+            denoiser, x0[indices], generator=per_example_generators(0, indices), label=label[indices]
+        )
         assert torch.equal(part.t, whole.t[indices])
         torch.testing.assert_close(part.value, whole.value[indices], rtol=1e-12, atol=0)
 
@@ -280,7 +282,9 @@ def test_validation_alone_takes_the_bank_too_and_measures_against_the_training_s
     module, data = make_module(objective=ExplicitScoreMatching()), DATA["toy"]()
     (result,) = make_trainer().validate(module, data, verbose=False)
     assert torch.equal(module.objective.bank.x0, data.train.x)
-    loss = module.objective(module.ema.denoiser, data.val.x, generator=generators(module.seed, range(13)))
+    loss = module.objective(
+        module.ema.denoiser, data.val.x, generator=per_example_generators(module.seed, range(13))
+    )
     assert result["val/loss"] == pytest.approx(loss.value.mean().item(), rel=1e-5)
 
 

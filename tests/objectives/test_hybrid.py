@@ -46,15 +46,15 @@ PROCESSES = [
     (VPSDE(), 20),
 ]
 name = lambda value: type(value).__name__  # noqa: E731
-every_process = pytest.mark.parametrize(("process", "num_levels"), PROCESSES)
+every_process = pytest.mark.parametrize(("process", "num_timesteps"), PROCESSES)
 
 
 class EveryLevel(TimeSampler):
     """Each level once, in order."""
 
-    def __init__(self, num_levels=None, repeat=1):
+    def __init__(self, num_timesteps=None, repeat=1):
         super().__init__()
-        self.times, self.repeat = DiscreteTime(num_levels), repeat
+        self.times, self.repeat = DiscreteTime(num_timesteps), repeat
 
     def quantile(self, process, u):
         return self.times.quantile(process, u)
@@ -63,8 +63,8 @@ class EveryLevel(TimeSampler):
         each = num // self.repeat
         return self.quantile(process, ((torch.arange(each, dtype=D) + 0.5) / each).repeat(self.repeat))
 
-    def num_levels_of(self, process):
-        return self.times.num_levels_of(process)
+    def num_timesteps_of(self, process):
+        return self.times.num_timesteps_of(process)
 
 
 class Told(Denoiser):
@@ -86,35 +86,37 @@ def seeded(objective, denoiser, x0, **cond):
     return objective(denoiser, x0, generator=torch.Generator().manual_seed(1), **cond).value
 
 
-def three(process, num_levels, bound_weight=0.001):
-    times = EveryLevel(num_levels)
-    hybrid = HybridObjective(bound_weight, num_levels, time_sampler=times)
-    return hybrid, EpsilonPrediction(times), VariationalBound(num_levels, time_sampler=times)
+def three(process, num_timesteps, bound_weight=0.001):
+    times = EveryLevel(num_timesteps)
+    hybrid = HybridObjective(bound_weight, num_timesteps, time_sampler=times)
+    return hybrid, EpsilonPrediction(times), VariationalBound(num_timesteps, time_sampler=times)
 
 
 def prior_term(process, x0):
-    level = process.levels(torch.tensor([process.t_max], dtype=D))[0]
+    level = process.grid_levels(torch.tensor([process.t_max], dtype=D))[0]
     return 0.5 * level.snr * x0.square().flatten(1).sum(1)
 
 
 @every_process
 @pytest.mark.parametrize("bound_weight", [0.001, 1.0])
-def test_it_is_l_simple_plus_the_weighted_term_in_bits_per_dimension(process, num_levels, bound_weight):
-    n = num_levels or process.num_levels
+def test_it_is_l_simple_plus_the_weighted_term_in_bits_per_dimension(process, num_timesteps, bound_weight):
+    n = num_timesteps or process.num_timesteps
     x0, denoiser = randn(n, 2, 3), Told(process, randn(n, 2, 3, seed=2), randn(n, 2, 3, seed=3))
-    hybrid, simple, bound = (seeded(o, denoiser, x0) for o in three(process, num_levels, bound_weight))
+    hybrid, simple, bound = (seeded(o, denoiser, x0) for o in three(process, num_timesteps, bound_weight))
     bits = (bound - prior_term(process, x0)) / (6 * math.log(2))  # N-fold term
     torch.testing.assert_close(hybrid, simple + bound_weight * bits, rtol=1e-9, atol=1e-9)
 
 
 @every_process
-def test_the_mean_gets_the_gradient_of_l_simple_alone_and_the_variance_that_of_the_bound(process, num_levels):
-    n = num_levels or process.num_levels
+def test_the_mean_gets_the_gradient_of_l_simple_alone_and_the_variance_that_of_the_bound(
+    process, num_timesteps
+):
+    n = num_timesteps or process.num_timesteps
     x0, leaves = randn(n, 2, 3), (randn(n, 2, 3, seed=2), randn(n, 2, 3, seed=3))
     output, fraction = (leaf.requires_grad_() for leaf in leaves)
     hybrid, simple, bound = (
         torch.autograd.grad(seeded(o, Told(process, output, fraction), x0).sum(), leaves, allow_unused=True)
-        for o in three(process, num_levels)
+        for o in three(process, num_timesteps)
     )
     torch.testing.assert_close(hybrid[0], simple[0], rtol=1e-12, atol=0)
     assert simple[1] is None
@@ -122,22 +124,22 @@ def test_the_mean_gets_the_gradient_of_l_simple_alone_and_the_variance_that_of_t
     assert (bound[0].flatten(1).norm(dim=1) > 0).all() and (hybrid[1].flatten(1).norm(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("num_levels", [4000, 1000, 100])
-def test_at_the_default_weight_one_term_counts_n_thousandths_of_its_bits_per_dimension(num_levels):
+@pytest.mark.parametrize("num_timesteps", [4000, 1000, 100])
+def test_at_the_default_weight_one_term_counts_n_thousandths_of_its_bits_per_dimension(num_timesteps):
     """L_simple + (T/1000) · KL/(D ln 2), which λ = 0.001 of Nichol & Dhariwal (2021) amounts to for one t.
 
     Without the factor T the effective λ is 1/T of it.
     """
-    process, x0, hat = DDPMProcess(num_levels), randn(num_levels, 5), randn(num_levels, 5, seed=2)
-    times = torch.arange(1, num_levels + 1, dtype=D) / num_levels
+    process, x0, hat = DDPMProcess(num_timesteps), randn(num_timesteps, 5), randn(num_timesteps, 5, seed=2)
+    times = torch.arange(1, num_timesteps + 1, dtype=D) / num_timesteps
     alpha, sigma = process.alpha(times)[:, None], process.sigma(times)[:, None]
     x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), dtype=D)
-    a, b = VPrediction().coefficients(process.level(times, like=x0))
+    a, b = VPrediction().coefficients(process.at(times, like=x0))
     output = a * hat + b * (x_t - alpha * hat) / sigma
     fraction = torch.rand(x0.shape, generator=torch.Generator().manual_seed(4), dtype=D)
     value = seeded(HybridObjective(time_sampler=EveryLevel()), Told(process, output, fraction), x0)
 
-    i = num_levels // 2
+    i = num_timesteps // 2
     bar, bar_before, beta = alpha[i] ** 2, alpha[i - 1] ** 2, process.betas[i]
     tilde = beta * (1 - bar_before) / (1 - bar)
     variance = torch.exp(fraction[i] * beta.log() + (1 - fraction[i]) * tilde.log())  # their eq. 15
@@ -145,7 +147,7 @@ def test_at_the_default_weight_one_term_counts_n_thousandths_of_its_bits_per_dim
     kl = 0.5 * (variance / tilde).log() + (tilde + distance) / (2 * variance) - 0.5
     simple = ((alpha[i] / sigma[i] * (x0[i] - hat[i])) ** 2).mean()
     assert value[i].item() == pytest.approx(
-        (simple + num_levels / 1000 * kl.mean() / math.log(2)).item(), rel=1e-8
+        (simple + num_timesteps / 1000 * kl.mean() / math.log(2)).item(), rel=1e-8
     )
 
 
@@ -157,11 +159,11 @@ MEAN, STD = 0.4, 0.6
 class Adjustable(Denoiser):
     """The exact mean of Gaussian data, and one free variance per level."""
 
-    def __init__(self, process, num_levels):
+    def __init__(self, process, num_timesteps):
         super().__init__()
         density = GaussianMixture(torch.ones(1), torch.tensor([[MEAN]]), torch.tensor([STD**2], dtype=D))
         self.process, self.exact = process, AnalyticDenoiser(density, process)
-        self.fraction = nn.Parameter(torch.full((num_levels,), 0.5, dtype=D))
+        self.fraction = nn.Parameter(torch.full((num_timesteps,), 0.5, dtype=D))
 
     def predict(self, x_t, level, **cond):
         fraction = self.fraction.repeat(len(x_t) // len(self.fraction))[:, None]
@@ -187,22 +189,24 @@ def batch(monkeypatch):
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(3))
     weights = weights / weights.sum()
 
-    def make(num_levels):
-        z0, z, _ = torch.meshgrid(nodes, nodes, torch.ones(num_levels, dtype=D), indexing="ij")
+    def make(num_timesteps):
+        z0, z, _ = torch.meshgrid(nodes, nodes, torch.ones(num_timesteps, dtype=D), indexing="ij")
         monkeypatch.setattr("scorelight.objectives.base.randn_like", lambda x, g: z.reshape(-1, 1))
-        weight = weights[:, None, None] * weights[:, None] / num_levels * torch.ones(num_levels, dtype=D)
+        weight = (
+            weights[:, None, None] * weights[:, None] / num_timesteps * torch.ones(num_timesteps, dtype=D)
+        )
         return (MEAN + STD * z0).reshape(-1, 1), weight.flatten()
 
     return make
 
 
 @every_process
-def test_the_variance_that_is_learned_is_that_of_the_reverse_process(process, num_levels, batch):
+def test_the_variance_that_is_learned_is_that_of_the_reverse_process(process, num_timesteps, batch):
     """From f = ½ everywhere by Newton steps per level: the terms do not share a parameter."""
-    n = num_levels or process.num_levels
+    n = num_timesteps or process.num_timesteps
     denoiser = Adjustable(process, n)
     objective, (x0, weight) = (
-        HybridObjective(num_levels=num_levels, time_sampler=EveryLevel(num_levels, 9)),
+        HybridObjective(num_timesteps=num_timesteps, time_sampler=EveryLevel(num_timesteps, 9)),
         batch(n),
     )
     for _ in range(30):
@@ -218,13 +222,13 @@ def test_the_variance_that_is_learned_is_that_of_the_reverse_process(process, nu
 
 @every_process
 def test_with_it_the_bound_is_the_entropy_plus_the_prior_term_for_any_number_of_levels(
-    process, num_levels, batch
+    process, num_timesteps, batch
 ):
-    n = num_levels or process.num_levels
+    n = num_timesteps or process.num_timesteps
     denoiser, (x0, weight) = Adjustable(process, n), batch(n)
     denoiser.fraction.data = optimum(process, torch.linspace(process.t_min, process.t_max, n, dtype=D))
-    bound = VariationalBound(num_levels, time_sampler=EveryLevel(num_levels, 9))
-    last = process.levels(torch.tensor([process.t_max], dtype=D))[0]
+    bound = VariationalBound(num_timesteps, time_sampler=EveryLevel(num_timesteps, 9))
+    last = process.grid_levels(torch.tensor([process.t_max], dtype=D))[0]
     signal = (last.alpha * STD) ** 2 / last.sigma**2
     prior = 0.5 * (signal + (last.alpha * MEAN / last.sigma) ** 2 - math.log1p(signal))
     entropy = 0.5 * math.log(2 * math.pi * math.e * STD**2)
@@ -278,7 +282,7 @@ def test_the_second_half_of_the_output_is_the_variance_and_the_first_the_mean(in
     process = DDPMProcess()
     x, t = torch.randn(5, *network.shape), torch.rand(5)
     pred = NetworkDenoiser(network, process, Epsilon())(x, t)
-    level = process.level(t, like=x)
+    level = process.at(t, like=x)
     output = network(x, -0.5 * level.log_snr.flatten())  # c_in is 1
     half = network.shape[0]
     assert output.shape == (5, 2 * half, *network.shape[1:])
@@ -368,5 +372,5 @@ def test_it_is_trained_like_any_other_objective_and_improves_both_losses(make_tr
 
 
 def test_an_objective_of_levels_is_refused_in_continuous_time_before_training(make_module):
-    with pytest.raises(ConfigurationError, match="give HybridObjective num_levels"):
+    with pytest.raises(ConfigurationError, match="give HybridObjective num_timesteps"):
         make_module(objective=HybridObjective(), network=MLP((2,), learned_variance=True))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from marks import slow
+from support.marks import slow
 from torch import nn
 
 from scorelight import (
@@ -55,8 +55,8 @@ class Given(TimeSampler):
     def forward(self, process, num, *, generator, device):
         return self.quantile(process, self.u)
 
-    def num_levels_of(self, process):
-        return self.times.num_levels_of(process)
+    def num_timesteps_of(self, process):
+        return self.times.num_timesteps_of(process)
 
 
 def bent(spread=0.3, width=4, **kwargs):
@@ -111,8 +111,8 @@ SAME_TIMES = [
     VariationalBound(6),
     VariationalBound(6, "large"),
     VariationalBound(6, time_sampler=LossAwareTime(6)),
-    VariationalBound(time_sampler=UniformTime(), bins=16),
-    VariationalBound(6, bins=16),
+    VariationalBound(time_sampler=UniformTime(), num_bins=16),
+    VariationalBound(6, num_bins=16),
 ]
 
 
@@ -211,18 +211,20 @@ def test_in_continuous_time_only_the_ends_of_the_schedule_matter(times, expected
         assert (gradient.abs().max() < 1e-8) == any(parameter is p for p in inner)
 
 
-@pytest.mark.parametrize("num_levels", [3, 10])
-def test_on_levels_the_gradient_is_that_of_the_closed_form_in_every_parameter(num_levels, expected_gradients):
+@pytest.mark.parametrize("num_timesteps", [3, 10])
+def test_on_levels_the_gradient_is_that_of_the_closed_form_in_every_parameter(
+    num_timesteps, expected_gradients
+):
     process = bent()
-    u = (torch.arange(num_levels, dtype=D) + 0.5) / num_levels
+    u = (torch.arange(num_timesteps, dtype=D) + 0.5) / num_timesteps
     found = expected_gradients(
         process,
-        lambda s: VariationalBound(num_levels, time_sampler=s),
-        DiscreteTime(num_levels),
+        lambda s: VariationalBound(num_timesteps, time_sampler=s),
+        DiscreteTime(num_timesteps),
         u,
-        torch.full_like(u, 1 / num_levels),
+        torch.full_like(u, 1 / num_timesteps),
     )
-    gamma = process.gamma(torch.linspace(0, 1, num_levels, dtype=D))
+    gamma = process.gamma(torch.linspace(0, 1, num_timesteps, dtype=D))
     steps = 0.5 * (torch.expm1(gamma.diff()) * torch.sigmoid(2 * math.log(STD) - gamma[1:])).sum()
     exact = gradients(steps + ends(gamma[0], gamma[-1]), process)
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
@@ -313,7 +315,7 @@ OTHERS = [
     ExplicitScoreMatching(),
     ImplicitScoreMatching(),
     SlicedScoreMatching(),
-    HybridObjective(num_levels=10),
+    HybridObjective(num_timesteps=10),
 ]
 
 

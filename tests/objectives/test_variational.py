@@ -46,8 +46,8 @@ from scorelight import (
     VariationalBound,
     VPrediction,
 )
-from scorelight.bounds import _log_bin_probability, negative_log_likelihood
-from scorelight.seeding import generators
+from scorelight.likelihood.bounds import _log_bin_probability, negative_log_likelihood
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), KarrasVESDE()]
@@ -61,7 +61,7 @@ ON_LEVELS = [(p, None) for p in TABLES] + [(p, 12) for p in PROCESSES] + [(DDPMP
 name = lambda value: type(value).__name__  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
 on_levels = pytest.mark.parametrize(
-    ("process", "num_levels"), ON_LEVELS, ids=lambda v: v if isinstance(v, int | None) else name(v)
+    ("process", "num_timesteps"), ON_LEVELS, ids=lambda v: v if isinstance(v, int | None) else name(v)
 )
 
 
@@ -78,8 +78,8 @@ class Given(TimeSampler):
     def forward(self, process, num, *, generator, device):
         return self.quantile(process, self.u)
 
-    def num_levels_of(self, process):
-        return self.times.num_levels_of(process)
+    def num_timesteps_of(self, process):
+        return self.times.num_timesteps_of(process)
 
 
 class Told(Denoiser):
@@ -107,8 +107,8 @@ def gaussian(mean, std, shape=(1,)):
     return GaussianMixture(torch.ones(1), torch.full((1, *shape), mean), torch.tensor([std**2], dtype=D))
 
 
-def times_of(process, num_levels):
-    number = num_levels or process.num_levels
+def times_of(process, num_timesteps):
+    number = num_timesteps or process.num_timesteps
     return torch.linspace(process.t_min, process.t_max, number, dtype=D)
 
 
@@ -133,9 +133,9 @@ def prior_term(process, x0):
     return kl_divergence(Normal(alpha * x0, sigma), Normal(torch.zeros_like(x0), sigma)).flatten(1).sum(1)
 
 
-def terms_of_ho(process, num_levels, x0, epsilon, hat, fraction, learned, bins=None):
+def terms_of_ho(process, num_timesteps, x0, epsilon, hat, fraction, learned, num_bins=None):
     """The terms of their eq. 5 but for the first, one for each example: example i at level i, from data."""
-    times = times_of(process, num_levels)
+    times = times_of(process, num_timesteps)
     alpha, sigma = coefficients(process, times)
     x_t = alpha * x0 + sigma * epsilon
     t, s = (alpha[1:], sigma[1:]), (alpha[:-1], sigma[:-1])
@@ -145,24 +145,24 @@ def terms_of_ho(process, num_levels, x0, epsilon, hat, fraction, learned, bins=N
     if learned:  # between the β of the first level and the β̃ of the second, which stands in for β̃₁ = 0
         r2 = (alpha[1] * sigma[0] / (alpha[0] * sigma[1])) ** 2
         std = sigma[0] * (1 - r2) ** ((1 - fraction[0]) / 2)
-    if bins is None:
+    if num_bins is None:
         likelihood = Normal(hat[0], std).log_prob(x0[0])
     else:
-        likelihood = _log_bin_probability(x0[0], hat[0], std.expand_as(hat[0]), bins)
+        likelihood = _log_bin_probability(x0[0], hat[0], std.expand_as(hat[0]), num_bins)
     return torch.cat([-likelihood.sum().reshape(1), kl_divergence(q, p).flatten(1).sum(1)])
 
 
-def bound_on_every_level(process, num_levels, x0, hat, fraction, variance="small", bins=None):
-    number = num_levels or process.num_levels
-    sampler = Given(DiscreteTime(num_levels), every_level(number))
-    bound = VariationalBound(num_levels, variance, bins, time_sampler=sampler)
+def bound_on_every_level(process, num_timesteps, x0, hat, fraction, variance="small", num_bins=None):
+    number = num_timesteps or process.num_timesteps
+    sampler = Given(DiscreteTime(num_timesteps), every_level(number))
+    bound = VariationalBound(num_timesteps, variance, num_bins, time_sampler=sampler)
     return bound(Told(process, hat, X0(), fraction), x0, generator=torch.Generator().manual_seed(7)).value
 
 
 @on_levels
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
-def test_every_term_is_the_divergence_of_two_gaussians(process, num_levels, variance):
-    number = num_levels or process.num_levels
+def test_every_term_is_the_divergence_of_two_gaussians(process, num_timesteps, variance):
+    number = num_timesteps or process.num_timesteps
     x0, epsilon, hat = randn(number, 2, 3), randn(number, 2, 3, seed=7), 2 * randn(number, 2, 3, seed=1)
     hat = x0 + 0.3 * (hat - x0)
     fraction = {"small": 0.0, "large": 1.0}.get(variance, 0.0) + torch.zeros_like(x0)
@@ -172,13 +172,13 @@ def test_every_term_is_the_divergence_of_two_gaussians(process, num_levels, vari
         assert fraction.min() < -0.5 and fraction.max() > 1.5
     found = bound_on_every_level(
         process,
-        num_levels,
+        num_timesteps,
         x0,
         hat,
         fraction if learned else None,
         "large" if variance == "large" else "small",
     )
-    expected = terms_of_ho(process, num_levels, x0, epsilon, hat, fraction, learned)
+    expected = terms_of_ho(process, num_timesteps, x0, epsilon, hat, fraction, learned)
     torch.testing.assert_close(found - prior_term(process, x0), number * expected, rtol=1e-9, atol=1e-9)
 
 
@@ -193,7 +193,7 @@ def test_the_bound_does_not_depend_on_what_the_network_outputs(space):
     process, x0, hat = TABLES[1], randn(20, 2, 3), randn(20, 2, 3, seed=1)
     alpha, sigma = coefficients(process, times_of(process, None))
     x_t = alpha * x0 + sigma * randn(20, 2, 3, seed=7)
-    a, b = space.coefficients(process.level(times_of(process, None), like=x0))
+    a, b = space.coefficients(process.at(times_of(process, None), like=x0))
     bound = VariationalBound(time_sampler=Given(DiscreteTime(), every_level(20)))
     said = Told(process, a * hat + b * (x_t - alpha * hat) / sigma, space)
     found = bound(said, x0, generator=torch.Generator().manual_seed(7)).value
@@ -202,12 +202,14 @@ def test_the_bound_does_not_depend_on_what_the_network_outputs(space):
 
 
 @on_levels
-def test_levels_with_bins_are_those_without_but_for_the_last_term(process, num_levels):
-    number = num_levels or process.num_levels
+def test_levels_with_bins_are_those_without_but_for_the_last_term(process, num_timesteps):
+    number = num_timesteps or process.num_timesteps
     x0 = (randn(number, 2, 3) * 100).round().clamp(-127, 128) / 127.5 - 1 / 255
     epsilon, hat = randn(number, 2, 3, seed=7), x0 + 0.01 * randn(number, 2, 3, seed=1)
-    expected = terms_of_ho(process, num_levels, x0, epsilon, hat, torch.zeros_like(x0), False, bins=256)
-    found = bound_on_every_level(process, num_levels, x0, hat, None, bins=256)
+    expected = terms_of_ho(
+        process, num_timesteps, x0, epsilon, hat, torch.zeros_like(x0), False, num_bins=256
+    )
+    found = bound_on_every_level(process, num_timesteps, x0, hat, None, num_bins=256)
     torch.testing.assert_close(found - prior_term(process, x0), number * expected, rtol=1e-9, atol=1e-9)
 
 
@@ -242,35 +244,35 @@ def test_where_the_prediction_is_exact_a_term_is_zero_and_the_prior_is_left(
 # The last term
 
 
-def grey(bins):
-    return torch.linspace(-1, 1, bins, dtype=D)
+def grey(num_bins):
+    return torch.linspace(-1, 1, num_bins, dtype=D)
 
 
-@pytest.mark.parametrize("bins", [2, 3, 16, 256])
+@pytest.mark.parametrize("num_bins", [2, 3, 16, 256])
 @pytest.mark.parametrize("std", [1e-6, 1e-3, 0.01, 0.3, 5.0, 1e4])
 @pytest.mark.parametrize("mean", [0.0, 0.00391, -1.0, 0.9997, -1.2, 3.0, 1e3])
-def test_the_probabilities_of_all_bins_add_up_to_one(bins, std, mean):
-    x0 = grey(bins)
-    log_p = _log_bin_probability(x0, torch.full_like(x0, mean), torch.full_like(x0, std), bins)
+def test_the_probabilities_of_all_bins_add_up_to_one(num_bins, std, mean):
+    x0 = grey(num_bins)
+    log_p = _log_bin_probability(x0, torch.full_like(x0, mean), torch.full_like(x0, std), num_bins)
     assert (log_p <= 0).all() and log_p.isfinite().all()
     assert log_p.exp().sum().item() == pytest.approx(1, rel=1e-10)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.1, 0.02), (0.1, 0.3), (0.97, 1e-3), (-1.4, 0.05), (2.0, 0.01)])
 def test_the_probability_of_every_bin_is_that_of_40_digits_far_into_both_tails(mean, std):
-    bins = 256
-    x0 = grey(bins)
-    found = _log_bin_probability(x0, torch.full_like(x0, mean), torch.full_like(x0, std), bins).tolist()
+    num_bins = 256
+    x0 = grey(num_bins)
+    found = _log_bin_probability(x0, torch.full_like(x0, mean), torch.full_like(x0, std), num_bins).tolist()
     with mpmath.workdps(40):
 
         def above(z):  # the upper tail, which has all its digits; for z < 0 by symmetry below
             return mpmath.erfc(z / mpmath.sqrt(2)) / 2
 
-        for k in range(0, bins, 5):
-            low, high = ((x0[k].item() + sign / mpmath.mpf(bins - 1) - mean) / std for sign in (-1, 1))
+        for k in range(0, num_bins, 5):
+            low, high = ((x0[k].item() + sign / mpmath.mpf(num_bins - 1) - mean) / std for sign in (-1, 1))
             if k == 0:
                 exact = above(-high)
-            elif k == bins - 1:
+            elif k == num_bins - 1:
                 exact = above(low)
             else:
                 exact = above(low) - above(high) if low > 0 else above(-high) - above(-low)
@@ -278,23 +280,24 @@ def test_the_probability_of_every_bin_is_that_of_40_digits_far_into_both_tails(m
 
 
 def test_narrow_bins_are_the_density_times_their_width():
-    x0, bins = grey(2001)[1:-1], 2001
+    x0, num_bins = grey(2001)[1:-1], 2001
     mean, log_variance = torch.full_like(x0, 0.2), torch.full_like(x0, 2 * math.log(0.5))
     binned, density = (
-        negative_log_likelihood(mean[:, None], log_variance[:, None], x0[:, None], b) for b in (bins, None)
+        negative_log_likelihood(mean[:, None], log_variance[:, None], x0[:, None], b)
+        for b in (num_bins, None)
     )
-    torch.testing.assert_close(binned, density - math.log(2 / (bins - 1)), rtol=0, atol=2e-6)
+    torch.testing.assert_close(binned, density - math.log(2 / (num_bins - 1)), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("bins", [None, 256])
+@pytest.mark.parametrize("num_bins", [None, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 @pytest.mark.parametrize("std", [1e-6, 1e-2, 1.0, 1e4])
-def test_gradients_of_the_last_term_are_finite_wherever_the_mean_is(bins, dtype, std):
+def test_gradients_of_the_last_term_are_finite_wherever_the_mean_is(num_bins, dtype, std):
     offsets = torch.tensor([-1e3, -1.0, -1e-7, 0.0, 0.3, 50.0], dtype=D)
     x0, offset = torch.meshgrid(grey(256)[::15], offsets, indexing="ij")
     mean = (x0 + offset).to(dtype).requires_grad_()
     log_variance = torch.full_like(mean, 2 * math.log(std)).detach().requires_grad_()
-    loss = negative_log_likelihood(mean, log_variance, x0.to(dtype), bins)
+    loss = negative_log_likelihood(mean, log_variance, x0.to(dtype), num_bins)
     assert loss.dtype == dtype and loss.isfinite().all()
     loss.sum().backward()
     for gradient in (mean.grad, log_variance.grad):
@@ -304,19 +307,19 @@ def test_gradients_of_the_last_term_are_finite_wherever_the_mean_is(bins, dtype,
     assert ((away > 0.9 * expected) & (away < 1.1 * expected)).all()
 
 
-@pytest.mark.parametrize("bins", [None, 256])
-def test_gradients_of_the_last_term_agree_with_differences(bins):
+@pytest.mark.parametrize("num_bins", [None, 256])
+def test_gradients_of_the_last_term_agree_with_differences(num_bins):
     x0 = grey(256)[[0, 1, 100, 200, 255]].repeat(4, 1)
     mean = (x0 + torch.tensor([[-0.5], [0.0], [0.01], [0.7]], dtype=D)).requires_grad_()
     log_variance = torch.full_like(x0, 2 * math.log(0.02)).requires_grad_()
-    torch.autograd.gradcheck(lambda m, v: negative_log_likelihood(m, v, x0, bins), (mean, log_variance))
+    torch.autograd.gradcheck(lambda m, v: negative_log_likelihood(m, v, x0, num_bins), (mean, log_variance))
 
 
 def test_the_unused_likelihood_of_the_noisiest_levels_does_not_spoil_the_gradient():
     process = DDPMProcess(schedule="cosine")  # σ/α is 2e4 at the last
     hat = (100 * randn(1000, 4)).requires_grad_()
     fraction = randn(1000, 4, seed=1).requires_grad_()
-    bound_on_every_level(process, None, randn(1000, 4), hat, fraction, bins=256).sum().backward()
+    bound_on_every_level(process, None, randn(1000, 4), hat, fraction, num_bins=256).sum().backward()
     assert hat.grad.isfinite().all() and fraction.grad.isfinite().all()
 
 
@@ -333,7 +336,7 @@ def gaussian_kl(mean, variance, prior_variance):
 
 def limit(process):
     """The bound without levels: entropy + KL(p_T ‖ prior) + E KL(p(x0 | x_tmin) ‖ N(x̂0, (σ/α)²))."""
-    first, last = process.levels(torch.tensor([process.t_min, process.t_max], dtype=D))
+    first, last = process.grid_levels(torch.tensor([process.t_min, process.t_max], dtype=D))
     signal = (last.alpha * STD) ** 2
     kl_prior = gaussian_kl(last.alpha * MEAN, signal + last.sigma**2, last.sigma**2)
     share = (first.alpha * STD) ** 2 / ((first.alpha * STD) ** 2 + first.sigma**2)
@@ -365,19 +368,19 @@ def legendre(n):
     return (nodes + 1) / 2, weights / 2
 
 
-def discrete(expectation, process, num_levels, variance="small", number=None):
-    number = number or num_levels or process.num_levels
+def discrete(expectation, process, num_timesteps, variance="small", number=None):
+    number = number or num_timesteps or process.num_timesteps
     return expectation(
-        lambda sampler: VariationalBound(num_levels, variance, time_sampler=sampler),
-        DiscreteTime(num_levels),
+        lambda sampler: VariationalBound(num_timesteps, variance, time_sampler=sampler),
+        DiscreteTime(num_timesteps),
         every_level(number),
         AnalyticDenoiser(gaussian(MEAN, STD), process),
     )
 
 
-def closed_form_on_levels(process, num_levels, variance):
+def closed_form_on_levels(process, num_timesteps, variance):
     """Σ of (12) with E(ε̂ − ε)² = α²S²/(α²S² + σ²), over Python floats."""
-    levels = process.levels(times_of(process, num_levels))
+    levels = process.grid_levels(times_of(process, num_timesteps))
     share = [(v.alpha * STD) ** 2 / ((v.alpha * STD) ** 2 + v.sigma**2) for v in levels]
     first, last = levels[0], levels[-1]
     total = 0.5 * last.snr * (STD**2 + MEAN**2)
@@ -392,10 +395,10 @@ def closed_form_on_levels(process, num_levels, variance):
 @on_levels
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_with_the_exact_denoiser_of_gaussian_data_the_bound_is_a_closed_form_above_the_entropy(
-    process, num_levels, variance, expectation
+    process, num_timesteps, variance, expectation
 ):
-    found = discrete(expectation, process, num_levels, variance)
-    assert found == pytest.approx(closed_form_on_levels(process, num_levels, variance), rel=1e-9)
+    found = discrete(expectation, process, num_timesteps, variance)
+    assert found == pytest.approx(closed_form_on_levels(process, num_timesteps, variance), rel=1e-9)
     assert found > ENTROPY
 
 
@@ -485,19 +488,19 @@ class Off(Denoiser):
 
 
 @pytest.mark.parametrize(
-    ("process", "num_levels", "most"),
+    ("process", "num_timesteps", "most"),
     [(p, None, 1e-3) for p in PROCESSES] + [(VESDE(), 1000, 0.1), (SMLDProcess(1000), None, 0.1)],
     ids=lambda v: name(v) if isinstance(v, torch.nn.Module) else str(v),
 )
 def test_on_a_mixture_the_bound_lies_above_minus_log_p_and_close_to_it_for_the_exact_score(
-    process, num_levels, most
+    process, num_timesteps, most
 ):
     """500 points, each at 1,000 times; most: what the ends (1e-3) and the levels (0.1) can cost."""
     n, k = 500, 1000
     x0 = MIXTURE.sample(n, torch.Generator().manual_seed(5))
-    levels = num_levels or process.num_levels
-    times = Given(DiscreteTime(num_levels) if levels else ImportanceTime(), every_level(k).repeat(n))
-    bound, source = VariationalBound(num_levels, time_sampler=times), torch.Generator().manual_seed(1)
+    levels = num_timesteps or process.num_timesteps
+    times = Given(DiscreteTime(num_timesteps) if levels else ImportanceTime(), every_level(k).repeat(n))
+    bound, source = VariationalBound(num_timesteps, time_sampler=times), torch.Generator().manual_seed(1)
     value = bound(AnalyticDenoiser(MIXTURE, process), x0.repeat_interleave(k, 0), generator=source).value
     gap = value.reshape(n, k).mean(1) + MIXTURE.log_prob(x0)
     error = gap.std() / math.sqrt(n)
@@ -512,19 +515,24 @@ def test_a_wrong_score_raises_the_bound():
     assert excess.mean() > 5 * excess.std() / math.sqrt(20_000)
 
 
-@pytest.mark.parametrize("num_levels", [None, 1000])
-def test_with_bins_the_bound_of_grey_levels_is_their_entropy(num_levels):
+@pytest.mark.parametrize("num_timesteps", [None, 1000])
+def test_with_bins_the_bound_of_grey_levels_is_their_entropy(num_timesteps):
     """Four equally likely values and the exact denoiser: log 4 nats; both to 5 standard errors."""
     process = VESDE(0.01, 50.0)
     n, k = 100, 1000
-    times = Given(DiscreteTime(num_levels) if num_levels else ImportanceTime(), every_level(k).repeat(n))
-    bound, source = VariationalBound(num_levels, bins=4, time_sampler=times), torch.Generator().manual_seed(1)
+    times = Given(
+        DiscreteTime(num_timesteps) if num_timesteps else ImportanceTime(), every_level(k).repeat(n)
+    )
+    bound, source = (
+        VariationalBound(num_timesteps, num_bins=4, time_sampler=times),
+        torch.Generator().manual_seed(1),
+    )
     x0 = grey(4).repeat(n // 4).repeat_interleave(k)[:, None]
     value = bound(EmpiricalDenoiser(grey(4)[:, None], process), x0, generator=source).value
     value = value.reshape(n, k).mean(1)
     error = value.std() / math.sqrt(n)
     assert error < 0.02
-    assert -5 * error < value.mean() - math.log(4) < 5 * error + (0.02 if num_levels else 1e-3)
+    assert -5 * error < value.mean() - math.log(4) < 5 * error + (0.02 if num_timesteps else 1e-3)
 
 
 # The likelihood weighting
@@ -549,7 +557,7 @@ def test_the_likelihood_weighted_loss_of_a_wrong_gaussian_is_its_divergence(proc
     )
 
     def divergence(t):
-        level = process.levels(torch.tensor([t], dtype=D))[0]
+        level = process.grid_levels(torch.tensor([t], dtype=D))[0]
         p, q = ((level.alpha * s) ** 2 + level.sigma**2 for s in (STD, WRONG[1]))
         return gaussian_kl(level.alpha * (MEAN - WRONG[0]), p, q)
 
@@ -569,7 +577,7 @@ def test_theorem_1_holds_for_images_to_five_standard_errors(process):
         for d in (gaussian(*WRONG, shape), density)
     )
     divergences = []
-    for level in process.levels(torch.tensor([process.t_min, process.t_max], dtype=D)):
+    for level in process.grid_levels(torch.tensor([process.t_min, process.t_max], dtype=D)):
         p, q = (
             Normal(level.alpha * m, math.hypot(level.alpha * s, level.sigma)) for m, s in ((MEAN, STD), WRONG)
         )
@@ -586,7 +594,7 @@ def test_the_continuous_bound_is_the_likelihood_weighted_loss_plus_its_ends(proc
     loss = seeded(DenoisingScoreMatching(weighting=LikelihoodWeighting(), time_sampler=ImportanceTime()))
     bound = seeded(VariationalBound())
     torch.manual_seed(0)
-    first = process.level(torch.full((50,), process.t_min, dtype=D), like=x0)
+    first = process.at(torch.full((50,), process.t_min, dtype=D), like=x0)
     source = torch.Generator().manual_seed(1)
     ImportanceTime()(process, 50, generator=source, device=x0.device)
     x_t = first.alpha * x0 + first.sigma * torch.randn(x0.shape, generator=source, dtype=D)
@@ -599,7 +607,7 @@ def test_the_continuous_bound_is_the_likelihood_weighted_loss_plus_its_ends(proc
 # Everything around it
 
 
-@pytest.mark.parametrize("bound", [VariationalBound(), VariationalBound(10), VariationalBound(bins=16)])
+@pytest.mark.parametrize("bound", [VariationalBound(), VariationalBound(10), VariationalBound(num_bins=16)])
 @pytest.mark.parametrize("shape", [(2,), (3, 5), (3, 4, 6)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 def test_there_is_one_bound_and_one_time_per_example(bound, shape, dtype):
@@ -609,17 +617,17 @@ def test_there_is_one_bound_and_one_time_per_example(bound, shape, dtype):
     assert loss.value.dtype == dtype
 
 
-@pytest.mark.parametrize("num_levels", [None, 1000])
-@pytest.mark.parametrize("bins", [None, 256])
+@pytest.mark.parametrize("num_timesteps", [None, 1000])
+@pytest.mark.parametrize("num_bins", [None, 256])
 @every_process
-def test_single_precision_is_that_of_the_data_and_not_of_the_bound(process, num_levels, bins):
+def test_single_precision_is_that_of_the_data_and_not_of_the_bound(process, num_timesteps, num_bins):
     x0 = grey(256)[torch.randint(256, (500, 4), generator=torch.Generator().manual_seed(3))]
-    bound = VariationalBound(num_levels, bins=bins)
-    denoiser, number = AnalyticDenoiser(gaussian(MEAN, STD, (4,)), process), num_levels or 500
+    bound = VariationalBound(num_timesteps, num_bins=num_bins)
+    denoiser, number = AnalyticDenoiser(gaussian(MEAN, STD, (4,)), process), num_timesteps or 500
     noise = randn(500, 4)
 
     def value(dtype):
-        times = DiscreteTime(num_levels) if num_levels else ImportanceTime()
+        times = DiscreteTime(num_timesteps) if num_timesteps else ImportanceTime()
         bound.time_sampler = Given(times, every_level(number)[:: number // 500])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("scorelight.objectives.base.randn_like", lambda x, g: noise.to(dtype))
@@ -631,8 +639,8 @@ def test_single_precision_is_that_of_the_data_and_not_of_the_bound(process, num_
 @pytest.mark.parametrize("bound", [VariationalBound(), VariationalBound(10)])
 def test_with_a_generator_each_the_bound_of_an_example_does_not_depend_on_the_batch(bound):
     denoiser, x0 = AnalyticDenoiser(MIXTURE, VPSDE()), randn(8, 2)
-    whole = bound(denoiser, x0, generator=generators(0, range(8)))
-    part = bound(denoiser, x0[[6, 1, 3]], generator=generators(0, [6, 1, 3]))
+    whole = bound(denoiser, x0, generator=per_example_generators(0, range(8)))
+    part = bound(denoiser, x0[[6, 1, 3]], generator=per_example_generators(0, [6, 1, 3]))
     assert torch.equal(part.t, whole.t[[6, 1, 3]])
     torch.testing.assert_close(part.value, whole.value[[6, 1, 3]], rtol=1e-12, atol=0)
 
@@ -648,18 +656,18 @@ def test_a_biased_time_sampler_is_refused_with_those_that_will_do(bound, times, 
 MISFITS = [
     (VariationalBound(10, time_sampler=DiscreteTime(11)), VPSDE(), "has 11 levels, the bound 10"),
     (VariationalBound(10, time_sampler=UniformTime()), VPSDE(), "no levels.*DiscreteTime or LossAwareTime"),
-    (VariationalBound(time_sampler=DiscreteTime(11)), VPSDE(), "num_levels=11.*ImportanceTime"),
-    (VariationalBound(time_sampler=StratifiedTime(DiscreteTime(11))), VPSDE(), "num_levels=11"),
-    (VariationalBound(time_sampler=DiscreteTime()), VPSDE(), "give DiscreteTime num_levels"),
+    (VariationalBound(time_sampler=DiscreteTime(11)), VPSDE(), "num_timesteps=11.*ImportanceTime"),
+    (VariationalBound(time_sampler=StratifiedTime(DiscreteTime(11))), VPSDE(), "num_timesteps=11"),
+    (VariationalBound(time_sampler=DiscreteTime()), VPSDE(), "give DiscreteTime num_timesteps"),
     (VariationalBound(time_sampler=ImportanceTime()), TABLES[0], "no levels.*DiscreteTime"),
     (VariationalBound(time_sampler=DiscreteTime(11)), TABLES[0], "has 11 levels, the bound 50"),
-    (VariationalBound(0), VPSDE(), "num_levels=0: at least 2"),
-    (VariationalBound(0), TABLES[0], "num_levels=0: at least 2"),
-    (VariationalBound(1), VPSDE(), "num_levels=1: at least 2"),
-    (HybridObjective(), VPSDE(), "give HybridObjective num_levels"),
-    (HybridObjective(num_levels=1), TABLES[0], "num_levels=1: at least 2"),
-    (HybridObjective(num_levels=10, time_sampler=LossAwareTime(11)), VPSDE(), "has 11 levels"),
-    (HybridObjective(num_levels=10, time_sampler=UniformTime()), VPSDE(), "DiscreteTime or LossAwareTime"),
+    (VariationalBound(0), VPSDE(), "num_timesteps=0: at least 2"),
+    (VariationalBound(0), TABLES[0], "num_timesteps=0: at least 2"),
+    (VariationalBound(1), VPSDE(), "num_timesteps=1: at least 2"),
+    (HybridObjective(), VPSDE(), "give HybridObjective num_timesteps"),
+    (HybridObjective(num_timesteps=1), TABLES[0], "num_timesteps=1: at least 2"),
+    (HybridObjective(num_timesteps=10, time_sampler=LossAwareTime(11)), VPSDE(), "has 11 levels"),
+    (HybridObjective(num_timesteps=10, time_sampler=UniformTime()), VPSDE(), "DiscreteTime or LossAwareTime"),
 ]
 
 
@@ -669,12 +677,12 @@ def test_levels_that_do_not_match_are_refused_before_training_with_the_remedy(ob
         objective.check(process)
 
 
-@pytest.mark.parametrize(("process", "num_levels"), [*ON_LEVELS, (VPSDE(), None), (LearnedVPSDE(4), None)])
-def test_what_fits_is_accepted(process, num_levels):
-    VariationalBound(num_levels).check(process)
+@pytest.mark.parametrize(("process", "num_timesteps"), [*ON_LEVELS, (VPSDE(), None), (LearnedVPSDE(4), None)])
+def test_what_fits_is_accepted(process, num_timesteps):
+    VariationalBound(num_timesteps).check(process)
 
 
-@pytest.mark.parametrize("wrong", [dict(variance="medium"), dict(bins=1)], ids=str)
+@pytest.mark.parametrize("wrong", [dict(variance="medium"), dict(num_bins=1)], ids=str)
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         VariationalBound(**wrong)

@@ -171,13 +171,13 @@ def test_weights_are_those_of_the_formula_for_levels_of_floats_and_of_tensors(
 ):
     t = torch.tensor(TIMES, dtype=D)
     exact = [formula(*BY_HAND[name(process)](time)) for time in TIMES]
-    for level, expected in zip(process.levels(t), exact, strict=True):
+    for level, expected in zip(process.grid_levels(t), exact, strict=True):
         found = weighting(level)
         assert isinstance(found, float)
         assert found == pytest.approx(expected, rel=1e-11)
     for dtype, rtol in ((D, 1e-11), (torch.float32, 2e-5)):
         like = torch.zeros(len(t), 3, 1, dtype=dtype)
-        found = torch.as_tensor(weighting(process.level(t, like)), dtype=dtype)
+        found = torch.as_tensor(weighting(process.at(t, like)), dtype=dtype)
         assert found.shape in ((4, 1, 1), ())
         expected = torch.tensor(exact, dtype=dtype).reshape(-1, 1, 1)
         torch.testing.assert_close(found.expand(4, 1, 1), expected, rtol=rtol, atol=0)
@@ -300,7 +300,7 @@ def test_the_sigmoid_weighting_is_a_sigmoid_of_log_snr_after_the_change_of_varia
     residual = lambda log_snr: 1 / (1 + math.exp(0.7 * log_snr - 0.3))  # noqa: E731
 
     def integrand(t):
-        (level,) = process.levels(torch.tensor([t], dtype=D))
+        (level,) = process.grid_levels(torch.tensor([t], dtype=D))
         return SigmoidWeighting(bias)(level) * residual(level.log_snr)
 
     over_t, _ = integrate.quad(integrand, process.t_min, process.t_max, epsrel=1e-8, limit=200)
@@ -310,7 +310,7 @@ def test_the_sigmoid_weighting_is_a_sigmoid_of_log_snr_after_the_change_of_varia
 
 def test_half_the_weight_is_at_the_bias():
     process = between(VPSDE)
-    (level,) = process.levels(process.time_of_log_snr(torch.tensor([2.0], dtype=D)))
+    (level,) = process.grid_levels(process.time_of_log_snr(torch.tensor([2.0], dtype=D)))
     assert SigmoidWeighting(2.0)(level) == pytest.approx(0.5 * level.g2 / level.sigma**2, rel=1e-12)
 
 
@@ -319,7 +319,7 @@ def kl(p, q):
     return 0.5 * (p / q - 1 - math.log(p / q))
 
 
-@pytest.mark.parametrize("process", [p for p in PROCESSES if p.num_levels is None], ids=name)
+@pytest.mark.parametrize("process", [p for p in PROCESSES if p.num_timesteps is None], ids=name)
 @pytest.mark.parametrize("wrong", [0.3, 4.0])
 def test_half_of_the_likelihood_weighted_excess_over_all_dimensions_is_the_kl_divergence_it_bounds(
     process, wrong
@@ -336,7 +336,7 @@ def test_half_of_the_likelihood_weighted_excess_over_all_dimensions_is_the_kl_di
         for v in (variance, wrong)
     )
     excess = 0.5 * dim * (process.t_max - process.t_min) * (false - right)
-    first, last = process.levels(torch.tensor([process.t_min, process.t_max], dtype=D))
+    first, last = process.grid_levels(torch.tensor([process.t_min, process.t_max], dtype=D))
     bound = [
         dim * kl(v.alpha**2 * variance + v.sigma**2, v.alpha**2 * wrong + v.sigma**2) for v in (first, last)
     ]

@@ -62,12 +62,12 @@ def numbers(level):
 def test_drift_and_diffusion_carry_the_mean_and_variance_of_the_state(process):
     # m' = f m and v' = 2 f v + g^2 (Sarkka & Solin, 2019, eq. 5.50-5.51), integrated by scipy
     def moments(t, state):
-        level = process.evaluate(torch.tensor(t))
+        level = process.at(torch.tensor(t))
         f, g2 = level.f.item(), level.g2.item()
         return [f * state[0], 2 * f * state[1] + g2]
 
     times = (0.01, process.t_max)
-    start, end = process.levels(torch.tensor(times, dtype=D))
+    start, end = process.grid_levels(torch.tensor(times, dtype=D))
     begin = [start.alpha, start.sigma**2]
     solution = solve_ivp(moments, times, begin, method="DOP853", rtol=1e-10, atol=1e-14)
     assert solution.y[:, -1] == pytest.approx([end.alpha, end.sigma**2], rel=1e-7)
@@ -76,15 +76,15 @@ def test_drift_and_diffusion_carry_the_mean_and_variance_of_the_state(process):
 @table
 def test_drift_and_diffusion_carry_the_moments_from_each_level_of_a_table_to_the_next(process):
     """In between f is constant, hence m' = f m and v' = 2 f v + g² have the solutions below."""
-    n = process.num_levels
+    n = process.num_timesteps
     levels = torch.arange(1, n + 1, dtype=D) / n
-    exact, inside = process.evaluate(levels), process.evaluate(levels[:-1] + 0.3 / n)
+    exact, inside = process.at(levels), process.at(levels[:-1] + 0.3 / n)
     start, end = (slice(None, -1), slice(1, None))
     mean = exact.alpha[start] * torch.exp(inside.f / n)
     torch.testing.assert_close(mean, exact.alpha[end], rtol=1e-11, atol=0)
     x, weight = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(12))
     time = (1 + x) / 2  # of a step; v(1) = e^{2f/n} v(0) + ∫ e^{2f(1−s)/n} g²(s) ds/n, by Gauss's rule
-    g2 = process.evaluate(levels[:-1, None] + time / n).g2
+    g2 = process.at(levels[:-1, None] + time / n).g2
     noise = (torch.exp(2 * inside.f[:, None] * (1 - time) / n) * g2 * weight / (2 * n)).sum(1)
     variance = torch.exp(2 * inside.f / n) * exact.sigma[start] ** 2 + noise
     torch.testing.assert_close(variance, exact.sigma[end] ** 2, rtol=1e-10, atol=0)
@@ -93,7 +93,7 @@ def test_drift_and_diffusion_carry_the_moments_from_each_level_of_a_table_to_the
 @smooth_process
 def test_derivatives_agree_with_central_differences(process):
     t, h = torch.linspace(0.05, 0.95, 19, dtype=D), 1e-5
-    level, later, sooner = (process.evaluate(time) for time in (t, t + h, t - h))
+    level, later, sooner = (process.at(time) for time in (t, t + h, t - h))
     # the error is h^2/6 times the third derivative, at most 18^3 of the value here, and rounding/h
     expected = torch.stack([later.alpha - sooner.alpha, later.sigma - sooner.sigma]) / (2 * h)
     torch.testing.assert_close(torch.stack([level.dalpha, level.dsigma]), expected, rtol=1e-6, atol=1e-8)
@@ -104,8 +104,8 @@ def test_derivatives_agree_with_central_differences(process):
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 def test_level_broadcasts_each_time_against_its_example(process, shape, dtype):
     t = torch.linspace(0.1, 0.9, 5, dtype=D)
-    level = process.level(t, like=torch.zeros(shape, dtype=dtype))
-    for value, exact in [(level.t, t), (level.alpha, process.alpha(t)), (level.sigma, process.sigma(t))]:
+    level = process.at(t, like=torch.zeros(shape, dtype=dtype))
+    for value, exact in [(level.time, t), (level.alpha, process.alpha(t)), (level.sigma, process.sigma(t))]:
         assert value.shape == (5,) + (1,) * (len(shape) - 1)
         assert value.dtype == dtype
         assert torch.equal(value.flatten(), exact.to(dtype))
@@ -115,38 +115,38 @@ def test_level_broadcasts_each_time_against_its_example(process, shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_one_time_serves_the_whole_batch(process, shape):
     x = torch.zeros(shape)
-    one, many = process.level(torch.tensor(0.3), like=x), process.level(torch.full((5,), 0.3), like=x)
+    one, many = process.at(torch.tensor(0.3), like=x), process.at(torch.full((5,), 0.3), like=x)
     assert torch.equal(numbers(one), numbers(many))
 
 
 def test_level_of_a_batch_of_another_size_raises():
     with pytest.raises(RuntimeError, match="expand"):
-        VPSDE().level(torch.rand(3), like=torch.zeros(5, 2))
+        VPSDE().at(torch.rand(3), like=torch.zeros(5, 2))
 
 
 @every_process
 def test_schedules_are_evaluated_in_double_precision_for_single_precision_times(process):
     t = torch.tensor([1.1e-3, 0.5])
-    exact = process.evaluate(t.double())
+    exact = process.at(t.double())
     assert exact.sigma.dtype == D
-    assert torch.equal(numbers(process.evaluate(t)), numbers(exact))
+    assert torch.equal(numbers(process.at(t)), numbers(exact))
 
 
 @every_process
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_level_and_its_derivatives_need_no_autograd(process, mode):
     x, t = torch.zeros(5, 2, dtype=D), torch.linspace(0.1, 0.9, 5, dtype=D)
-    expected = numbers(process.level(t, like=x))
+    expected = numbers(process.at(t, like=x))
     with mode():
-        assert torch.equal(numbers(process.level(t, like=x)), expected)
-        assert process.levels(t)[0].dsigma == expected[3, 0].item()
+        assert torch.equal(numbers(process.at(t, like=x)), expected)
+        assert process.grid_levels(t)[0].dsigma == expected[3, 0].item()
 
 
 @every_process
 def test_levels_are_python_floats_equal_to_the_tensors(process):
     times = torch.linspace(process.t_max, process.t_min, 7, dtype=D)
-    level = process.level(times, like=torch.zeros(7, 1, dtype=D))
-    for i, row in enumerate(process.levels(times)):
+    level = process.at(times, like=torch.zeros(7, 1, dtype=D))
+    for i, row in enumerate(process.grid_levels(times)):
         for name in ("t", "alpha", "sigma", "dalpha", "dsigma", "f", "g2", "snr", "log_snr"):
             assert type(getattr(row, name)) is float
             assert getattr(row, name) == pytest.approx(getattr(level, name)[i].item(), rel=1e-14)
@@ -163,21 +163,19 @@ def test_noise_level_follows_equation_2(cast):
 
 @every_process
 def test_log_snr_decreases(process):
-    assert (
-        process.evaluate(torch.linspace(process.t_min, process.t_max, 1001, dtype=D)).log_snr.diff() < 0
-    ).all()
+    assert (process.at(torch.linspace(process.t_min, process.t_max, 1001, dtype=D)).log_snr.diff() < 0).all()
 
 
 def test_gradients_reach_a_learned_schedule_through_value_and_derivative():
     process, t = Learned(), torch.tensor([0.2, 0.7], dtype=D)
-    level = process.level(t, like=torch.zeros(2, 1, dtype=D))
+    level = process.at(t, like=torch.zeros(2, 1, dtype=D))
     (level.alpha.sum() + level.dalpha.sum()).backward()
     alpha = torch.exp(-1.5 * t)  # d/dr of e^{-rt} and of -r e^{-rt}
     assert process.rate.grad.item() == pytest.approx((-t * alpha + (1.5 * t - 1) * alpha).sum().item())
 
 
 def test_grid_levels_of_a_learned_schedule_are_plain_floats():
-    level = Learned().levels(torch.tensor([0.5], requires_grad=True))[0]
+    level = Learned().grid_levels(torch.tensor([0.5], requires_grad=True))[0]
     assert level.alpha == pytest.approx(math.exp(-0.75), rel=1e-7)
 
 
@@ -186,7 +184,7 @@ def test_grid_levels_of_a_learned_schedule_are_plain_floats():
 def test_bisection_inverts_the_log_snr_of_every_process(process, grad):
     t = torch.linspace(process.t_min, process.t_max, 101, dtype=D)
     with grad():
-        found = ForwardProcess.time_of_log_snr(process, process.evaluate(t).log_snr)
+        found = ForwardProcess.time_of_log_snr(process, process.at(t).log_snr)
     assert found.dtype == D
     torch.testing.assert_close(found, t, rtol=0, atol=1e-10)
 
@@ -223,7 +221,7 @@ def test_perturbed_data_has_mean_alpha_x0_and_variance_sigma_squared(process, t,
     n = 20_000
     epsilon = torch.randn(n, 2, 3, dtype=D, generator=generator)
     x_t = process.perturb(torch.full_like(epsilon, 2.0), epsilon, torch.full((n,), t))
-    level = process.levels(torch.tensor([t]))[0]
+    level = process.grid_levels(torch.tensor([t]))[0]
     error = x_t.mean() - 2 * level.alpha
     assert abs(error) < 5 * level.sigma / math.sqrt(x_t.numel())  # standard error of a mean
     relative = x_t.var() / level.sigma**2 - 1

@@ -23,7 +23,7 @@ from scorelight import (
     VariationalBound,
     VPrediction,
 )
-from scorelight.objectives.base import Noisy
+from scorelight.objectives.base import NoisyBatch
 
 D = torch.float64
 OWN = np.linspace(0.001, 0.5, 40).tolist()
@@ -35,11 +35,11 @@ SCHEDULES = {
     ),
     "cosine": (dict(schedule="cosine"), dict(beta_schedule="squaredcos_cap_v2")),
     "cosine of 50": (
-        dict(num_levels=50, schedule="cosine"),
+        dict(num_timesteps=50, schedule="cosine"),
         dict(beta_schedule="squaredcos_cap_v2", num_train_timesteps=50),
     ),
     "linear of 100": (
-        dict(num_levels=100),
+        dict(num_timesteps=100),
         dict(beta_schedule="linear", beta_start=1e-3, beta_end=0.2, num_train_timesteps=100),
     ),
     "own": (dict(betas=OWN), dict(trained_betas=OWN, num_train_timesteps=40)),
@@ -75,7 +75,7 @@ def their_step(theirs, output, i, x, noise):
 
 
 def our_step(process, output, space, pair_of_times, x, noise, variance="small"):
-    levels = process.levels(torch.tensor(pair_of_times, dtype=D))
+    levels = process.grid_levels(torch.tensor(pair_of_times, dtype=D))
     said = lambda x, level: Prediction(x, level, output, space)  # noqa: E731
     (state,) = AncestralSampler(variance=variance).trajectory(said, x, levels, lambda like: noise)
     return state
@@ -88,7 +88,7 @@ def randn(*shape, seed=0):
 @every_schedule
 def test_every_beta_and_every_product_is_theirs(schedule):
     ours, theirs = pair(schedule)
-    n = ours.num_levels
+    n = ours.num_timesteps
     np.testing.assert_allclose(ours.betas, theirs.betas, rtol=1e-10)
     alpha_bar = ours.alpha(torch.arange(1, n + 1, dtype=D) / n) ** 2
     np.testing.assert_allclose(alpha_bar, theirs.alphas_cumprod, rtol=1e-10)
@@ -97,7 +97,7 @@ def test_every_beta_and_every_product_is_theirs(schedule):
 @every_schedule
 def test_noise_is_added_as_they_do(schedule):
     ours, theirs = pair(schedule)
-    n = ours.num_levels
+    n = ours.num_timesteps
     x0, epsilon, i = randn(n, 2, 3), randn(n, 2, 3, seed=1), torch.arange(1, n + 1)
     # one term at a time too: their sum can be small by cancellation
     for data, noise in ((x0, 0 * epsilon), (0 * x0, epsilon), (x0, epsilon)):
@@ -114,12 +114,12 @@ def test_noise_is_added_as_they_do(schedule):
 def test_the_posterior_mean_is_theirs_for_every_level_and_output(schedule, space):
     """Their last step, to level 0, is x̂0 itself: ours is `denoise`."""
     ours, theirs = pair(schedule, prediction_type=space)
-    n, x, output = ours.num_levels, randn(4, 3), randn(4, 3, seed=1)
+    n, x, output = ours.num_timesteps, randn(4, 3), randn(4, 3, seed=1)
     for i in sorted({2, 3, 10, n // 2, n - 1, n}):
         expected = their_step(theirs, output, i, x, torch.zeros(()))
         found = our_step(ours, output, SPACES[space], [i / n, (i - 1) / n], x, 0.0)
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9 * output.abs().max().item())
-    last = ours.levels(torch.tensor([1 / n], dtype=D))[0]
+    last = ours.grid_levels(torch.tensor([1 / n], dtype=D))[0]
     expected = their_step(theirs, output, 1, x, torch.zeros(()))
     torch.testing.assert_close(Prediction(x, last, output, SPACES[space]).x0, expected, rtol=1e-8, atol=1e-10)
 
@@ -129,7 +129,7 @@ def test_the_posterior_mean_is_theirs_for_every_level_and_output(schedule, space
 def test_the_posterior_variance_is_theirs(schedule, variance):
     """What unit noise adds to a step; theirs from `step`, and from the formula it uses."""
     ours, theirs = pair(schedule, variance_type=f"fixed_{variance}")
-    n, zero = ours.num_levels, torch.zeros(2, 3, dtype=D)
+    n, zero = ours.num_timesteps, torch.zeros(2, 3, dtype=D)
     for i in sorted({2, 3, 10, n // 2, n - 1, n}):
         expected = their_step(theirs, zero, i, zero, torch.ones((), dtype=D))
         found = our_step(ours, zero, Epsilon(), [i / n, (i - 1) / n], zero, 1.0, variance)
@@ -141,10 +141,10 @@ def test_the_posterior_variance_is_theirs(schedule, variance):
 def test_the_learned_variance_is_their_learned_range(schedule):
     """Read off the bound: for x̂0 = x0 a term is ½ Σ [ρ − 1 − log ρ], ρ the share of c² in the variance."""
     ours, theirs = pair(schedule, variance_type="learned_range")
-    n = ours.num_levels
+    n = ours.num_timesteps
     v, x0 = 2 * torch.rand(n, 1, generator=torch.Generator().manual_seed(2), dtype=D) - 1, randn(n, 1)
-    level = ours.level(torch.arange(1, n + 1, dtype=D) / n, like=x0)
-    noisy = Noisy(level.t.flatten(), torch.ones(n), level, 0 * x0, level.alpha * x0)
+    level = ours.at(torch.arange(1, n + 1, dtype=D) / n, like=x0)
+    noisy = NoisyBatch(level.time.flatten(), torch.ones(n), level, 0 * x0, level.alpha * x0)
     bound = VariationalBound(time_sampler=DiscreteTime())
     found = bound.term(ours, Prediction(noisy.x_t, level, x0, X0(), (v + 1) / 2), x0, noisy) / n
     log_large = torch.stack([theirs._get_variance(i, variance_type="fixed_large_log") for i in range(1, n)])
@@ -172,7 +172,7 @@ def test_a_table_of_kept_levels_takes_the_steps_of_their_spacings(schedule, spac
     theirs.set_timesteps(num)
     keep = (theirs.timesteps.flip(0) + 1).tolist()
     few = DDPMProcess(**SCHEDULES[schedule][0], keep=keep)
-    assert few.num_levels == num and few.t_min == 1 / num
+    assert few.num_timesteps == num and few.t_min == 1 / num
     betas = [theirs._get_variance(i - 1, variance_type="fixed_large").item() for i in keep]
     np.testing.assert_allclose(few.betas, betas, rtol=1e-9)
     tilde = [theirs._get_variance(i - 1, variance_type="fixed_small").item() for i in keep[1:]]
@@ -206,7 +206,7 @@ def test_a_whole_run_of_the_sampler_is_theirs(variance):
     sampler = AncestralSampler(50, variance=variance)
     found = sampler(denoiser, start, generator=torch.Generator().manual_seed(1))
 
-    levels, source = process.levels(UniformGrid()(process, 50)), torch.Generator().manual_seed(1)
+    levels, source = process.grid_levels(UniformGrid()(process, 50)), torch.Generator().manual_seed(1)
     x = levels[0].sigma * start
     for i, (level, t) in enumerate(zip(levels, theirs.timesteps.tolist(), strict=True)):
         noise = torch.randn(x.shape, generator=source, dtype=D) if i < 49 else torch.zeros_like(x)

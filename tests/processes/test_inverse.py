@@ -17,7 +17,7 @@ from scorelight import (
     SMLDProcess,
     SubVPSDE,
 )
-from scorelight.component import spec
+from scorelight.storage.component import spec
 
 D = torch.float64
 EPS = torch.finfo(D).eps
@@ -75,7 +75,7 @@ def slope(level):
 @every
 def test_the_time_comes_back_to_twelve_digits(process):
     t = times(process)
-    level = process.evaluate(t)
+    level = process.at(t)
     # log SNR itself has been rounded, at its own size and in α and σ: that moves t by so much
     unavoidable = 8 * EPS * (1 + level.log_snr.abs()) / slope(level).abs()
     error = (process.time_of_log_snr(level.log_snr) - t).abs()
@@ -86,13 +86,13 @@ def test_the_time_comes_back_to_twelve_digits(process):
 def test_the_time_has_twelve_digits_relative_to_itself_where_noise_starts_from_nothing(make):
     process = make(t_min=1e-5)
     t = times(process)
-    found = process.time_of_log_snr(process.evaluate(t).log_snr)
+    found = process.time_of_log_snr(process.at(t).log_snr)
     torch.testing.assert_close(found, t, rtol=1e-12, atol=0)
 
 
 @every
 def test_the_closed_form_agrees_with_bisection(process):
-    log_snr = process.evaluate(times(process, 101)).log_snr
+    log_snr = process.at(times(process, 101)).log_snr
     bisected = ForwardProcess.time_of_log_snr(process, log_snr)
     torch.testing.assert_close(process.time_of_log_snr(log_snr), bisected, rtol=1e-9, atol=1e-12)
 
@@ -130,21 +130,21 @@ def test_a_transposed_tensor_is_inverted_element_by_element(process):
 
 @tables
 def test_the_levels_of_a_table_are_met(process):
-    n = process.num_levels
+    n = process.num_timesteps
     t = torch.arange(1, n + 1, dtype=D) / n
-    index = process.time_of_log_snr(process.evaluate(t).log_snr) * n
+    index = process.time_of_log_snr(process.at(t).log_snr) * n
     # 1e-9 of a step is what a table takes for the level itself
     assert (index - torch.arange(1, n + 1)).abs().max() < 1e-9
 
 
 @smooth
 def test_a_process_in_continuous_time_has_no_levels(process):
-    assert process.num_levels is None
+    assert process.num_timesteps is None
 
 
 @pytest.mark.parametrize(("process", "num"), [(DDPMProcess(keep=[1, 7]), 2), (SMLDProcess(50), 50)])
 def test_a_table_tells_the_number_of_its_levels(process, num):
-    assert process.num_levels == num
+    assert process.num_timesteps == num
 
 
 def cdf(process, t):
@@ -164,7 +164,7 @@ def test_the_distribution_of_importance_sampled_times_is_the_closed_form_one(mak
     with mpmath.workdps(50):
         start, here = cdf(process, 1e-5), cdf(process, t)
         # Z and the CDF are differences of log SNR, so a share of it is inverted by time_of_log_snr
-        first, now = process.evaluate(torch.tensor([1e-5, t], dtype=D)).log_snr.tolist()
+        first, now = process.at(torch.tensor([1e-5, t], dtype=D)).log_snr.tolist()
         assert first - now == pytest.approx(float(here - start), abs=1e-12)
         found = process.time_of_log_snr(torch.tensor(first - float(here - start), dtype=D))
     assert found.item() == pytest.approx(t, rel=1e-11)
@@ -173,11 +173,11 @@ def test_the_distribution_of_importance_sampled_times_is_the_closed_form_one(mak
 @pytest.mark.parametrize(("make", "z"), [(VPSDE, 23.864), (SubVPSDE, 37.679)])
 def test_the_normalizing_constant_is_the_integral_of_the_weighting(make, z):
     process = make(t_min=1e-5)
-    first, last = process.evaluate(torch.tensor([1e-5, 1.0], dtype=D)).log_snr.tolist()
+    first, last = process.at(torch.tensor([1e-5, 1.0], dtype=D)).log_snr.tolist()
     assert first - last == pytest.approx(z, abs=5e-4)
     u = torch.linspace(math.log(1e-5), 0, 20_001, dtype=D)  # ∫ g²/σ² dt = ∫ t g²/σ² du with t = e^u
-    level = process.evaluate(u.exp())
-    integral = torch.trapezoid(level.t * level.g2 / level.sigma**2, u)
+    level = process.at(u.exp())
+    integral = torch.trapezoid(level.time * level.g2 / level.sigma**2, u)
     assert integral.item() == pytest.approx(first - last, rel=1e-6)
 
 
@@ -185,10 +185,10 @@ def test_the_normalizing_constant_is_the_integral_of_the_weighting(make, z):
 def test_uniform_log_snr_gives_times_of_density_g_squared_over_sigma_squared(process):
     """The density of t(u) for uniform u is 1/t'(u); t' by central differences of a step h."""
     ends = torch.tensor([process.t_min, process.t_max], dtype=D)
-    first, last = process.evaluate(ends).log_snr.tolist()
+    first, last = process.at(ends).log_snr.tolist()
     u, h = torch.linspace(0.01, 0.99, 99, dtype=D), 1e-5
     later, sooner = (process.time_of_log_snr(first + (last - first) * (u + d)) for d in (h, -h))
-    level = process.evaluate(process.time_of_log_snr(first + (last - first) * u))
+    level = process.at(process.time_of_log_snr(first + (last - first) * u))
     density = level.g2 / level.sigma**2 / (first - last)
     torch.testing.assert_close(density * (later - sooner) / (2 * h), torch.ones_like(u), rtol=2e-6, atol=0)
 
@@ -196,9 +196,9 @@ def test_uniform_log_snr_gives_times_of_density_g_squared_over_sigma_squared(pro
 @tables
 def test_between_two_levels_the_density_is_g_squared_over_sigma_squared_too(process):
     """As above at the middle of each step of the table, with differences well inside of it."""
-    n = process.num_levels
+    n = process.num_timesteps
     t = (torch.arange(1, n, dtype=D) + 0.5) / n
-    level = process.evaluate(t)
+    level = process.at(t)
     log_snr, rate = level.log_snr, level.g2 / level.sigma**2
     h = 1e-3 / n * rate  # in log SNR: a thousandth of a step
     rise = process.time_of_log_snr(log_snr - h) - process.time_of_log_snr(log_snr + h)

@@ -8,9 +8,9 @@ import mpmath
 import pytest
 import torch
 
-from scorelight.component import spec
 from scorelight.errors import ConfigurationError
 from scorelight.processes import LearnedVPSDE
+from scorelight.storage.component import spec
 
 D = torch.float64
 T = torch.linspace(0, 1, 1001, dtype=D)
@@ -63,7 +63,7 @@ def test_gamma_is_the_monotone_network_of_the_paper(process, t):
 
 @wandering
 def test_the_log_snr_is_minus_gamma_and_the_variance_is_preserved(process):
-    level = process.evaluate(T)
+    level = process.at(T)
     torch.testing.assert_close(level.log_snr, -process.gamma(T), rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones_like(T), rtol=1e-14, atol=0)
 
@@ -71,7 +71,7 @@ def test_the_log_snr_is_minus_gamma_and_the_variance_is_preserved(process):
 @wandering
 def test_gamma_increases_strictly_for_any_parameters(process):
     assert (process.gamma(T).diff() > 0).all()
-    assert (process.evaluate(T).g2 > 0).all()
+    assert (process.at(T).g2 > 0).all()
 
 
 @wandering
@@ -104,14 +104,14 @@ def test_no_two_units_start_alike():
 @wandering
 def test_derivatives_agree_with_central_differences(process):
     t, h = torch.linspace(0.01, 0.99, 99, dtype=D), 1e-5
-    level = process.evaluate(t)
+    level = process.at(t)
     for exact, function in ((level.dalpha, process.alpha), (level.dsigma, process.sigma)):
         # h^2/6 times the third derivative: units of a steepness up to 25 make it 25^3 of the value
         torch.testing.assert_close(exact, (function(t + h) - function(t - h)) / (2 * h), rtol=1e-5, atol=1e-8)
 
 
 def total(process, name):
-    level = process.level(torch.tensor([0.0, 0.2, 0.55, 1.0], dtype=D), like=torch.zeros(4, 1, 2, dtype=D))
+    level = process.at(torch.tensor([0.0, 0.2, 0.55, 1.0], dtype=D), like=torch.zeros(4, 1, 2, dtype=D))
     return (getattr(level, name).flatten() * torch.tensor([1.0, -2.0, 0.7, 3.0], dtype=D)).sum()
 
 
@@ -146,7 +146,7 @@ def test_parameters_are_of_single_precision_and_levels_of_double():
 
 def test_levels_are_floats_and_the_prior_is_that_of_its_last_sigma():
     process = make(0.5)
-    last = process.levels(torch.tensor([1.0, 0.5, 0.0]))[0]
+    last = process.grid_levels(torch.tensor([1.0, 0.5, 0.0]))[0]
     assert type(last.dsigma) is float
     x = torch.tensor([[0.3, -2.0]], dtype=D)
     normal = torch.distributions.Normal(0.0, torch.tensor(last.sigma, dtype=D))
@@ -185,7 +185,7 @@ def test_training_bends_it_to_a_monotone_curve_and_keeps_it_monotone():
     target = -8 + 11 * (0.3 * t + 0.7 * t**2 * (3 - 2 * t))
     optimizer = torch.optim.Adam(process.parameters(), lr=0.05)
     for _ in range(150):
-        loss = (process.evaluate(t).log_snr + target).square().mean()
+        loss = (process.at(t).log_snr + target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,7 +18,7 @@ from scorelight import (
     RectifiedFlow,
     SMLDProcess,
 )
-from scorelight.component import spec
+from scorelight.storage.component import spec
 
 D = torch.float64
 mpmath.mp.dps = 50
@@ -33,7 +33,7 @@ def test_the_cosine_schedule_has_14_digits_at_every_time(t, offset):
     process, exact = CosineVPSDE(offset), mpmath.mpf(t)
     s = mpmath.mpf(offset)
     alpha = mpmath.cos(mpmath.pi / 2 * (exact + s) / (1 + s)) / mpmath.cos(mpmath.pi / 2 * s / (1 + s))
-    level = process.evaluate(torch.tensor(t, dtype=D))
+    level = process.at(torch.tensor(t, dtype=D))
     assert level.alpha.item() == pytest.approx(float(alpha), rel=1e-13)
     assert level.sigma.item() == pytest.approx(float(mpmath.sqrt(1 - alpha**2)), rel=1e-13)
 
@@ -47,7 +47,7 @@ def test_equal_steps_of_the_karras_process_are_their_noise_levels():
 
 
 def test_the_velocity_of_rectified_flow_is_the_straight_line_from_data_to_noise():
-    level = RectifiedFlow().evaluate(torch.linspace(0.01, 0.99, 9, dtype=D))
+    level = RectifiedFlow().at(torch.linspace(0.01, 0.99, 9, dtype=D))
     assert (level.dalpha == -1).all() and (level.dsigma == 1).all()
 
 
@@ -83,7 +83,7 @@ def test_a_sigma_table_of_ones_own():
 
 def test_between_two_levels_the_drift_of_ddpm_is_constant_and_preserves_the_variance():
     process = DDPMProcess(betas=[0.1, 0.2, 0.05])
-    level = process.evaluate(torch.tensor([0.35, 0.5, 0.66], dtype=D))
+    level = process.at(torch.tensor([0.35, 0.5, 0.66], dtype=D))
     rate = -3 * math.log(0.8)
     torch.testing.assert_close(level.f, torch.full((3,), -rate / 2, dtype=D), rtol=1e-12, atol=0)
     torch.testing.assert_close(level.g2, torch.full((3,), rate, dtype=D), rtol=1e-12, atol=0)
@@ -92,7 +92,7 @@ def test_between_two_levels_the_drift_of_ddpm_is_constant_and_preserves_the_vari
 @every
 def test_every_process_is_ordered_finite_and_inverted_by_its_log_snr(process):
     t = torch.linspace(process.t_min, process.t_max, 301, dtype=D)
-    level = process.evaluate(t)
+    level = process.at(t)
     for value in (level.alpha, level.sigma, level.f, level.g2):
         assert value.isfinite().all()
     assert (level.g2 > 0).all() and (level.log_snr.diff() < 0).all()
@@ -116,8 +116,8 @@ WRONG = [
     (KarrasVESDE, dict(sigma_min=3.0, sigma_max=2.0)),
     (RectifiedFlow, dict(t_min=0.0)),
     (RectifiedFlow, dict(t_max=1.0)),
-    (DDPMProcess, dict(num_levels=10)),
-    (DDPMProcess, dict(num_levels=0)),
+    (DDPMProcess, dict(num_timesteps=10)),
+    (DDPMProcess, dict(num_timesteps=0)),
     (DDPMProcess, dict(betas=[0.1, 1.0])),
     (DDPMProcess, dict(betas=[])),
     (DDPMProcess, dict(schedule="lineal")),
@@ -126,7 +126,7 @@ WRONG = [
     (DDPMProcess, dict(keep=[1000])),
     (DDPMProcess, dict(betas=[0.1])),
     (DDPMProcess, dict(keep=[5, 1001])),
-    (SMLDProcess, dict(num_levels=1)),
+    (SMLDProcess, dict(num_timesteps=1)),
     (SMLDProcess, dict(sigmas=[0.2, 0.1])),
     (SMLDProcess, dict(sigmas=[-0.2, 0.1])),
 ]

@@ -19,7 +19,7 @@ def song_beta(t, low, high):
 
 
 def assert_coefficients(process, f, g2):
-    level = process.evaluate(T)
+    level = process.at(T)
     torch.testing.assert_close(level.f, f, rtol=1e-12, atol=0)
     torch.testing.assert_close(level.g2, g2, rtol=1e-12, atol=0)
 
@@ -67,7 +67,7 @@ def test_alpha_and_sigma_have_14_digits_at_every_time(process, t):
 
 @pytest.mark.parametrize("t", TINY)
 def test_vp_preserves_the_variance_and_sub_vp_stays_below(t):
-    vp, sub = (process.evaluate(torch.tensor(t)) for process in (VPSDE(), SubVPSDE()))
+    vp, sub = (process.at(torch.tensor(t)) for process in (VPSDE(), SubVPSDE()))
     assert vp.alpha**2 + vp.sigma**2 == pytest.approx(1, abs=1e-15)
     assert sub.sigma.item() == pytest.approx(vp.sigma.item() ** 2, rel=1e-14)
 

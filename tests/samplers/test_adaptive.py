@@ -34,7 +34,7 @@ from scorelight import (
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), KarrasVESDE()]
 TABLES = [DDPMProcess(), DDPMProcess(40), SMLDProcess(), SMLDProcess(30)]
-name = lambda p: f"{type(p).__name__}{p.num_levels or ''}"  # noqa: E731
+name = lambda p: f"{type(p).__name__}{p.num_timesteps or ''}"  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES + TABLES, ids=name)
 MIXTURE = GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[1.0, 0.3], [-0.5, -0.6]]), torch.tensor([0.25, 0.1])
@@ -63,7 +63,7 @@ def noise(num, seed=0):
 
 
 def ends(process):
-    return process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    return process.grid_levels(torch.tensor([process.t_max, process.t_min], dtype=D))
 
 
 @every_process
@@ -86,7 +86,7 @@ def test_it_agrees_with_scipy_in_time_itself(process):
     def velocity(t, x):
         return denoiser(torch.as_tensor(x)[None], torch.tensor(t)).velocity[0]
 
-    exact = solve_ivp(velocity, (t.t, s.t), start, "DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
+    exact = solve_ivp(velocity, (t.time, s.time), start, "DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
     ours = RK45(rtol=1e-9, atol=1e-9, denoise=False)(denoiser, noise(1))
     assert ours[0].tolist() == pytest.approx(exact.tolist(), abs=1e-6)
 
@@ -160,14 +160,14 @@ def test_conditions_go_with_their_examples():
 def test_states_are_those_at_the_times_of_the_grid(denoise, num_steps):
     denoiser = AnalyticDenoiser(MIXTURE, VPSDE())
     sampler = RK45(1e-9, 1e-9, num_steps, LogSNRGrid(), denoise)
-    states = list(sampler.states(denoiser, noise(3)))
+    states = list(sampler.sample_path(denoiser, noise(3)))
     one = RK45(1e-9, 1e-9, 1 + denoise, denoise=denoise)(denoiser, noise(3))
     assert len(states) == num_steps
     torch.testing.assert_close(states[-1], one, rtol=0, atol=1e-6)
     if not denoise:  # half the way, in SciPy's eyes
-        t, s = VPSDE().levels(LogSNRGrid()(VPSDE(), num_steps + 1)[:2])
+        t, s = VPSDE().grid_levels(LogSNRGrid()(VPSDE(), num_steps + 1)[:2])
         velocity = lambda t, x: denoiser(torch.as_tensor(x)[None], torch.tensor(t)).velocity[0]  # noqa: E731
-        first = solve_ivp(velocity, (t.t, s.t), t.sigma * noise(3)[0], "DOP853", rtol=1e-9, atol=1e-9)
+        first = solve_ivp(velocity, (t.time, s.time), t.sigma * noise(3)[0], "DOP853", rtol=1e-9, atol=1e-9)
         assert states[0][0].tolist() == pytest.approx(first.y[:, -1].tolist(), abs=1e-6)
 
 

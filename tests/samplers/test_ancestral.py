@@ -18,7 +18,7 @@ from scorelight import (
     TimeGrid,
     UniformGrid,
 )
-from scorelight.seeding import generators
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -66,7 +66,7 @@ def large(**options):
 
 
 def levels(process, *times):
-    return process.levels(torch.tensor(times, dtype=D))
+    return process.grid_levels(torch.tensor(times, dtype=D))
 
 
 @every_process
@@ -88,7 +88,7 @@ def test_a_step_to_a_known_point_is_the_gaussian_conditional(process, t, s, make
 def test_the_large_variance_is_that_which_the_forward_process_adds_from_s_to_t(process, t, s, one_step):
     # integral of (alpha_t/alpha_u)^2 g^2(u) from s to t
     def added(u):
-        level = process.evaluate(torch.tensor(u, dtype=D))
+        level = process.at(torch.tensor(u, dtype=D))
         return (process.alpha(torch.tensor(t, dtype=D)) / level.alpha).item() ** 2 * level.g2.item()
 
     std = one_step(large, process, t, s)[2]
@@ -167,7 +167,7 @@ def test_ancestral_sampling_is_algorithm_2_of_ho_et_al_under_vp(variance, genera
 def test_ddim_with_full_noise_is_ancestral_sampling(process, grid, num_steps, generator):
     noise, denoiser = torch.randn(5, 2, dtype=D, generator=generator), AnalyticDenoiser(MIXTURE, process)
     one, other = (
-        sampler(denoiser, noise, generator=generators(0, range(5)))
+        sampler(denoiser, noise, generator=per_example_generators(0, range(5)))
         for sampler in (DDIM(num_steps, grid, eta=1.0), AncestralSampler(num_steps, grid))
     )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -216,7 +216,7 @@ def test_with_the_exact_learned_variance_a_step_of_any_length_is_exact_on_gaussi
 ):
     """Var(x_s | x_t) = 1/(1/Var x_s + a²/σ²_{t|s}) with a = α_t/α_s; x_s then has its variance."""
     density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([spread**2], dtype=D))
-    begin, end = process.levels(torch.tensor([t, s], dtype=D))
+    begin, end = process.grid_levels(torch.tensor([t, s], dtype=D))
     a = begin.alpha / end.alpha
     step = begin.sigma**2 - (a * end.sigma) ** 2
     before, after = ((v.alpha * spread) ** 2 + v.sigma**2 for v in (begin, end))

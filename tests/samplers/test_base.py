@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from marks import slow_but
 from scipy.integrate import solve_ivp
+from support.marks import slow_but
 
 from scorelight import (
     DDIM,
@@ -17,7 +17,7 @@ from scorelight import (
     AncestralSampler,
     ConfigurationError,
     CosineVPSDE,
-    CountedDenoiser,
+    CountingDenoiser,
     DDPMProcess,
     Denoiser,
     DPMSolverPP,
@@ -42,7 +42,7 @@ from scorelight import (
     UniformGrid,
     UniPC,
 )
-from scorelight.seeding import generators
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow()]
@@ -104,7 +104,7 @@ class Recorder(Denoiser):
         self.inner, self.process, self.times, self.states, self.conds = inner, inner.process, [], [], []
 
     def predict(self, x_t, level, **cond):
-        self.times.append(level.t)
+        self.times.append(level.time)
         self.states.append(x_t)
         self.conds.append(cond)
         return self.inner.predict(x_t, level)
@@ -128,7 +128,7 @@ def exact_moments(monkeypatch):
 def limit_moments(process, denoise, stochastic):
     # what infinitely many steps give from N(0, sigma_T^2): the exact transition of the reverse SDE is the
     # Gaussian conditional of x_s given x_t, the exact map of the probability flow is sqrt(v_s/v_t)
-    t, s = process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    t, s = process.grid_levels(torch.tensor([process.t_max, process.t_min], dtype=D))
     v_t, v_s = (v.alpha**2 * VARIANCE + v.sigma**2 for v in (t, s))
     gain = t.alpha / s.alpha * v_s / v_t if stochastic else math.sqrt(v_s / v_t)
     mean = s.alpha * MEAN - gain * t.alpha * MEAN
@@ -143,8 +143,10 @@ def limit_moments(process, denoise, stochastic):
 @pytest.mark.parametrize("num_steps", [2, 7])
 def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, make, denoise, num_steps):
     sampler, noise = make(num_steps=num_steps, denoise=denoise), torch.ones(3, 1, dtype=D)
-    states = list(sampler.states(gaussian(process), noise, generator=generators(0, range(3))))
-    sample = sampler(gaussian(process), noise, generator=generators(0, range(3)))
+    states = list(
+        sampler.sample_path(gaussian(process), noise, generator=per_example_generators(0, range(3)))
+    )
+    sample = sampler(gaussian(process), noise, generator=per_example_generators(0, range(3)))
     assert len(states) == num_steps
     assert torch.equal(states[-1], sample)
 
@@ -153,7 +155,7 @@ def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, m
 @with_or_without
 @pytest.mark.parametrize("num_steps", [2, 7])
 def test_one_evaluation_a_step(make, denoise, num_steps, generator):
-    counted = CountedDenoiser(gaussian(VPSDE()))
+    counted = CountingDenoiser(gaussian(VPSDE()))
     make(num_steps=num_steps, denoise=denoise)(counted, torch.ones(3, 1, dtype=D), generator=generator)
     assert counted.num_evaluations == num_steps
 
@@ -161,7 +163,7 @@ def test_one_evaluation_a_step(make, denoise, num_steps, generator):
 @choose({k: ALL[k] for k in TWO_EVALUATIONS})
 @pytest.mark.parametrize(("denoise", "evaluations"), [(True, 13), (False, 14)])
 def test_heun_takes_two_evaluations_a_step_and_one_to_denoise(make, denoise, evaluations, generator):
-    counted = CountedDenoiser(gaussian(VPSDE()))
+    counted = CountingDenoiser(gaussian(VPSDE()))
     make(num_steps=7, denoise=denoise)(counted, torch.ones(3, 1, dtype=D), generator=generator)
     assert counted.num_evaluations == evaluations
 
@@ -170,7 +172,7 @@ def test_heun_takes_two_evaluations_a_step_and_one_to_denoise(make, denoise, eva
 @choose(ALL)
 def test_the_way_is_from_the_prior_at_t_max_to_the_posterior_mean_at_t_min(process, make, generator):
     recorder, noise = Recorder(gaussian(process)), torch.ones(3, 1, dtype=D)
-    *_, before, last = make(num_steps=25).states(recorder, noise, generator=generator)
+    *_, before, last = make(num_steps=25).sample_path(recorder, noise, generator=generator)
     assert (recorder.times[0], recorder.times[-1]) == (process.t_max, process.t_min)
     prior = process.sigma(torch.tensor(process.t_max, dtype=D))
     torch.testing.assert_close(recorder.states[0], prior * noise)
@@ -211,7 +213,7 @@ def test_stochastic_samplers_step_evenly_in_time_unless_told_otherwise(make):
 def test_on_a_table_only_its_levels_are_asked_unless_told_otherwise(make, process, generator):
     recorder = Recorder(gaussian(process))
     make(num_steps=20)(recorder, torch.ones(3, 1, dtype=D), generator=generator)
-    levels = process.num_levels * torch.tensor(recorder.times, dtype=D)
+    levels = process.num_timesteps * torch.tensor(recorder.times, dtype=D)
     assert (levels - levels.round()).abs().max() < 1e-9
 
 
@@ -238,9 +240,9 @@ def test_samples_have_the_shape_and_type_of_the_noise(process, make, shape, mode
 @choose(ALL)
 def test_with_a_generator_each_a_sample_does_not_depend_on_the_batch(process, make):
     sampler, noise = make(num_steps=6), torch.linspace(-2, 2, 8, dtype=D)[:, None]
-    whole = sampler(gaussian(process), noise, generator=generators(0, range(8)))
+    whole = sampler(gaussian(process), noise, generator=per_example_generators(0, range(8)))
     for indices in ([5], [6, 1, 3]):
-        part = sampler(gaussian(process), noise[indices], generator=generators(0, indices))
+        part = sampler(gaussian(process), noise[indices], generator=per_example_generators(0, indices))
         torch.testing.assert_close(part, whole[indices], rtol=1e-12, atol=1e-12)
 
 
@@ -269,7 +271,7 @@ def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(
     # no overshoot with however few steps; of the mean alpha_T m that the start lacks, `gain` is left
     sampler = make(num_steps=num_steps, denoise=False)
     mean, variance = exact_moments(sampler, points(process))
-    t, s = process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    t, s = process.grid_levels(torch.tensor([process.t_max, process.t_min], dtype=D))
     gain = s.sigma / t.sigma * (1 if make is DDIM else t.alpha * s.sigma / (s.alpha * t.sigma))
     assert mean == pytest.approx(s.alpha * MEAN - gain * t.alpha * MEAN, abs=1e-12)
     assert variance == pytest.approx(s.sigma**2, rel=1e-9)
@@ -318,7 +320,7 @@ def flow(index):
     covariances = torch.tensor([[[0.5, 0.2], [0.2, 0.4]], [[0.6, -0.1], [-0.1, 0.3]]])
     density, process = GaussianMixture(torch.tensor([0.4, 0.6]), means, covariances), PROCESSES[index]
     noise = torch.randn(16, 2, dtype=D, generator=torch.Generator().manual_seed(0))
-    first, last = process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    first, last = process.grid_levels(torch.tensor([process.t_max, process.t_min], dtype=D))
 
     def slope(log_sigma, x):
         sigma = math.exp(log_sigma)
@@ -397,7 +399,7 @@ def test_the_published_third_order_has_not_three_and_ours_has():
 @choose(DETERMINISTIC | MULTISTEP | VARIANTS)
 def test_the_way_back_leads_to_the_noise_of_the_exact_flow_with_the_declared_order(index, make):
     denoiser, noise, end = flow(index)
-    last = denoiser.process.levels(torch.tensor([denoiser.process.t_min], dtype=D))[0]
+    last = denoiser.process.grid_levels(torch.tensor([denoiser.process.t_min], dtype=D))[0]
     numbers = [480, 960] if make().order == 1 else [60, 120] if make().order < 4 else [40, 80]
     errors = [
         (make(num_steps=n, denoise=False).encode(denoiser, end / last.alpha) - noise).square().mean()

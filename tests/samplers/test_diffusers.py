@@ -55,7 +55,7 @@ def their_states(theirs, num_steps, x, noises=None):
     module = type(theirs).__module__
     states = []
     for t in theirs.timesteps:
-        level = PROCESS.levels((t + 1)[None].double() / 1000)[0]
+        level = PROCESS.grid_levels((t + 1)[None].double() / 1000)[0]
         draw = next(draws)
         with (
             mock.patch(f"{module}.randn_tensor", lambda *a, z=draw, **k: z, create=True),
@@ -69,7 +69,7 @@ def their_states(theirs, num_steps, x, noises=None):
 def our_states(sampler, start, noises=None):
     draws = iter(noises if noises is not None else [])
     with mock.patch("scorelight.samplers.base.randn_like", lambda x, generator: next(draws)):
-        return list(sampler.states(DENOISER, start))
+        return list(sampler.sample_path(DENOISER, start))
 
 
 def compare(sampler, theirs, stochastic=False, states=slice(None)):
@@ -77,7 +77,7 @@ def compare(sampler, theirs, stochastic=False, states=slice(None)):
     start, noises = torch.randn(5, 3, dtype=D, generator=source), None
     if stochastic:
         noises = torch.randn(n, 5, 3, dtype=D, generator=source)
-    first = PROCESS.levels(sampler.grid(PROCESS, n))[0]
+    first = PROCESS.grid_levels(sampler.grid(PROCESS, n))[0]
     expected = their_states(theirs, n, first.sigma * start, noises)
     found = our_states(sampler, start, noises)
     for ours, their in zip(found[states], expected[states], strict=True):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from marks import slow
+from support.marks import slow
 
 from scorelight import (
     VESDE,
@@ -26,8 +26,8 @@ from scorelight import (
     TimeGrid,
     UniformGrid,
 )
-from scorelight.advice import langevin_step, variance_ratio
-from scorelight.seeding import generators
+from scorelight.processes.noise_levels import langevin_step, variance_ratio
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), DDPMProcess(), SMLDProcess()]
@@ -65,9 +65,9 @@ def langevin(x, level, h, z):
 def test_dynamics_at_one_level_take_the_steps_of_the_equation(process, generator):
     noise, same = torch.randn(5, 2, dtype=D, generator=generator), generator.clone_state()
     sampler = LangevinDynamics(num_steps=3, step=0.01, sigma=0.4, start_std=0.7, denoise=False)
-    states = list(sampler.states(AnalyticDenoiser(MIXTURE, process), noise, generator=generator))
+    states = list(sampler.sample_path(AnalyticDenoiser(MIXTURE, process), noise, generator=generator))
     t = process.time_of_log_snr(torch.tensor([-2 * math.log(0.4)], dtype=D))
-    (level,), x = process.levels(t), 0.7 * noise
+    (level,), x = process.grid_levels(t), 0.7 * noise
     assert level.sigma / level.alpha == pytest.approx(0.4, rel=1e-9)
     for state in states:
         x = langevin(x, level, 0.01, torch.randn(5, 2, dtype=D, generator=same))
@@ -79,7 +79,7 @@ def test_dynamics_end_with_the_variance_of_their_recursion(generator):
     """N(0, v): the variance of (16) is (1 − h/v)^2 times the last plus 2h; five standard errors √(2/n)."""
     n, v, h, steps = 40_000, 0.25, 0.02, 30
     process = VPSDE()
-    level = process.levels(torch.tensor([process.t_min], dtype=D))[0]
+    level = process.grid_levels(torch.tensor([process.t_min], dtype=D))[0]
     density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([v], dtype=D))
     total, variance = v * level.alpha**2 + level.sigma**2, 1.0
     for _ in range(steps):
@@ -98,8 +98,8 @@ def test_annealing_takes_the_published_steps_at_every_level(process, generator):
     with pytest.raises(AssertionError):  # without `denoise` three steps take four levels
         sampler(AnalyticDenoiser(MIXTURE, process), noise)
     sampler = AnnealedLangevin(2, Times(*times), denoise=False, steps_per_level=steps, step=epsilon)
-    states = list(sampler.states(AnalyticDenoiser(MIXTURE, process), noise, generator=generator))
-    levels = process.levels(torch.tensor(times, dtype=D))
+    states = list(sampler.sample_path(AnalyticDenoiser(MIXTURE, process), noise, generator=generator))
+    levels = process.grid_levels(torch.tensor(times, dtype=D))
     last = levels[-1].sigma / levels[-1].alpha
     x, expected = levels[0].sigma * noise, []
     for i, level in enumerate(levels):
@@ -148,7 +148,7 @@ def test_without_a_correction_it_is_the_predictor(process, generator):
 
 def test_the_corrector_takes_the_steps_of_the_paper(generator):
     process = VESDE()
-    level = process.levels(torch.tensor([0.5], dtype=D))[0]
+    level = process.grid_levels(torch.tensor([0.5], dtype=D))[0]
     x, zs = torch.randn(2, 3, 2, dtype=D, generator=generator)[0], torch.randn(2, 3, 2, dtype=D)
     draws = iter(zs)
     denoiser = AnalyticDenoiser(MIXTURE, process)
@@ -170,8 +170,8 @@ def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with(sampler):
     denoiser = AnalyticDenoiser(MIXTURE, VPSDE())
     noise = torch.randn(3, 2, dtype=D, generator=torch.Generator().manual_seed(0))
     noise[2] *= 100
-    whole = sampler(denoiser, noise, generator=generators(0, [4, 5, 6]))
-    alone = sampler(denoiser, noise[:1], generator=generators(0, [4]))
+    whole = sampler(denoiser, noise, generator=per_example_generators(0, [4, 5, 6]))
+    alone = sampler(denoiser, noise[:1], generator=per_example_generators(0, [4]))
     torch.testing.assert_close(whole[:1], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -189,7 +189,7 @@ def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with(sampler):
 )
 def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
     denoiser = Counting(MIXTURE, VESDE())
-    assert len(list(sampler.states(denoiser, torch.zeros(2, 2, dtype=D)))) == sampler.num_steps
+    assert len(list(sampler.sample_path(denoiser, torch.zeros(2, 2, dtype=D)))) == sampler.num_steps
     assert denoiser.count == evaluations
 
 
@@ -209,7 +209,7 @@ def test_samples_have_the_log_density_of_the_data(process, sampler, generator):
     """Up to a tenth of a nat of bias from the steps, and five standard errors."""
     n = 3000
     if sampler == "annealed":
-        (last,) = process.levels(torch.tensor([process.t_min], dtype=D))
+        (last,) = process.grid_levels(torch.tensor([process.t_min], dtype=D))
         sampler = AnnealedLangevin(60, steps_per_level=10, step=0.2 / last.snr)
     noise = torch.randn(n, 2, dtype=D, generator=generator)
     x = sampler(AnalyticDenoiser(MIXTURE, process), noise, generator=generator)

@@ -4,8 +4,8 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from marks import slow
 from scipy.integrate import quad
+from support.marks import slow
 
 from scorelight import (
     DDIM,
@@ -32,8 +32,8 @@ from scorelight import (
     UniformGrid,
     UniPC,
 )
+from scorelight.rng import per_example_generators
 from scorelight.samplers.multistep import _moments, _weights
-from scorelight.seeding import generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow()]
@@ -150,7 +150,7 @@ def test_at_order_1_every_predictor_is_ddim(process, grid, num_steps, make):
 def test_the_sde_at_order_1_is_ddim_with_full_noise(process, num_steps):
     denoiser = AnalyticDenoiser(MIXTURE, process)
     found, expected = (
-        sampler(denoiser, noise(), generator=generators(0, range(8)))
+        sampler(denoiser, noise(), generator=per_example_generators(0, range(8)))
         for sampler in (
             DPMSolverPP(num_steps, order=1, stochastic=True),
             DDIM(num_steps, LogSNRGrid(), eta=1.0),
@@ -184,7 +184,7 @@ def test_the_predictor_of_unipc_at_order_2_is_dpm_solver_pp_2m(process):
 @pytest.mark.parametrize("process", PROCESSES[:2] + PROCESSES[3:], ids=lambda p: type(p).__name__)
 def test_the_same_noise_gives_the_same_image_under_every_process_of_one_range_of_snr(make, view, process):
     """x/α depends on the process through σ/α alone: so should every solver, step by step."""
-    ends = process.levels(torch.tensor([process.t_min, process.t_max], dtype=D))
+    ends = process.grid_levels(torch.tensor([process.t_min, process.t_max], dtype=D))
     ratios = [level.sigma / level.alpha for level in ends]
     outs = [
         make(num_steps=12, grid=LogSNRGrid())(view(twin), noise())
@@ -214,7 +214,7 @@ def test_gaussian_data_are_sampled_to_high_accuracy_on_any_grid(process, grid, m
     """x_s = α_s m + √(v_s/v_t) (x_t − α_t m), and then the posterior mean."""
     mean, variance = torch.tensor([[0.7, -0.2]], dtype=D), 0.3
     density = GaussianMixture(torch.ones(1), mean, torch.tensor([variance]))
-    t, s = process.levels(torch.tensor([process.t_max, process.t_min], dtype=D))
+    t, s = process.grid_levels(torch.tensor([process.t_max, process.t_min], dtype=D))
     v_t, v_s = (v.alpha**2 * variance + v.sigma**2 for v in (t, s))
     last = s.alpha * mean + (v_s / v_t) ** 0.5 * (t.sigma * noise() - t.alpha * mean)
     exact = mean + s.alpha * variance / v_s * (last - s.alpha * mean)
@@ -240,8 +240,8 @@ def test_the_last_step_of_epsilon_is_of_first_order_where_it_is_long(num_steps, 
     denoiser, process = AnalyticDenoiser(MIXTURE, VPSDE()), VPSDE()
     options = dict(denoise=False, corrector=False, prediction="epsilon")  # shows the states it steps from
     sampler = ExponentialAdams(num_steps, **options)
-    *_, before, end = sampler.states(denoiser, noise())
-    t, s = process.levels(MixedGrid()(process, num_steps + 1))[-2:]
+    *_, before, end = sampler.sample_path(denoiser, noise())
+    t, s = process.grid_levels(MixedGrid()(process, num_steps + 1))[-2:]
     assert (s.log_snr - t.log_snr > 1) == long  # h > 1/2
     pred = denoiser.predict(before, t)
     assert torch.allclose(end, s.alpha * pred.x0 + s.sigma * pred.epsilon, rtol=1e-9) == long
@@ -272,9 +272,9 @@ def test_v_of_gaussian_data_of_unit_variance_is_zero_and_any_number_of_steps_is_
 
 
 def test_few_steps_end_early_with_the_denoising_step_only():
-    assert ExponentialAdams(20).levels(VPSDE())[-1].t > VPSDE().t_min
-    assert ExponentialAdams(21).levels(VPSDE())[-1].t == VPSDE().t_min
-    assert ExponentialAdams(5, denoise=False).levels(VPSDE())[-1].t == VPSDE().t_min
+    assert ExponentialAdams(20).levels(VPSDE())[-1].time > VPSDE().t_min
+    assert ExponentialAdams(21).levels(VPSDE())[-1].time == VPSDE().t_min
+    assert ExponentialAdams(5, denoise=False).levels(VPSDE())[-1].time == VPSDE().t_min
 
 
 def test_an_unknown_prediction_raises():

@@ -45,7 +45,7 @@ class Times(TimeGrid):
 
 
 def velocity(process, x, t):
-    level = process.levels(torch.tensor([t], dtype=D))[0]
+    level = process.grid_levels(torch.tensor([t], dtype=D))[0]
     f, g2 = COEFFICIENTS[type(process)](t)
     return f * x - 0.5 * g2 * MIXTURE.score(x, level.alpha, level.sigma)
 
@@ -91,7 +91,7 @@ def test_gaussian_data_flow_along_straight_lines_of_standardised_coordinates(pro
     mean, variance = torch.randn(1, 2, 3, generator=generator, dtype=D), torch.linspace(0.1, 1, 6, dtype=D)
     noise = torch.randn(4, 1, 2, 3, generator=generator, dtype=D)
     density = GaussianMixture(torch.ones(1), mean[None], torch.diag(variance)[None])
-    t, s = process.levels(torch.tensor([1.0, process.t_min], dtype=D))
+    t, s = process.grid_levels(torch.tensor([1.0, process.t_min], dtype=D))
     v_t, v_s = (v.alpha**2 * variance.reshape(1, 2, 3) + v.sigma**2 for v in (t, s))
     exact = s.alpha * mean + (v_s / v_t).sqrt() * (t.sigma * noise - t.alpha * mean)
     denoiser = AnalyticDenoiser(density, process)

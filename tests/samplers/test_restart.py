@@ -23,7 +23,7 @@ from scorelight import (
     SMLDProcess,
     SubVPSDE,
 )
-from scorelight.seeding import generators
+from scorelight.rng import per_example_generators
 
 D = torch.float64
 MEAN, VARIANCE = 0.7, 0.3
@@ -37,7 +37,7 @@ every_process = pytest.mark.parametrize(
 
 class Recorder(AnalyticDenoiser):
     def predict(self, x_t, level, **cond):
-        self.times = [*getattr(self, "times", []), level.t]
+        self.times = [*getattr(self, "times", []), level.time]
         return super().predict(x_t, level, **cond)
 
 
@@ -51,7 +51,7 @@ def moments(sampler, process, start, monkeypatch):
     draw = iter(draws.T[..., None])
     with monkeypatch.context() as patch:
         patch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: next(draw))
-        first = process.levels(torch.tensor([process.t_max]))[0]
+        first = process.grid_levels(torch.tensor([process.t_max]))[0]
         unit = torch.full((sampler.num_restarts + 1, 1), start / first.sigma, dtype=D)
         x = sampler(AnalyticDenoiser(GAUSSIAN, process), unit).flatten()
     assert next(draw, None) is None  # one draw for each way back
@@ -66,7 +66,7 @@ def test_each_restart_forgets_the_start_by_the_factor_of_the_exact_transitions(
     # back by q(x_t | x_s), down by the flow, whose map for Gaussian data is sqrt(V_s/V_t) around the mean
     grid = NearestLevels(LogSNRGrid())
     sampler = Restart(400, grid, False, Heun(), low=0.3, high=1.2, num_restarts=num_restarts)
-    levels = process.levels(grid(process, 401))
+    levels = process.grid_levels(grid(process, 401))
     inside = [level for level in levels if 0.3 <= level.sigma / level.alpha <= 1.2]
     high, low = inside[0], inside[-1]
     start = 2.0 * levels[0].sigma
@@ -102,9 +102,9 @@ def test_the_way_is_down_and_again_from_high_to_low_and_on(process, sampler, gen
     recorder = Recorder(GAUSSIAN, process)
     grid = NearestLevels(LogSNRGrid())
     restart = Restart(40, grid, sampler=sampler, low=0.1, high=2.0, num_restarts=3)
-    states = list(restart.states(recorder, torch.ones(3, 1, dtype=D), generator=generator))
+    states = list(restart.sample_path(recorder, torch.ones(3, 1, dtype=D), generator=generator))
     assert len(states) == 40
-    levels = process.levels(grid(process, 40))
+    levels = process.grid_levels(grid(process, 40))
     inside = [i for i, level in enumerate(levels) if 0.1 <= level.sigma / level.alpha <= 2.0]
     high, low = inside[0], inside[-1]
     way = [*range(low), *3 * [*range(high, low)], *range(low, 40)]
@@ -119,8 +119,8 @@ def test_the_way_is_down_and_again_from_high_to_low_and_on(process, sampler, gen
 def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with():
     denoiser, noise = AnalyticDenoiser(GAUSSIAN, VPSDE()), torch.linspace(-2, 2, 5, dtype=D)[:, None]
     sampler = Restart(30, sampler=DDIM(eta=1.0))
-    whole = sampler(denoiser, noise, generator=generators(0, range(5)))
-    part = sampler(denoiser, noise[[3, 1]], generator=generators(0, [3, 1]))
+    whole = sampler(denoiser, noise, generator=per_example_generators(0, range(5)))
+    part = sampler(denoiser, noise[[3, 1]], generator=per_example_generators(0, [3, 1]))
     torch.testing.assert_close(part, whole[[3, 1]], rtol=1e-12, atol=1e-12)
 
 
@@ -128,7 +128,7 @@ def test_an_interval_at_the_end_of_the_way_is_gone_through_too(generator):
     sampler, denoiser = Restart(20, low=1e-9, high=1e9, num_restarts=2), AnalyticDenoiser(GAUSSIAN, VPSDE())
     for denoise in (True, False):
         sampler.denoise = denoise
-        assert len(list(sampler.states(denoiser, torch.ones(3, 1, dtype=D), generator=generator))) == 20
+        assert len(list(sampler.sample_path(denoiser, torch.ones(3, 1, dtype=D), generator=generator))) == 20
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,10 @@ def test_a_step_is_that_of_the_reverse_sde_over_the_difference_of_its_times(proc
     noise, steps = torch.randn(5, 2, dtype=D, generator=generator), len(times) - 1
     same = generator.clone_state()
     sampler = EulerMaruyama(num_steps=steps, grid=Times(*times), denoise=False)
-    states = list(sampler.states(AnalyticDenoiser(density, process), noise, generator=generator))
+    states = list(sampler.sample_path(AnalyticDenoiser(density, process), noise, generator=generator))
     x = process.sigma(torch.tensor(times[0], dtype=D)) * noise
     for t, s, state in zip(times, times[1:], states, strict=False):
-        level = process.levels(torch.tensor([t], dtype=D))[0]
+        level = process.grid_levels(torch.tensor([t], dtype=D))[0]
         f, g2 = COEFFICIENTS[type(process)](t)
         z = torch.randn(5, 2, dtype=D, generator=same)
         drift = f * x - g2 * density.score(x, level.alpha, level.sigma)
@@ -75,7 +75,7 @@ def one_step(process, t, s, monkeypatch, make=EulerMaruyama):
 @pytest.mark.parametrize("make", [EulerMaruyama, ReverseDiffusion])
 def test_one_step_is_locally_exact_to_second_order(process, make, monkeypatch):
     def errors(h):
-        t, s = process.levels(torch.tensor([0.5, 0.5 - h], dtype=D))
+        t, s = process.grid_levels(torch.tensor([0.5, 0.5 - h], dtype=D))
         v_t, v_s = (v.alpha**2 * VARIANCE + v.sigma**2 for v in (t, s))
         gain = t.alpha / s.alpha * v_s / v_t  # of the exact Gaussian conditional of x_s given x_t
         slope, std = one_step(process, 0.5, 0.5 - h, monkeypatch, make)
@@ -108,7 +108,7 @@ def test_reverse_diffusion_is_equation_46_of_song_et_al_under_ddpm(i, generator)
 
 @pytest.mark.parametrize("i", [2, 3, 100, 232])
 def test_reverse_diffusion_is_the_predictor_of_song_et_al_under_smld(i, generator):
-    process = SMLDProcess(num_levels=232, sigma_min=0.01, sigma_max=50.0)
+    process = SMLDProcess(num_timesteps=232, sigma_min=0.01, sigma_max=50.0)
     density = GaussianMixture(torch.tensor([0.4, 0.6]), torch.tensor([[1.0], [-0.5]]), torch.ones(2))
     noise = torch.randn(5, 1, dtype=D, generator=generator)
     same = generator.clone_state()

@@ -30,8 +30,8 @@ from scorelight import (
     TimeSampler,
     UniformTime,
 )
-from scorelight.seeding import generators
-from scorelight.times.base import level_index, level_number, level_times
+from scorelight.rng import per_example_generators
+from scorelight.times.base import resolve_num_timesteps, timestep_index, timestep_times
 
 D = torch.float64
 CPU = torch.device("cpu")
@@ -49,12 +49,12 @@ SMOOTH = [
 TABLES = [DDPMProcess(20, "cosine"), DDPMProcess(1000), DDPMProcess(betas=[0.1, 0.9, 0.3]), SMLDProcess(15)]
 
 
-def informed(num_levels=None):
+def informed(num_timesteps=None):
     """A loss-aware sampler that has seen its fill of random losses."""
 
     def make(process):
-        sampler = LossAwareTime(num_levels, history=3)
-        t = level_times(process, sampler.num_levels_of(process), CPU).repeat(3)
+        sampler = LossAwareTime(num_timesteps, history=3)
+        t = timestep_times(process, sampler.num_timesteps_of(process), CPU).repeat(3)
         sampler.observe(process, t, torch.rand(len(t), generator=torch.Generator().manual_seed(1)))
         return sampler
 
@@ -111,9 +111,9 @@ def test_random_times_lie_between_t_min_and_t_max_and_those_of_a_generator_each_
     with torch.no_grad():
         t, _ = sampler(process, 100, generator=generator, device=CPU)
         assert t.shape == (100,) and process.t_min <= t.min() and t.max() <= process.t_max
-        whole = sampler(process, 8, generator=generators(0, range(8)), device=CPU)
+        whole = sampler(process, 8, generator=per_example_generators(0, range(8)), device=CPU)
         for indices in ([5], [6, 1, 3]):
-            part = sampler(process, len(indices), generator=generators(0, indices), device=CPU)
+            part = sampler(process, len(indices), generator=per_example_generators(0, indices), device=CPU)
             for mine, theirs in zip(part, whole, strict=True):
                 torch.testing.assert_close(mine, theirs[indices], rtol=1e-12, atol=0)
 
@@ -124,13 +124,15 @@ AVERAGED = [torch.ones_like, lambda s: s, lambda s: torch.cos(7 * s), torch.exp,
 @every_case
 def test_weights_restore_the_average_over_uniform_times_or_levels_if_they_claim_to(process, make):
     sampler = make(process)
-    num = 200_000 if sampler.num_levels_of(process) or process in TABLES else 4000  # steps need a finer rule
+    num = (
+        200_000 if sampler.num_timesteps_of(process) or process in TABLES else 4000
+    )  # steps need a finer rule
     t, weight = quantiles(process, make, (torch.arange(num, dtype=D) + 0.5) / num)
     if not sampler.unbiased:
         assert (weight == 1).all()
         return
     share = (t - process.t_min) / (process.t_max - process.t_min)
-    if levels := sampler.num_levels_of(process):
+    if levels := sampler.num_timesteps_of(process):
         node, mass = np.linspace(0, 1, levels), np.full(levels, 1 / levels)
     else:
         node, mass = np.polynomial.legendre.leggauss(40)
@@ -158,9 +160,9 @@ def test_what_is_meant_to_change_the_loss_says_so_also_in_strata(sampler):
     ids=lambda s: type(s).__name__,
 )
 def test_levels_of_a_process_in_continuous_time_must_be_counted_by_the_user(process, sampler):
-    for ask in (lambda: sampler.num_levels_of(process), lambda: sampler.quantile(process, torch.rand(3))):
+    for ask in (lambda: sampler.num_timesteps_of(process), lambda: sampler.quantile(process, torch.rand(3))):
         with pytest.raises(
-            ConfigurationError, match=r"Time: \w+ is in continuous time; give \w+Time num_levels"
+            ConfigurationError, match=r"Time: \w+ is in continuous time; give \w+Time num_timesteps"
         ):
             ask()
 
@@ -175,8 +177,8 @@ REFUSED = [
     (VPSDE(), LogNormalTime(-50.0), "choose a mean in between or a larger std"),
     (VPSDE(), LogNormalTime(math.nan), "mean=nan"),
     (VESDE(t_min=0.1, t_max=0.2), LogitNormalTime(9.0), "-2.2 to -1.39 on this scale"),
-    (DDPMProcess(20, "cosine"), DiscreteTime(1), "DiscreteTime: num_levels=1: at least 2 are needed"),
-    (VPSDE(), LossAwareTime(0), "LossAwareTime: num_levels=0: at least 2 are needed"),
+    (DDPMProcess(20, "cosine"), DiscreteTime(1), "DiscreteTime: num_timesteps=1: at least 2 are needed"),
+    (VPSDE(), LossAwareTime(0), "LossAwareTime: num_timesteps=0: at least 2 are needed"),
 ]
 
 
@@ -186,21 +188,21 @@ def test_what_a_process_cannot_give_is_refused_before_training_with_a_remedy(pro
         EpsilonPrediction(sampler).check(process)
 
 
-@pytest.mark.parametrize("process", TABLES, ids=lambda p: f"{type(p).__name__}{p.num_levels}")
+@pytest.mark.parametrize("process", TABLES, ids=lambda p: f"{type(p).__name__}{p.num_timesteps}")
 def test_levels_are_numbered_from_the_data_up_and_found_again(process):
-    number = level_number(process, None, "me")
-    times = level_times(process, number, CPU)
+    number = resolve_num_timesteps(process, None, "me")
+    times = timestep_times(process, number, CPU)
     exact = torch.arange(1, number + 1, dtype=D) / number
     torch.testing.assert_close(times, exact, rtol=1e-15, atol=0)
-    assert torch.equal(level_index(process, number, times), torch.arange(number))
-    assert torch.equal(level_index(process, number, times.float()), torch.arange(number))
-    assert level_number(process, 5, "me") == 5
+    assert torch.equal(timestep_index(process, number, times), torch.arange(number))
+    assert torch.equal(timestep_index(process, number, times.float()), torch.arange(number))
+    assert resolve_num_timesteps(process, 5, "me") == 5
 
 
 def test_a_continuum_has_no_levels():
     samplers = [UniformTime(), StratifiedTime(), ImportanceTime(), LogNormalTime(), FixedTime(0.5)]
-    assert not any(s.num_levels_of(p) for s in samplers for p in (VPSDE(), DDPMProcess()))
-    assert StratifiedTime(DiscreteTime(5)).num_levels_of(VPSDE()) == 5
+    assert not any(s.num_timesteps_of(p) for s in samplers for p in (VPSDE(), DDPMProcess()))
+    assert StratifiedTime(DiscreteTime(5)).num_timesteps_of(VPSDE()) == 5
 
 
 @pytest.mark.parametrize("base", [TimeSampler, TimeGrid])

@@ -33,8 +33,8 @@ from scorelight import (
     SubVPSDE,
     UniformTime,
 )
-from scorelight.component import spec
-from scorelight.seeding import generators
+from scorelight.rng import per_example_generators
+from scorelight.storage.component import spec
 
 D = torch.float64
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def follows(values, cdf):
 
 def ends(process):
     with torch.no_grad():
-        return process.evaluate(torch.tensor([process.t_min, process.t_max], dtype=D))
+        return process.at(torch.tensor([process.t_min, process.t_max], dtype=D))
 
 
 def draw(sampler, process, num, generator):
@@ -81,7 +81,7 @@ def draw(sampler, process, num, generator):
 @every_process
 @per_example
 def test_uniform_times_are_uniform_between_t_min_and_t_max(process, per_example, generator):
-    source = generators(0, range(4000)) if per_example else generator
+    source = per_example_generators(0, range(4000)) if per_example else generator
     t, weight = UniformTime()(process, 4000, generator=source, device=CPU)
     assert t.shape == weight.shape == (4000,) and t.dtype == weight.dtype == D
     assert process.t_min <= t.min() and t.max() <= process.t_max
@@ -118,7 +118,7 @@ def test_slices_of_importance_sampled_times_are_slices_of_log_snr(generator):
     process = SubVPSDE()
     t, weight = draw(StratifiedTime(ImportanceTime()), process, 100, generator)
     first, last = ends(process).log_snr
-    share = (first - process.evaluate(t).log_snr) / (first - last)
+    share = (first - process.at(t).log_snr) / (first - last)
     assert torch.equal((share * 100).long().sort().values, torch.arange(100))
     share = share.clamp(0, 1)
     torch.testing.assert_close(weight, ImportanceTime().quantile(process, share)[1], rtol=1e-9, atol=0)
@@ -148,7 +148,9 @@ def test_the_mean_of_a_stratified_batch_varies_less_by_the_number_of_its_example
 
 
 def test_with_a_generator_each_stratified_times_are_those_without_slices():
-    draws = [draw(s, VPSDE(), 9, generators(3, range(9))) for s in (StratifiedTime(), UniformTime())]
+    draws = [
+        draw(s, VPSDE(), 9, per_example_generators(3, range(9))) for s in (StratifiedTime(), UniformTime())
+    ]
     assert torch.equal(draws[0][0], draws[1][0])
 
 
@@ -170,7 +172,7 @@ def test_the_log_of_sigma_over_alpha_is_the_truncated_normal_of_scipy(process, m
     low, high = (-0.5 * ends(process).log_snr).tolist()
     with torch.no_grad():
         t, _ = LogNormalTime(mean, std).quantile(process, U)
-        found = -0.5 * process.evaluate(t).log_snr
+        found = -0.5 * process.at(t).log_snr
     torch.testing.assert_close(
         found, torch.from_numpy(truncated(mean, std, low, high).ppf(U)), rtol=0, atol=1e-9
     )
@@ -181,7 +183,7 @@ def test_random_log_normal_times_pass_the_test_of_kolmogorov_and_smirnov(process
     low, high = (-0.5 * ends(process).log_snr).tolist()
     t, _ = draw(LogNormalTime(), process, 2000, generator)
     with torch.no_grad():
-        assert follows(-0.5 * process.evaluate(t).log_snr, truncated(-1.2, 1.2, low, high).cdf)
+        assert follows(-0.5 * process.at(t).log_snr, truncated(-1.2, 1.2, low, high).cdf)
 
 
 @all_processes
@@ -211,7 +213,7 @@ def test_one_noise_level_is_the_time_or_the_ratio_asked_for(process):
     with torch.no_grad():
         assert (FixedTime(t=0.4).quantile(process, u)[0] == 0.4).all()
         t, weight = FixedTime(sigma=0.7).quantile(process, u)
-        level = process.evaluate(t)
+        level = process.at(t)
     torch.testing.assert_close(level.sigma / level.alpha, torch.full_like(u, 0.7), rtol=1e-12, atol=0)
     assert (weight == 1).all()
 
@@ -220,7 +222,7 @@ def test_one_noise_level_is_the_time_or_the_ratio_asked_for(process):
 def test_the_ends_of_the_process_are_noise_levels_too(process):
     level = ends(process)
     u = torch.rand(2, dtype=D)
-    for t, ratio in zip(level.t.tolist(), (level.sigma / level.alpha).tolist(), strict=True):
+    for t, ratio in zip(level.time.tolist(), (level.sigma / level.alpha).tolist(), strict=True):
         assert (FixedTime(t=t).quantile(process, u)[0] == t).all()
         found, _ = FixedTime(sigma=ratio).quantile(process, u)
         torch.testing.assert_close(found, torch.full_like(u, t), rtol=1e-9, atol=1e-12)
@@ -292,7 +294,7 @@ def test_the_normalizing_constant_is_the_published_one(make, z):
     """w p (t_max − t_min) = 1 with p = (g²/σ²)/Z."""
     process = make(t_min=1e-5)
     t, weight = ImportanceTime().quantile(process, U)
-    level = process.evaluate(t)
+    level = process.at(t)
     found = weight * level.g2 / level.sigma**2 * (1 - 1e-5)
     torch.testing.assert_close(found, torch.full_like(found, z), rtol=0, atol=5e-4)
 
@@ -342,7 +344,7 @@ def test_log_snr_is_uniform_under_a_learned_schedule_and_under_a_table(process, 
     t, _ = draw(ImportanceTime(), process, 2000, generator)
     with torch.no_grad():
         last, first = ends(process).log_snr.flip(0).tolist()
-        assert follows(process.evaluate(t).log_snr, stats.uniform(last, first - last).cdf)
+        assert follows(process.at(t).log_snr, stats.uniform(last, first - last).cdf)
 
 
 # what importance sampling is for
@@ -364,7 +366,7 @@ def test_the_variance_of_the_loss_of_a_zero_output_is_the_closed_form(process, g
     num, dim = 100_000, 4
     process = type(process)(t_min=0.02, t_max=0.98)
     t = process.t_min + (process.t_max - process.t_min) * (torch.arange(100_000, dtype=D) + 0.5) / 100_000
-    level = process.evaluate(t)
+    level = process.at(t)
     r = level.g2 / level.sigma**2
     mean, square = r.mean(), (1 + 2 / dim) * r.square().mean()
     denoiser, x0 = NetworkDenoiser(Zero(), process, Epsilon()), torch.zeros(num, dim, dtype=D)
@@ -408,7 +410,8 @@ def test_importance_sampling_makes_the_variance_of_the_gradient_three_times_smal
 
 def test_under_ve_importance_sampling_changes_nothing():
     losses = [
-        o(network(VESDE()), torch.ones(9, 2), generator=generators(0, range(9))) for o in LIKELIHOOD.values()
+        o(network(VESDE()), torch.ones(9, 2), generator=per_example_generators(0, range(9)))
+        for o in LIKELIHOOD.values()
     ]
     torch.testing.assert_close(losses[0].value, losses[1].value, rtol=1e-5, atol=0)
     torch.testing.assert_close(losses[0].t, losses[1].t, rtol=1e-12, atol=0)

@@ -31,8 +31,8 @@ from scorelight import (
     ToyDataModule,
     VariationalBound,
 )
-from scorelight.seeding import generators
-from scorelight.times.base import level_times
+from scorelight.rng import per_example_generators
+from scorelight.times.base import timestep_times
 
 D = torch.float64
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ class Recorder(torch.nn.Module):
 @every_table
 def test_every_level_of_a_table_is_hit_equally_often_and_no_time_between_two(process, num, schedule):
     sampler = DiscreteTime()
-    assert sampler.num_levels_of(process) == num
+    assert sampler.num_timesteps_of(process) == num
     t, weight = sampler.quantile(process, (torch.arange(3 * num, dtype=D) + 0.5) / (3 * num))
     torch.testing.assert_close(
         t, (torch.arange(1, num + 1, dtype=D) / num).repeat_interleave(3), rtol=1e-15, atol=0
@@ -133,7 +133,7 @@ class Reference:
 
 
 def times_of(process, levels):
-    return level_times(process, process.num_levels, CPU)[levels]
+    return timestep_times(process, process.num_timesteps, CPU)[levels]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_probabilities_are_those_of_a_loop_over_the_losses(num, history, share, 
 
 def filled(process, history=2, **kwargs):
     """A sampler that has seen losses 1, 2, ..., N, each as often as it remembers."""
-    sampler, num = LossAwareTime(history=history, **kwargs), process.num_levels
+    sampler, num = LossAwareTime(history=history, **kwargs), process.num_timesteps
     for _ in range(history):
         sampler.observe(process, times_of(process, torch.arange(num)), torch.arange(1.0, num + 1))
     return sampler
@@ -190,7 +190,7 @@ def test_until_every_level_has_its_fill_of_losses_all_are_equally_likely():
     for seen in range(3):
         assert sampler.seen.tolist() == [5, seen, 5, 5]
         t, weight = sampler.quantile(process, (torch.arange(4, dtype=D) + 0.5) / 4)
-        assert torch.equal(t, level_times(process, 4, CPU)) and (weight == 1).all()
+        assert torch.equal(t, timestep_times(process, 4, CPU)) and (weight == 1).all()
         sampler.observe(process, times_of(process, torch.tensor([1])), torch.ones(1))
     assert sampler.probabilities(4)[0] > 5 * sampler.probabilities(4)[1]
 
@@ -234,15 +234,13 @@ def test_objectives_tell_their_losses_without_weights_in_training_only(objective
     process, sampler = DDPMProcess(4, "cosine"), LossAwareTime(history=64, uniform_share=0.5)
     denoiser = NetworkDenoiser(mlp(learned_variance=True), process, Epsilon())
     loss_of, x0 = objective(time_sampler=wrap(sampler)), torch.randn(64, 2, generator=generator)
-    prior = (
-        0.5 * process.evaluate(torch.ones(1)).snr * x0.square().sum(1) if objective is VariationalBound else 0
-    )
-    loss_of.eval()(denoiser, x0, generator=generators(0, range(64)))
+    prior = 0.5 * process.at(torch.ones(1)).snr * x0.square().sum(1) if objective is VariationalBound else 0
+    loss_of.eval()(denoiser, x0, generator=per_example_generators(0, range(64)))
     assert len(sampler.seen) == 0
     loss_of.train()
     sampler.losses, sampler.seen = torch.ones(4, 64, dtype=D), torch.full((4,), 64)
     sampler.losses[2] = 3.0
-    loss = loss_of(denoiser, x0, generator=generators(0, range(64)))
+    loss = loss_of(denoiser, x0, generator=per_example_generators(0, range(64)))
     level = (4 * loss.t).round().long() - 1
     assert torch.equal(sampler.seen - 64, level.bincount(minlength=4))
     weight = 1 / (4 * (0.5 * torch.tensor([1, 1, 3, 1]) / 6 + 0.5 / 4))
@@ -268,7 +266,7 @@ def test_the_work_in_python_is_the_same_for_any_batch_and_any_number_of_levels(g
     numbers = set()
     for num, size in ((4, 10), (4, 5000), (1000, 10), (1000, 5000)):
         process, sampler = SMLDProcess(num), LossAwareTime(history=3)
-        everywhere = level_times(process, num, CPU).repeat(3)
+        everywhere = timestep_times(process, num, CPU).repeat(3)
         sampler.observe(process, everywhere, everywhere)
         t, _ = sampler(process, size, generator=generator, device=CPU)
         with Count() as count:

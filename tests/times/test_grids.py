@@ -29,7 +29,7 @@ D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), VPSDE(t_min=1e-5, t_max=0.7), VESDE(t_min=0.1, t_max=0.9)]
 PROCESSES += [CosineVPSDE(), RectifiedFlow(), KarrasVESDE(), DDPMProcess(), SMLDProcess()]
 GRIDS = [UniformGrid(), LogSNRGrid(), QuadraticGrid(), KarrasGrid(), KarrasGrid(rho=1.0), MixedGrid()]
-GRIDS += [MixedGrid(log_snr_share=0.9), DiscreteGrid("linspace", num_levels=2000)]
+GRIDS += [MixedGrid(log_snr_share=0.9), DiscreteGrid("linspace", num_timesteps=2000)]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.t_max}")
 every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name__)
 
@@ -58,7 +58,7 @@ def test_uniform_grid_has_equal_steps_in_time(process, num):
 @every_process
 @pytest.mark.parametrize("num", [3, 50, 1001])
 def test_log_snr_grid_has_equal_steps_in_log_snr(process, num):
-    assert_equal_steps(process.evaluate(LogSNRGrid()(process, num)).log_snr)
+    assert_equal_steps(process.at(LogSNRGrid()(process, num)).log_snr)
 
 
 @every_process
@@ -71,7 +71,7 @@ def test_quadratic_grid_has_equal_steps_in_the_root_of_time(process, num):
 @pytest.mark.parametrize("rho", [1.0, 7.0, 20.0])
 @pytest.mark.parametrize("num", [3, 50, 1001])
 def test_karras_grid_has_equal_steps_in_the_root_of_sigma_over_alpha(process, rho, num):
-    level = process.evaluate(KarrasGrid(rho)(process, num))
+    level = process.at(KarrasGrid(rho)(process, num))
     root = (level.sigma / level.alpha) ** (1 / rho)
     assert_equal_steps(root / root[0])
 
@@ -88,7 +88,7 @@ def test_karras_grid_has_the_noise_levels_of_karras_et_al_equation_5():
 @pytest.mark.parametrize("num", [3, 50, 1001])
 def test_mixed_grid_has_equal_steps_in_the_mean_of_log_snr_and_the_root_of_the_angle(process, share, num):
     times = MixedGrid(share)(process, num)
-    level = process.evaluate(times)
+    level = process.at(times)
     log_snr, root = level.log_snr, torch.atan2(level.sigma, level.alpha).sqrt()
     parts = [(v - v[0]) / (v[-1] - v[0]) for v in (log_snr, root)]
     assert_equal_steps(share * parts[0] + (1 - share) * parts[1])
@@ -117,7 +117,7 @@ def test_a_trailing_grid_of_uniform_times_is_nearly_that_of_the_levels():
 
 def levels(grid, num, process=None):
     process = process or DDPMProcess()
-    return (grid(process, num) * process.num_levels).tolist()
+    return (grid(process, num) * process.num_timesteps).tolist()
 
 
 def test_discrete_grids_are_the_sub_sequences_of_the_papers():
@@ -144,8 +144,8 @@ def test_discrete_grids_are_different_levels_of_the_table(spacing, num):
 def test_a_discrete_grid_of_all_levels_is_the_table():
     for spacing in ("linspace", "trailing", "leading"):
         torch.testing.assert_close(
-            DiscreteGrid(spacing)(SMLDProcess(), SMLDProcess().num_levels),
-            UniformGrid()(SMLDProcess(), SMLDProcess().num_levels),
+            DiscreteGrid(spacing)(SMLDProcess(), SMLDProcess().num_timesteps),
+            UniformGrid()(SMLDProcess(), SMLDProcess().num_timesteps),
             rtol=1e-12,
             atol=0,
         )
@@ -160,7 +160,7 @@ def test_discrete_grids_take_levels_of_ones_own():
 @pytest.mark.parametrize("num", [2, 5, 24])
 def test_the_nearest_levels_of_a_grid_are_different_levels_from_the_last_to_the_first(process, grid, num):
     found = levels(NearestLevels(grid), num, process)[::-1]
-    assert (found[0], found[-1]) == pytest.approx((1, process.num_levels))
+    assert (found[0], found[-1]) == pytest.approx((1, process.num_timesteps))
     assert all(a < b - 0.5 for a, b in pairwise(found))
     wanted = levels(grid, num, process)[::-1]
     for level, time in zip(found, wanted, strict=True):  # the nearest, unless that was taken
@@ -190,12 +190,12 @@ def test_more_times_than_levels_lie_between_them():
 def test_in_continuous_time_the_levels_are_equally_spaced():
     process = VPSDE()
     torch.testing.assert_close(
-        DiscreteGrid("linspace", num_levels=100)(process, 100),
+        DiscreteGrid("linspace", num_timesteps=100)(process, 100),
         UniformGrid()(process, 100),
         rtol=1e-12,
         atol=0,
     )
-    with pytest.raises(ConfigurationError, match="give DiscreteGrid num_levels"):
+    with pytest.raises(ConfigurationError, match="give DiscreteGrid num_timesteps"):
         DiscreteGrid()(process, 10)
 
 

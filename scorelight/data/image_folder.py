@@ -1,0 +1,132 @@
+"""Anybody's images: a folder, a zip or an .npz."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torchvision.transforms.functional import to_pil_image
+
+from scorelight.data.arrays import Arrays, Examples, split
+from scorelight.data.base import EightBitDataModule
+from scorelight.data.image_files import (
+    REPLACE,
+    ImageFiles,
+    ImageTransform,
+    is_grey,
+    open_image,
+    transform_for,
+)
+from scorelight.data.image_sources import IMAGE_ENDINGS, Folder, Source, Zip, labels_of
+from scorelight.data.npz import npz_shape, read_npz
+from scorelight.data.reading import as_path, progress, reading
+from scorelight.errors import ConfigurationError
+
+__all__ = ["ImageDataModule"]
+
+_IN_MEMORY = 2 * 2**30
+"""Bytes of decoded images, 2 GiB, up to which they are kept in memory unless the user says otherwise."""
+
+
+class ImageDataModule(EightBitDataModule):
+    """Images from a folder, a zip or an .npz, of shape (C, H, W) and in [−1, 1], some kept for validation.
+
+    A folder or a zip holds images, and no labels; or a folder for each class, whose labels are counted from 0
+    in sorted order; or images in any folders and a ``dataset.json`` ``{"labels": [[name, label], ...]}``, as
+    StyleGAN and EDM have it. An .npz holds ``images`` (N, H, W, C), uint8, and perhaps ``labels`` (N,); the
+    names of ADM, ``arr_0`` and ``arr_1``, do as well. The first image, whose header is read at once, says
+    whether there is colour and, without `image_size`, how large all are.
+
+    Args:
+        path: Folder, .zip or .npz.
+        image_size: Height and width to bring all images to: the short side by Pillow's antialiased Lanczos
+            filter, and of the long one the middle (default: they stay as they are, all of one size).
+        batch_size: Training examples per step and process.
+        val_batch_size: Validation examples per step and process.
+        val_fraction: RankSlice of the images kept for validation.
+        grayscale: Make all images grey, one channel.
+        flip: Mirror half of the images left to right, in training only, by a coin for each image and epoch.
+        in_memory: Decode all images before training, or (false) each as it is needed, a few batches ahead
+            (default: before training, if they take no more than 2 GiB). An .npz is always in memory.
+        num_workers: Threads that decode (default: as many as there are cores, at most 8).
+        seed: Seed of the split; the order of training is that of `seed_everything` as well.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        val_batch_size: int = 256,
+        val_fraction: float = 0.1,
+        grayscale: bool = False,
+        flip: bool = False,
+        in_memory: bool | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_batch_size, seed, flip)
+        for name, value in (("image_size", image_size), ("num_workers", num_workers)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"data.{name}={value}: must be at least 1")
+        self.path = as_path("data.path", path)
+        self.val_fraction = val_fraction
+        self.in_memory = in_memory
+        self.num_workers = num_workers or min(os.cpu_count() or 1, 8)
+        self.recipe = self._recipe(image_size, grayscale)
+        self.shape = self.recipe.shape
+
+    def arrays(self) -> tuple[Examples, Examples]:
+        """Split the images; decode them, or see whether they can be."""
+        if _is_npz(self.path):
+            return split(_prepared(read_npz(self.path), self.recipe, self.path), self.val_fraction, self.seed)
+        source = _source(self.path)
+        names = list(source.names())
+        files = ImageFiles(source, names, labels_of(source, names), self.recipe, self.num_workers)
+        train, val = split(files, self.val_fraction, self.seed)
+        if self.in_memory or (self.in_memory is None and files.num_bytes <= _IN_MEMORY):
+            return train.load(), val.load()
+        files.check()
+        return train, val
+
+    def _recipe(self, image_size: int | None, grayscale: bool) -> ImageTransform:
+        if _is_npz(self.path):
+            _, channels, height, width = npz_shape(self.path)
+            return transform_for((width, height), channels == 1, image_size, grayscale)
+        source = _source(self.path)
+        name = next(source.names(), None)
+        if name is None:
+            raise ConfigurationError(
+                f"data.path={self.path}: no image in there; names of images end in {', '.join(IMAGE_ENDINGS)}"
+            )
+        where = source.where(name)
+        with reading(where, REPLACE), source.open(name) as file, open_image(file) as image:
+            recipe = transform_for(image.size, is_grey(image), image_size, grayscale)
+            recipe.check(image, where)
+        return recipe
+
+    def _name(self) -> str:
+        return self.path.stem
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix.lower() == ".npz"
+
+
+def _source(path: Path) -> Source:
+    if path.is_dir():
+        return Folder(path)
+    if path.suffix.lower() == ".zip":
+        return Zip(path)
+    raise ConfigurationError(f"data.path={path}: a folder, a .zip or an .npz is needed")
+
+
+def _prepared(arrays: Arrays, recipe: ImageTransform, path: Path) -> Arrays:
+    """Arrays of the recipe's shape."""
+    if arrays.x.shape[1:] == recipe.shape:
+        return arrays
+    x = torch.empty(len(arrays), *recipe.shape, dtype=torch.uint8)
+    for i in progress(range(len(arrays)), len(arrays), f"resizing {path.name}"):
+        x[i] = torch.from_numpy(recipe(to_pil_image(arrays.x[i]), f"{path}, image {i}"))
+    return Arrays(x, arrays.cond)

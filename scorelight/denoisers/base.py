@@ -1,0 +1,120 @@
+"""From a noisy x_t to everything that can be asked about it.
+
+A `Denoiser` answers ``pred = denoiser(x_t, t)``; ``pred.x0 .epsilon .score .velocity`` follow from whatever the
+network outputs. Samplers, objectives and likelihoods see nothing else. A `DenoiserWrapper`, such as guidance, is
+a denoiser around a denoiser.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from scorelight.parameterizations import Parameterization
+from scorelight.processes.base import AnyLevel, ForwardProcess
+from scorelight.storage.component import Component
+
+__all__ = ["Denoiser", "DenoiserWrapper", "MakeWrapper", "Prediction", "wrap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An estimate of (x0, ε) given x_t, both of x_t's shape: they satisfy x_t = α x0 + σ ε exactly."""
+
+    x_t: Tensor
+    level: AnyLevel
+    output: Tensor
+    """The output of the network, in the units of `parameterization`."""
+    parameterization: Parameterization
+    variance_fraction: Tensor | None = None
+    """Where the network also learns the variance of a reverse step: Σ = Σ_small^(1−f) Σ_large^f for this f
+    of x_t's shape, 0 to 1 but not clipped (Nichol & Dhariwal, 2021, eq. 15, f = (v + 1)/2)."""
+
+    @property
+    def x0(self) -> Tensor:
+        """Posterior mean E[x0 | x_t] = (b x_t − σ y)/Δ."""
+        _, b = self.parameterization.coefficients(self.level)
+        delta = self.parameterization.determinant(self.level)
+        return (b / delta) * self.x_t - (self.level.sigma / delta) * self.output
+
+    @property
+    def epsilon(self) -> Tensor:
+        """E[ε | x_t] = (α y − a x_t)/Δ."""
+        a, _ = self.parameterization.coefficients(self.level)
+        delta = self.parameterization.determinant(self.level)
+        return (self.level.alpha / delta) * self.output - (a / delta) * self.x_t
+
+    @property
+    def score(self) -> Tensor:
+        """∇log p_t(x_t) = −E[ε | x_t]/σ (Vincent, 2011)."""
+        return -self.epsilon / self.level.sigma
+
+    @property
+    def velocity(self) -> Tensor:
+        """dx/dt of the probability flow, α' x0 + σ' ε."""
+        return self.level.dalpha * self.x0 + self.level.dsigma * self.epsilon
+
+    @property
+    def angular_velocity(self) -> Tensor:
+        """dz/dθ of the probability flow in the coordinates of `scorelight.samplers.adaptive`, equation (20)."""
+        return (self.level.alpha * self.epsilon - self.level.sigma * self.x0) / self.level.length
+
+    def residual(self, x0: Tensor, epsilon: Tensor, space: Parameterization) -> Tensor:
+        """Error of the prediction against (x0, ε), measured in another space by Δ_space/Δ_output.
+
+        The difference is taken in the network's own units, where it is of order one.
+        """
+        a, b = self.parameterization.coefficients(self.level)
+        scale = space.determinant(self.level) / self.parameterization.determinant(self.level)
+        return scale * (self.output - (a * x0 + b * epsilon))
+
+
+class Denoiser(Component, nn.Module, ABC):
+    """Answers `Prediction`s for its `process`."""
+
+    process: ForwardProcess
+
+    def forward(self, x_t: Tensor, t: Tensor, **cond: Any) -> Prediction:
+        """Predict from x_t of shape (B, ...) at times t of shape (B,) or ()."""
+        return self.predict(x_t, self.process.at(t, like=x_t), **cond)
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """Predict from x_t of shape (B, ...) at a level of floats or of broadcastable tensors."""
+
+    def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """Predict as `predict` does, with every condition dropped."""
+        return self.predict(x_t, level)
+
+
+class DenoiserWrapper(Denoiser, ABC):
+    """A denoiser around another one, with the same process: the base of guidance.
+
+    A subclass takes the wrapped denoiser as its first argument and its options after it, so that
+    ``class_path`` and ``init_args`` name it in YAML: `model.guidance`, or ``--guidance CLASS`` as a flag.
+
+    Args:
+        denoiser: The denoiser that is wrapped.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.process = denoiser.process
+
+    def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """The unconditional prediction of the wrapped denoiser."""
+        return self.denoiser.unconditional(x_t, level, **cond)
+
+
+MakeWrapper = Callable[[Denoiser], Denoiser]
+"""Wraps a denoiser: a subclass of `DenoiserWrapper`, its options filled in."""
+
+
+def wrap(denoiser: Denoiser, guidance: MakeWrapper | None) -> Denoiser:
+    """The denoiser under the guidance, or as it is without one."""
+    return denoiser if guidance is None else guidance(denoiser)

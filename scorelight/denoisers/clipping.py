@@ -1,0 +1,43 @@
+"""Predictions of clean data that stay in the range of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
+from scorelight.errors import ConfigurationError
+from scorelight.parameterizations import X0
+from scorelight.processes.base import AnyLevel
+
+__all__ = ["ClippedDenoiser"]
+
+
+class ClippedDenoiser(DenoiserWrapper):
+    """x̂0 ← clip(x̂0, low, high), as Ho et al. (2020) sample; ε̂ = (x_t − α x̂0)/σ follows from it.
+
+    Args:
+        denoiser: The denoiser whose x̂0 is clipped.
+        low: Smallest value of the data.
+        high: Largest value of the data.
+    """
+
+    def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__(denoiser)
+        if not low < high:
+            raise ConfigurationError(f"ClippedDenoiser: low={low}, high={high}: low < high is needed")
+        self.low = low
+        self.high = high
+
+    def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """The clipped prediction."""
+        return self._clip(self.denoiser.predict(x_t, level, **cond))
+
+    def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """The clipped unconditional prediction."""
+        return self._clip(self.denoiser.unconditional(x_t, level, **cond))
+
+    def _clip(self, pred: Prediction) -> Prediction:
+        x0 = pred.x0.clamp(self.low, self.high)
+        return Prediction(pred.x_t, pred.level, x0, X0(), pred.variance_fraction)

@@ -1,0 +1,59 @@
+"""A denoiser whose prediction comes from a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorelight.denoisers.base import Denoiser, Prediction
+from scorelight.networks.base import ScoreNetwork
+from scorelight.parameterizations import Parameterization
+from scorelight.processes.base import AnyLevel, ForwardProcess, Scalar
+
+__all__ = ["NetworkDenoiser"]
+
+
+class NetworkDenoiser(Denoiser):
+    """A network that is given (c_in x_t, noise label) and outputs what the parameterization says.
+
+    c_in and the noise label are `Parameterization.input_scale` and `Parameterization.noise_label`.
+
+    Args:
+        network: Called as ``network(x, noise_label, **cond)``, noise_label of shape (B,); returns like x, or
+            twice as much along dimension 1: the second half is then v of `Prediction.variance_fraction`.
+        process: The forward process.
+        parameterization: What the network outputs.
+    """
+
+    def __init__(
+        self, network: ScoreNetwork, process: ForwardProcess, parameterization: Parameterization
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.process = process
+        self.parameterization = parameterization
+
+    def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """One evaluation of the network, in the network's type; the result in x_t's."""
+        dtype = next((p.dtype for p in self.network.parameters()), x_t.dtype)
+        label = _per_example(self.parameterization.noise_label(level), x_t).to(dtype)
+        scaled = x_t * self.parameterization.input_scale(level)
+        output: Tensor = self.network(scaled.to(dtype), label, **cond).to(x_t.dtype)
+        if output.shape[1] == x_t.shape[1]:
+            return Prediction(x_t, level, output, self.parameterization)
+        output, v = output.chunk(2, dim=1)
+        return Prediction(x_t, level, output, self.parameterization, (v + 1) / 2)
+
+    def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """Predict with every condition replaced by "none"; see `ScoreNetwork.drop_condition`."""
+        drop = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
+        return self.predict(x_t, level, **self.network.drop_condition(cond, drop))
+
+
+def _per_example(value: Scalar, x_t: Tensor) -> Tensor:
+    """The number of each example, shape (B,)."""
+    if isinstance(value, Tensor):
+        return value.reshape(-1).expand(len(x_t))
+    return torch.full((len(x_t),), value, dtype=x_t.dtype, device=x_t.device)

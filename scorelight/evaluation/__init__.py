@@ -1,0 +1,1 @@
+"""Evaluation of a model: samples, reference statistics, metrics."""

@@ -1,0 +1,155 @@
+"""Samples during training and after it."""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from scorelight.batch import Seeds, as_batch
+from scorelight.errors import ConfigurationError
+from scorelight.images import grid, save, to_uint8
+from scorelight.storage.shards import ShardStore
+from scorelight.training.module import ScoreModule
+
+__all__ = ["SampleGridCallback", "SampleWriter"]
+
+
+class SampleGridCallback(Callback):
+    """Draws samples of the averaged weights now and then: PNGs in the run folder, pictures in TensorBoard.
+
+    The same seeds are drawn each time, so one sees the same samples become better. The folder
+    ``samples`` also gets ``data.png``, validation examples to compare with.
+
+    Args:
+        every_n_steps: Optimizer steps between two pictures; one more is made at the end.
+        num_samples: Samples in a picture; vectors get 64 times as many points.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, every_n_steps: int = 500, num_samples: int = 64, seed: int = 0) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("num_samples", num_samples)):
+            if value < 1:
+                raise ConfigurationError(f"samples.{name}={value}: must be at least 1")
+        self.every_n_steps = every_n_steps
+        self.num_samples = num_samples
+        self.seed = seed
+        self._drawn_at = -1
+        self._folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the run folder here, on all ranks: asking is a collective call."""
+        log_dir = trainer.log_dir
+        self._folder = Path(log_dir) / "samples" if log_dir and stage == "fit" else None
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a picture of the data."""
+        if batch_idx == 0 and not trainer.sanity_checking:
+            x0 = as_batch(batch).x0
+            self._write(trainer, "data", x0[: self._number(x0.shape[1:])])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Draw every n steps."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw once more at the end."""
+        self._draw(trainer, pl_module)
+
+    def _number(self, shape: Sequence[int]) -> int:
+        return self.num_samples * (64 if len(shape) == 1 else 1)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        step = trainer.global_step
+        if step == self._drawn_at or not trainer.is_global_zero or not self._folder:
+            return
+        self._drawn_at = step
+        number = self._number(pl_module.shape)
+        labels = pl_module.cycle_labels(torch.arange(number))
+        x = deque(pl_module.sample(self.seed, range(number), labels), maxlen=1).pop()
+        picture = self._write(trainer, f"step={step:07d}", x)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", picture, step)
+
+    def _write(self, trainer: Trainer, name: str, x: Tensor) -> Tensor:
+        picture = grid(x)
+        if trainer.is_global_zero and self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save(picture, self._folder / f"{name}.png")
+        return picture
+
+
+class SampleWriter(BasePredictionWriter):
+    """Writes what `trainer.predict` draws over a `SeedDataModule`: ``samples.npz`` and ``samples.png``.
+
+    The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
+    if there are any; and ``seed``. Row i is sample i, whatever process drew it.
+
+    Args:
+        folder: Where to write.
+        num_shown: Samples in the picture at most.
+    """
+
+    def __init__(self, folder: str | Path, num_shown: int = 256) -> None:
+        super().__init__("batch")
+        self.folder = Path(folder)
+        self.num_shown = num_shown
+        self._parts = ShardStore(self.folder / "parts")
+        self._seed = 0
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Seeds,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Put the batch aside: a batch that is done survives an interruption."""
+        self._seed = batch.seed
+        self._parts.write(batch.indices, x=prediction, **batch.cond)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what an interrupted run has left."""
+        if trainer.is_global_zero:
+            shutil.rmtree(self._parts.folder, ignore_errors=True)
+        trainer.strategy.barrier()
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the parts of all processes together, in the order of the samples."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self._merge()
+        trainer.strategy.barrier()
+
+    def _merge(self) -> None:
+        whole = self._parts.merged()
+        x = whole["x"]
+        found = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
+        if "label" in whole:
+            found["labels"] = whole["label"]
+        arrays = {name: value.numpy() for name, value in found.items()}
+        np.savez(self.folder / "samples.npz", seed=self._seed, **arrays)  # type: ignore[arg-type]
+        save(grid(x if x.ndim == 2 else x[: self.num_shown]), self.folder / "samples.png")
+        shutil.rmtree(self._parts.folder)

@@ -1,0 +1,120 @@
+"""What samples are compared by: a vector of features φ(x) per example.
+
+A distance of samples is a distance of the distributions of φ(x). Two numbers can be compared only if φ is the
+same to the last weight; `FeatureExtractor.key` says whether it is.
+
+The examples come in as they are stored: images as uint8, 0 to 255 (`pictures.to_uint8` makes them from
+[−1, 1]), vectors as floats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scorelight.errors import ConfigurationError
+from scorelight.storage.component import Component, class_path, spec
+
+__all__ = ["FeatureExtractor", "Features", "images_of", "weights_digest"]
+
+
+class Features(NamedTuple):
+    """What an extractor says of N examples."""
+
+    values: Tensor
+    """The features, shape (N, D), float32."""
+    logits: Tensor | None = None
+    """Unnormalised log-probabilities of K classes, shape (N, K), float32, from extractors that classify."""
+
+
+class FeatureExtractor(Component, nn.Module, ABC):
+    """Features of examples, always in float32 and in evaluation mode, whatever the precision around it."""
+
+    def forward(self, x: Tensor) -> Features:
+        """Features of stored examples: uint8 images (N, C, H, W) or float vectors (N, D), on any device."""
+        with torch.inference_mode(False):
+            self.to(x.device, torch.float32).eval()
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), _exact_float32():
+            values, logits = self.extract(x)
+        return Features(values.float(), None if logits is None else logits.float())
+
+    @abstractmethod
+    def extract(self, x: Tensor) -> Features:
+        """Features of stored examples; `forward` has seen to device, precision, mode and gradients."""
+
+    @property
+    def key(self) -> str:
+        """Name of the features by weights and settings: ``scorelight.PixelFeatures-`` and 12 digits, say.
+
+        `weights`, the file that the weights came from, does not count: what was in it does.
+        """
+        return f"{class_path(type(self))}-{weights_digest(self, self.settings())}"
+
+    def settings(self) -> str:
+        """Constructor arguments in the key, defaults too; not files and modules, whose weights are in it."""
+        init_args: dict[str, Any] = self._init_args  # type: ignore[assignment]
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        settings = {k: v for k, v in (defaults | init_args).items() if k not in ("weights", "module")}
+        return json.dumps(settings, sort_keys=True, default=_plain)
+
+
+def weights_digest(module: nn.Module, text: str = "") -> str:
+    """Twelve hexadecimal digits that stand for the weights of a module, in float32, and a text."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(module.state_dict().items()):
+        value = value.float() if value.is_floating_point() else value
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def images_of(x: Tensor, owner: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The images as they are, after a check.
+
+    Raises:
+        ConfigurationError: If x is not uint8 of shape (N, C, H, W), or not of the (C, H, W) asked for.
+    """
+    if x.dtype != torch.uint8 or x.ndim != 4:
+        raise ConfigurationError(
+            f"{owner} looks at uint8 images of shape (N, C, H, W), 0 to 255, not at {x.dtype} of shape "
+            f"{tuple(x.shape)}; for vectors use PixelFeatures or ModuleFeatures"
+        )
+    if shape and tuple(x.shape[1:]) != shape:
+        wanted, given = ("x".join(map(str, s)) for s in (shape, x.shape[1:]))
+        raise ConfigurationError(
+            f"{owner} looks at images of {wanted} (channels, height, width), and these are {given}: use "
+            "InceptionFeatures, which takes any size, or PixelFeatures"
+        )
+    return x
+
+
+def _plain(value: Any) -> Any:
+    return spec(value) if isinstance(value, Component) else class_path(type(value))
+
+
+@contextlib.contextmanager
+def _exact_float32() -> Iterator[None]:
+    """No TF32 or bf16 inside float32 products and convolutions, whatever the run allows itself elsewhere."""
+    b: Any = torch.backends
+    new = hasattr(b.cuda.matmul, "fp32_precision")  # torch 2.9; it refuses a mixture of both ways
+    name, exact = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    switches = (
+        [b.cuda.matmul, b.cudnn.conv, b.mkldnn.matmul, b.mkldnn.conv] if new else [b.cuda.matmul, b.cudnn]
+    )
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, exact)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)

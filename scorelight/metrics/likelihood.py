@@ -1,0 +1,114 @@
+"""Numbers of real examples: how likely a model finds each of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from scorelight.denoisers.base import Denoiser
+from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, bits_per_dim
+from scorelight.likelihood.bounds import variational_bound
+from scorelight.likelihood.dequantization import Dequantizer
+from scorelight.metrics.base import Metric
+from scorelight.rng import Generators
+
+__all__ = ["LikelihoodMetric", "NegativeLogLikelihood", "VariationalBoundMetric"]
+
+
+class LikelihoodMetric(Metric):
+    """A number for each real example: how likely a model finds it."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        num_bins: int | None,
+        *,
+        generator: Generators = None,
+        dequantizer: Dequantizer | None = None,
+        **cond: Any,
+    ) -> dict[str, Tensor]:
+        """Names and numbers of shape (B,).
+
+        Args:
+            denoiser: The model.
+            x0: Clean data as the model sees them, shape (B, ...).
+            num_bins: Grey levels of the data; None if they are not quantised.
+            generator: Where the noise comes from; one per example makes example i reproducible.
+            dequantizer: Learned noise within a grey level, instead of uniform.
+            **cond: Conditions for the network.
+        """
+
+
+class NegativeLogLikelihood(LikelihoodMetric):
+    """−log p(x0) along the probability flow: bits/dim of quantised data, else nats/dim; see `bits_per_dim`.
+
+    Args:
+        repeats: Dequantisations and probes of each example, averaged.
+        num_probes: Directions of the trace's estimate.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        num_steps: Equal steps instead of the tolerances.
+    """
+
+    def __init__(
+        self,
+        repeats: int = 1,
+        num_probes: int = 1,
+        rtol: float = 3e-4,
+        atol: float = 3e-4,
+        num_steps: int | None = None,
+    ) -> None:
+        self.options: dict[str, Any] = dict(
+            repeats=repeats, num_probes=num_probes, rtol=rtol, atol=atol, num_steps=num_steps
+        )
+        LikelihoodProtocol(None, **self.options)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        num_bins: int | None,
+        *,
+        generator: Generators = None,
+        dequantizer: Dequantizer | None = None,
+        **cond: Any,
+    ) -> dict[str, Tensor]:
+        """Bits or nats per dimension, and the evaluations that they took."""
+        protocol = LikelihoodProtocol(num_bins, **self.options)
+        found = bits_per_dim(denoiser, x0, protocol, dequantizer=dequantizer, generator=generator, **cond)
+        name = "bits_per_dim" if num_bins else "nats_per_dim"
+        return {name: found.value, "likelihood_evaluations": found.num_evaluations.double()}
+
+
+class VariationalBoundMetric(LikelihoodMetric):
+    """The variational bound on −log p(x0), in bits per dimension; see `variational_bound`.
+
+    Args:
+        num_slices: Slices of continuous time, one evaluation each; a table has its own levels.
+    """
+
+    def __init__(self, num_slices: int = 100) -> None:
+        self.num_slices = num_slices
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        num_bins: int | None,
+        *,
+        generator: Generators = None,
+        dequantizer: Dequantizer | None = None,
+        **cond: Any,
+    ) -> dict[str, Tensor]:
+        """The bound and its three terms."""
+        found = variational_bound(
+            denoiser, x0, num_bins=num_bins, num_slices=self.num_slices, generator=generator, **cond
+        )
+        bits = found.bits_per_dim / found.nats
+        terms = {"prior": found.prior, "steps": found.steps.sum(1), "decoder": found.decoder}
+        named = {f"variational_bound_{name}": bits * term for name, term in terms.items()}
+        return {"variational_bound": found.bits_per_dim, **named}

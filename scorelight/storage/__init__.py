@@ -1,0 +1,1 @@
+"""What lies on disk: files written atomically, checkpoints, shards, and models as plain data."""

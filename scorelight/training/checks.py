@@ -1,0 +1,87 @@
+"""What is refused before a run, and when a loss is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.networks.base import ScoreNetwork
+from scorelight.objectives.base import Loss, Objective
+from scorelight.processes.base import ForwardProcess
+from scorelight.samplers.base import Sampler
+
+__all__ = ["REMEDY", "check_compatible", "check_fit", "require_finite"]
+
+REMEDY = "Try a lower learning rate, --trainer.gradient_clip_val 1 or a larger model.process.t_min"
+
+
+def check_compatible(
+    network: ScoreNetwork,
+    process: ForwardProcess,
+    objective: Objective,
+    sampler: Sampler,
+    condition_dropout: float,
+) -> None:
+    """Refuse components that do not go together.
+
+    Raises:
+        ConfigurationError: Naming what does not fit.
+    """
+    if not 0 <= condition_dropout <= 1:
+        raise ConfigurationError(f"condition_dropout={condition_dropout}: a probability, 0 to 1, is needed")
+    if condition_dropout and not network.num_classes:
+        raise ConfigurationError(
+            f"condition_dropout={condition_dropout}: the network has no condition; "
+            "set model.network.num_classes"
+        )
+    objective.check(process, network)
+    sampler.levels(process)
+
+
+def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None:
+    """Refuse a precision or data that a model cannot be trained with.
+
+    Raises:
+        ConfigurationError: If weights are to be trained in 16 bits, or data without grey levels dequantised.
+    """
+    if stage == "fit" and trainer.precision in ("bf16-true", "16-true"):
+        raise ConfigurationError(
+            f"trainer.precision={trainer.precision}: weights of 16 bits do not move by the small "
+            "steps of their optimizer and average; use bf16-mixed, which keeps them in 32"
+        )
+    if stage in ("fit", "validate") and dequantize and getattr(data, "num_bins", None) is None:
+        raise ConfigurationError(
+            f"model.dequantize=true: {type(data).__name__} does not say how many grey levels it has "
+            "(num_bins); leave it out for data that are not quantised"
+        )
+
+
+def require_finite(module: LightningModule, loss: Loss, mean: Tensor) -> Tensor:
+    """The mean loss of all ranks.
+
+    Raises:
+        TrainingDivergedError: On all ranks alike, before the weights are spoilt, if it is not finite.
+    """
+    of_all = module.trainer.strategy.reduce(mean.detach().clone(), reduce_op="mean")
+    if not torch.isfinite(of_all):
+        saved = [getattr(c, "last_model_path", "") for c in module.trainer.checkpoint_callbacks]
+        last = next(filter(None, saved), "none yet")
+        raise TrainingDivergedError(_divergence(loss, module.global_step, last))
+    return of_all
+
+
+def _divergence(loss: Loss, step: int, checkpoint: str) -> str:
+    """What is known about a loss that is not finite."""
+    bad = ~torch.isfinite(loss.value.detach())
+    t, value = (
+        (loss.t[bad], loss.value[bad][0].item()) if bad.any() else (loss.t, "not finite on another rank")
+    )
+    return (
+        f"the loss is {value} at step {step}, for {int(bad.sum())} of {len(bad)} examples with t from "
+        f"{t.min().item():.4g} to {t.max().item():.4g}; this step was not taken. "
+        f"Last good checkpoint: {checkpoint}. {REMEDY}"
+    )

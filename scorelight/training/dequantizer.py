@@ -1,0 +1,167 @@
+"""Training a dequantizer on a frozen model, under Lightning."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+from scorelight.batch import as_batch
+from scorelight.data.loaders import global_seed
+from scorelight.denoisers.base import Denoiser
+from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, grey_levels
+from scorelight.likelihood.dequantization import Dequantizer
+from scorelight.objectives import Objective, VariationalBound
+from scorelight.processes.base import ForwardProcess
+from scorelight.rng import Generators
+from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpoint
+from scorelight.storage.component import spec
+from scorelight.storage.trust import check_trusted
+from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
+from scorelight.training.randomness import module_generator
+
+__all__ = ["DequantizerModule", "load_dequantizer"]
+
+
+class DequantizerModule(LightningModule):
+    """A dequantizer in training: it minimises (24), the model being held fixed.
+
+    −log p(x + Δu) is replaced by a bound that can be differentiated in x, and log q(u|x) is exact (Song,
+    Durkan et al., 2021). The checkpoint holds ``dequantizer.*``, the optimizer, and under
+    ``dequantizer`` what `load_dequantizer` builds it from; nothing of the model.
+
+    Args:
+        denoiser: The model; a copy of it is frozen.
+        dequantizer: What is trained.
+        protocol: Says what the grey levels are: `num_bins` and `data_range`.
+        objective: Upper bound on −log p(x0) of a density, in nats (default: `VariationalBound` at stratified
+            times, which on the digits vary the loss of a batch by a third of what independent ones do).
+        learning_rate: Of Adam, at the first step; it falls to 0 at the last one as a cosine does.
+        seed: Seed of the noise (default: that of `seed_everything`).
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        dequantizer: Dequantizer,
+        protocol: LikelihoodProtocol,
+        objective: Objective | None = None,
+        learning_rate: float = 3e-3,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        objective = objective or _bound(denoiser.process)
+        _check(dequantizer, protocol, objective, learning_rate)
+        frozen = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        objective.check(frozen.process)
+        self._frozen = (frozen,)  # no sub-module: neither stored nor trained nor kept in step by DDP
+        self.dequantizer = dequantizer
+        self.protocol = protocol
+        self.objective = objective
+        self.learning_rate = learning_rate
+        self.seed = global_seed() if seed is None else seed
+
+    def loss(self, x: Tensor, generator: Generators = None, **cond: Any) -> Tensor:
+        """An unbiased estimate of the bound (24) for each example, in bits per dimension, shape (B,).
+
+        Args:
+            x: Grey levels, shape (B, ...), see `bits_per_dim`.
+            generator: Where all the noise comes from; one per example, or one for all.
+            **cond: Conditions for the network.
+        """
+        centres, spacing = grey_levels(x, self.protocol)
+        x0, log_q = self.dequantizer.dequantize(centres, spacing, generator)
+        bound = self.objective(self._frozen[0], x0, generator=generator, **cond).value
+        return (bound + log_q) / (x[0].numel() * math.log(2)) - math.log2(spacing)
+
+    def on_fit_start(self) -> None:
+        """Take the model to where the dequantizer is."""
+        self._frozen[0].to(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean of the bound over the batch; its noise is a function of (seed, step, place in it)."""
+        x, cond, _ = as_batch(batch)
+        mean = self.loss(x, module_generator(self, self.seed, batch_idx, x.device), **cond).mean()
+        if not self.trainer.strategy.reduce_boolean_decision(bool(mean.isfinite()), all=True):
+            raise TrainingDivergedError(
+                f"the bound is {mean.item()} at step {self.global_step}; this step was not taken. "
+                f"Try a lower learning rate than {self.learning_rate:g}"
+            )
+        self.log("train/bits_per_dim", mean.detach(), prog_bar=True)
+        return mean
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam; its rate is what the schedule says, so that a resumed run follows its own settings."""
+        optimizer, total = Adam(self.dequantizer.parameters(), 1.0), self.trainer.estimated_stepping_batches
+
+        def rate(step: int) -> float:
+            return 0.5 * self.learning_rate * (1 + math.cos(math.pi * min(step / total, 1)))
+
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store all that is needed to build the dequantizer."""
+        checkpoint["dequantizer"] = spec(self.dequantizer)
+
+
+def load_dequantizer(path: str | Path) -> Dequantizer:
+    """The dequantizer of a checkpoint of `DequantizerModule`, on the CPU; only plain data is unpickled.
+
+    Raises:
+        ConfigurationError: If the file holds none.
+    """
+    try:
+        checkpoint = read_checkpoint(Path(path))
+        entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
+    except (KeyError, CorruptedCheckpointError) as error:
+        raise ConfigurationError(
+            f"{path}: no dequantizer in it; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
+        ) from error
+    check_trusted(entry, Path(path))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Dequantizer, "dequantizer", fail_untyped=False)
+    parsed = parser.parse_object({"dequantizer": entry})
+    dequantizer: Dequantizer = parser.instantiate_classes(parsed).dequantizer
+    prefix = "dequantizer."
+    mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    dequantizer.load_state_dict(mine)
+    return dequantizer.requires_grad_(False).eval()
+
+
+def _bound(process: ForwardProcess) -> VariationalBound:
+    """The bound on the process's levels, or in continuous time."""
+    levels = process.num_timesteps
+    return VariationalBound(time_sampler=StratifiedTime(DiscreteTime(levels) if levels else ImportanceTime()))
+
+
+def _check(
+    dequantizer: Dequantizer, protocol: LikelihoodProtocol, objective: Objective, learning_rate: float
+) -> None:
+    """Refuse what cannot be trained."""
+    if protocol.num_bins is None:
+        raise ConfigurationError(
+            "LikelihoodProtocol(num_bins=None): data that are not quantised need no dequantizer; give num_bins"
+        )
+    if getattr(objective, "num_bins", None) is not None:
+        raise ConfigurationError(
+            f"{type(objective).__name__}: with num_bins={objective.num_bins} it bounds a probability; the density of "
+            "dequantised data is needed: leave num_bins out"
+        )
+    if not any(parameter.requires_grad for parameter in dequantizer.parameters()):
+        raise ConfigurationError(
+            f"{type(dequantizer).__name__}: has nothing to train; use FlowDequantization"
+        )
+    if not 0 < learning_rate < math.inf:
+        raise ConfigurationError(f"learning_rate={learning_rate}: must be positive")

@@ -1,0 +1,161 @@
+"""Training and sampling under Lightning."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+from torchmetrics import MeanMetric
+
+from scorelight.batch import Seeds, as_batch, with_indices
+from scorelight.data.access import examples_of
+from scorelight.data.loaders import global_seed
+from scorelight.denoisers.base import Denoiser, MakeWrapper, wrap
+from scorelight.denoisers.network import NetworkDenoiser
+from scorelight.networks.base import ScoreNetwork
+from scorelight.objectives.base import Objective
+from scorelight.parameterizations import Parameterization
+from scorelight.processes.base import ForwardProcess
+from scorelight.rng import hash_seed, per_example_generators, rand
+from scorelight.samplers.base import Sampler
+from scorelight.samplers.generate import generate
+from scorelight.storage.component import refuse_none, spec
+from scorelight.training.checks import check_compatible, check_fit, require_finite
+from scorelight.training.configured import ConfiguredModule
+from scorelight.training.ema import ExponentialMovingAverage
+from scorelight.training.lightning_private import INSTANTIATOR
+from scorelight.training.randomness import dequantize, module_generator
+from scorelight.training.step_log import StepLog
+
+__all__ = ["ScoreModule", "Weights"]
+
+Weights = Literal["ema", "raw"]
+"""The average of the weights, or the weights that are trained."""
+
+
+class ScoreModule(ConfiguredModule):
+    """A score-based generative model in training: network × process × parameterization × objective.
+
+    The checkpoint holds ``denoiser.*`` (the trained weights), ``ema.denoiser.*`` (their average, which
+    validation and sampling use) and, under ``hyper_parameters``, all that is needed to build both again.
+
+    Args:
+        network: The network.
+        process: How data turns into noise.
+        parameterization: What the network outputs.
+        objective: What is minimised.
+        sampler: How samples are drawn.
+        optimizer: Optimizer of the parameters.
+        lr_scheduler: Learning-rate schedule, stepped after every optimizer step.
+        ema_decay: Decay of the average of the weights, 0 <= ema_decay < 1.
+        condition_dropout: Probability that a training example loses its conditions, for classifier-free
+            guidance (Ho & Salimans, 2021).
+        seed: Seed of the noise in training and validation (default: that of `seed_everything`).
+        compile_network: Whether to run the network through `torch.compile`: worth its minutes on a GPU.
+        dequantize: Whether to learn the density of the data's grey levels spread by uniform noise, of which
+            bits/dim are a bound (Theis et al., 2016), instead of the grey levels themselves.
+        guidance: Wraps the denoiser when samples are drawn and evaluated, such as `ClippedDenoiser`.
+    """
+
+    def __init__(
+        self,
+        network: ScoreNetwork,
+        process: ForwardProcess,
+        parameterization: Parameterization,
+        objective: Objective,
+        sampler: Sampler,
+        optimizer: OptimizerCallable = Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        ema_decay: float = 0.999,
+        condition_dropout: float = 0.0,
+        seed: int | None = None,
+        compile_network: bool = False,
+        dequantize: bool = False,
+        guidance: MakeWrapper | None = None,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__(optimizer, lr_scheduler)
+        refuse_none(ScoreModule.__init__, given, "model")
+        self.seed = global_seed() if seed is None else seed
+        self.save_hyperparameters({**INSTANTIATOR, **spec(given | {"seed": self.seed})}, logger=False)
+        check_compatible(network, process, objective, sampler, condition_dropout)
+        self.denoiser = NetworkDenoiser(network, process, parameterization)
+        self.ema = ExponentialMovingAverage(self.denoiser, ema_decay)
+        self.objective = objective
+        self.sampler = sampler
+        self.guidance = guidance
+        self.shape = network.shape
+        self.num_classes = network.num_classes
+        self.condition_dropout = condition_dropout
+        self.compile_network = compile_network
+        self.dequantize = dequantize
+        self.step_log = StepLog()
+        self.val_loss = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        """Compile the network; check the run; let the objective see the training set, if it wants to."""
+        if self.compile_network:
+            for denoiser in (self.denoiser, self.ema.denoiser):
+                denoiser.network.compile()  # in place: the names of the weights stay
+        data = getattr(self.trainer, "datamodule", None)
+        check_fit(self.trainer, stage, data, self.dequantize)
+        if data is not None and stage in ("fit", "validate"):
+            self.objective.prepare(lambda: examples_of(data, "train").augmented())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
+        torch.manual_seed(hash_seed(self.seed, self.global_step, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean loss of the batch; times and noise are functions of (seed, step, place in the global batch)."""
+        x0, cond, _ = as_batch(batch)
+        generator = module_generator(self, self.seed, batch_idx, x0.device)
+        if self.condition_dropout:
+            drop = rand(len(x0), generator, x0.device) < self.condition_dropout
+            cond = self.denoiser.network.drop_condition(cond, drop)
+        x0 = dequantize(self.trainer, x0, generator) if self.dequantize else x0
+        loss = self.objective(self.denoiser, x0, generator=generator, **cond)
+        mean: Tensor = loss.value.mean()
+        self.step_log.start(self, loss, require_finite(self, loss, mean), self.denoiser.process)
+        return mean
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, update the average, and log: here, since later hooks come after the checkpoint is written."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser)
+        self.step_log.write(self)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
+        x0, cond, indices = with_indices(batch, batch_idx)
+        generators = per_example_generators(self.seed, indices.tolist())
+        x0 = dequantize(self.trainer, x0, generators) if self.dequantize else x0
+        self.val_loss.update(self.objective(self.ema.denoiser, x0, generator=generators, **cond).value)
+        self.log("val/loss", self.val_loss, prog_bar=True)
+
+    def denoiser_for(self, weights: Weights = "ema") -> Denoiser:
+        """The denoiser to sample from and to evaluate, under the module's guidance, in evaluation mode."""
+        return wrap((self.ema.denoiser if weights == "ema" else self.denoiser).eval(), self.guidance)
+
+    def predict_step(self, batch: Seeds, batch_idx: int) -> Tensor:
+        """The samples that the seeds stand for."""
+        return deque(self.sample(batch.seed, batch.indices.tolist(), batch.cond), maxlen=1).pop()
+
+    def sample(
+        self,
+        seed: int,
+        indices: Sequence[int],
+        cond: Mapping[str, Tensor] | None = None,
+        sampler: Sampler | None = None,
+    ) -> Iterator[Tensor]:
+        """`generate` with the averaged weights and, by default, the module's own sampler."""
+        return generate(self.denoiser_for("ema"), sampler or self.sampler, self.shape, seed, indices, cond)
+
+    def cycle_labels(self, indices: Tensor) -> dict[str, Tensor]:
+        """Conditions of samples of a class-conditional model: sample i is of class i mod `num_classes`."""
+        return {"label": (indices % self.num_classes).to(self.device)} if self.num_classes else {}

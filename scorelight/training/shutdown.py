@@ -1,0 +1,105 @@
+"""How a run is stopped from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from scorelight.training.lightning_private import (
+    cluster_environment,
+    is_accumulating,
+    skip_sigterm_broadcast,
+    stop_after_step,
+    validation_due,
+)
+
+__all__ = ["GracefulShutdown", "ImmediateExit"]
+
+
+class ImmediateExit(BaseException):
+    """The run was left in the middle of something: nothing is to be saved."""
+
+
+class GracefulShutdown(Callback):
+    """On Ctrl-C, SIGTERM and SLURM's signal to requeue: finish the step, save, leave.
+
+    A validation that is due comes first. A second signal, and one during a validation, stops at once: the run
+    then goes on from the checkpoint before. After every step the processes ask each other whether one of them
+    was told to stop.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._agreed = False
+        self._trainer: Trainer | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the place of Lightning's handlers, which it restores at the end."""
+        self._trainer, self.received, self._agreed = trainer, None, False
+        skip_sigterm_broadcast(trainer)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._handle)
+        if requeue := _requeue_signal(trainer):
+            signal.signal(requeue, self._handle)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Agree after a step; leave behind its validation."""
+        if not is_accumulating(trainer):
+            self._agreed = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+            if self._agreed and not validation_due(trainer):
+                stop_after_step(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave now."""
+        if self._agreed:
+            stop_after_step(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Have SLURM start the job again, if that is what the signal was for; the checkpoint is written."""
+        requeue = _requeue_signal(trainer)
+        asked = isinstance(exception, SIGTERMException) and self.received is not None
+        if asked and self.received == requeue and trainer.is_global_zero:
+            subprocess.run(["scontrol", "requeue", _job()], check=False)
+
+    def exit_code(self) -> int:
+        """128 + the signal; 0 in processes that Lightning started, for it takes others for a failure."""
+        assert self._trainer is not None
+        environment = cluster_environment(self._trainer)
+        if self._trainer.global_rank and isinstance(environment, LightningEnvironment):
+            return 0
+        return 128 + (self.received or signal.SIGTERM)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        trainer = self._trainer
+        assert trainer is not None
+        again, self.received = self.received is not None, signum
+        if again or trainer.validating:
+            raise ImmediateExit
+        rank_zero_info(
+            f"\n{signal.Signals(signum).name}: stopping after this step; once more to stop at once"
+        )
+
+
+def _requeue_signal(trainer: Trainer) -> int | None:
+    environment = cluster_environment(trainer)
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return environment.requeue_signal
+    return None
+
+
+def _job() -> str:
+    """SLURM's name of this job."""
+    array = os.getenv("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
