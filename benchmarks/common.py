@@ -1,11 +1,19 @@
-"""What the benchmarks share."""
+"""What the benchmarks share. Importing it makes `support`, the modules in tests/support, importable too.
+
+With BENCHMARK_RESULTS=FOLDER in the environment the results are written to that folder instead of this one.
+"""
 
 import argparse
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", HERE)).resolve()
 CONFIG = "digits/vp_epsilon"
+
+sys.path.append(str(HERE.parent / "tests"))
 
 
 def commit():
@@ -26,4 +34,4 @@ def digits_denoiser():
     if run is None:
         run = f"runs/{CONFIG}"
         assert main(["fit", "--config", CONFIG]) == 0
-    return load_module(find_checkpoint(run)).ema.denoiser.eval()
+    return load_module(find_checkpoint(run)).denoiser_for("ema")

@@ -4,13 +4,13 @@
     python benchmarks/digits_fd.py --run runs/digits/vp_epsilon  # of a model that is trained already
 
 Trains `digits/vp_epsilon` as shipped and draws 500 samples of its averaged weights for each sampler and
-number of evaluations, from the same unit noise, each sampler with its own defaults unless said otherwise.
+number of evaluations, from the same unit noise, each sampler with its own defaults unless stated otherwise.
 
 * FD: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) of the 64 pixels in [−1, 1], samples against the training
   images, in float64. Samples are clamped and rounded to the 17 grey levels that the images have.
 * NFE: evaluations of the network, the denoising step included; counted.
 * floor: the same of 500 draws from the Gaussian with the moments of the training images, mean of 20: no
-  sampler can be told from a perfect one below it. ± over them is the error of every figure.
+  sampler can be distinguished from a perfect one below it. ± over them is the error of every figure.
 
 Not shown: `LangevinDynamics`, which stays at one level of noise.
 
@@ -21,11 +21,10 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 
 import matplotlib
 import torch
-from common import CONFIG, commit, digits_denoiser
+from common import CONFIG, RESULTS, commit, digits_denoiser
 from tqdm import tqdm
 
 from scorelight import (
@@ -49,10 +48,10 @@ from scorelight import (
     UniPC,
 )
 from scorelight.data import DigitsDataModule
+from scorelight.data.access import examples_of
 from scorelight.metrics import frechet_distance
 from scorelight.processes.noise_levels import langevin_step
 
-HERE = Path(__file__).parent
 SAMPLES, SEED = 500, 0
 NFES = (5, 10, 20, 50, 100)
 
@@ -126,8 +125,8 @@ def floor(images, number=20):
     draws = (
         torch.randn(SAMPLES, images.shape[1], dtype=torch.float64, generator=generator) for _ in range(number)
     )
-    found = torch.tensor([frechet(images.mean(0) + z @ root.T, images) for z in draws])
-    return found.mean().item(), found.std().item()
+    distances = torch.tensor([frechet(images.mean(0) + z @ root.T, images) for z in draws])
+    return distances.mean().item(), distances.std().item()
 
 
 def jobs(process):
@@ -162,14 +161,14 @@ def report(rows, floor, held_out):
     ]
     for name in dict.fromkeys(r["sampler"] for r in rows):
         cells = {r["asked"]: r for r in rows if r["sampler"] == name}
-        said = (
+        texts = (
             ""
             if n not in cells
             else f"{cells[n]['fd']:.3g}"
             + (f" (at {cells[n]['nfe']})" if abs(cells[n]["nfe"] - n) > 1 else "")
             for n in NFES
         )
-        lines.append(f"| {name} | " + " | ".join(said) + " |")
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -181,9 +180,9 @@ def picture(rows, floor, path):
     for axis, kind in zip(axes, ("deterministic", "stochastic"), strict=True):
         names = list(dict.fromkeys(r["sampler"] for r in rows if r["kind"] == kind))
         for i, name in enumerate(names):
-            found = [r for r in rows if r["sampler"] == name]
+            points = [r for r in rows if r["sampler"] == name]
             style = dict(color=f"C{i % 10}", ls="-" if i < 10 else "--", lw=2.5 if i == 0 else 1.2)
-            axis.loglog([r["nfe"] for r in found], [r["fd"] for r in found], "o", ms=3, label=name, **style)
+            axis.loglog([r["nfe"] for r in points], [r["fd"] for r in points], "o", ms=3, label=name, **style)
         axis.axhline(floor[0], color="black", lw=0.8, ls=":", label="no distance at all")
         axis.set(title=kind, xlabel="network evaluations", ylim=(0.8 * floor[0], 60))
         axis.set_xticks(NFES, map(str, NFES))
@@ -197,12 +196,11 @@ if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     begin = time.perf_counter()
     denoiser = digits_denoiser()
-    data = DigitsDataModule()
-    data.setup("fit")
-    images = data.training_set().x0.double().flatten(1)
-    validation = torch.cat([data.scale(batch.x0) for batch in data.val_dataloader()]).double().flatten(1)
+    images, validation = (
+        examples_of(DigitsDataModule(), split).all().x0.double().flatten(1) for split in ("train", "val")
+    )
     rows = measure(denoiser, images)
-    least, held_out = floor(images), frechet(validation, images)
+    lowest, held_out = floor(images), frechet(validation, images)
     result = {
         "commit": commit(),
         "python": sys.version.split()[0],
@@ -211,12 +209,12 @@ if __name__ == "__main__":
         "seed": SEED,
         "samples": SAMPLES,
         "seconds": round(time.perf_counter() - begin),
-        "floor": least,
+        "floor": lowest,
         "validation images": held_out,
         "rows": rows,
     }
-    (HERE / "digits_fd.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = report(rows, least, held_out)
-    (HERE / "digits_fd.md").write_text(text)
-    picture(rows, least, HERE / "digits_fd.png")
+    (RESULTS / "digits_fd.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = report(rows, lowest, held_out)
+    (RESULTS / "digits_fd.md").write_text(text)
+    picture(rows, lowest, RESULTS / "digits_fd.png")
     print(text)

@@ -18,11 +18,11 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 
 import matplotlib
 import torch
-from common import commit
+from common import RESULTS, commit
+from support.times import FrozenTime
 
 from scorelight import (
     MLP,
@@ -40,15 +40,14 @@ from scorelight import (
     RectifiedFlow,
     StratifiedTime,
     SubVPSDE,
-    TimeSampler,
     UniformTime,
     VariationalBound,
     VPrediction,
 )
 from scorelight.data import DigitsDataModule
+from scorelight.data.access import examples_of
 from scorelight.data.toy import sample
 
-HERE = Path(__file__).parent
 SEED, BATCH, BATCHES = 0, 64, 1000
 PROCESSES = {
     "VP": VPSDE(),
@@ -64,20 +63,6 @@ LIKELIHOOD = {
     "StratifiedTime(ImportanceTime)": StratifiedTime(ImportanceTime()),
 }
 TABLES = {"linear": DDPMProcess(schedule="linear"), "cosine": DDPMProcess(schedule="cosine")}
-
-
-class Frozen(TimeSampler):
-    """Draws as another sampler does, and learns nothing."""
-
-    def __init__(self, times):
-        super().__init__()
-        self.times = times
-
-    def quantile(self, process, u):
-        return self.times.quantile(process, u)
-
-    def num_timesteps_of(self, process):
-        return self.times.num_timesteps_of(process)
 
 
 def likelihood(times):
@@ -129,10 +114,10 @@ def factor(reference, value):
 
 def compare(make, samplers, denoiser, data, seed, name):
     """One row per sampler; the first is the one to be compared with."""
-    found = {s: measure(make(t), denoiser, data, seed + i) for i, (s, t) in enumerate(samplers.items())}
-    first = next(iter(found.values()))
+    results = {s: measure(make(t), denoiser, data, seed + i) for i, (s, t) in enumerate(samplers.items())}
+    first = next(iter(results.values()))
     rows = []
-    for sampler, value in found.items():
+    for sampler, value in results.items():
         rows.append({"process": name, "times": sampler} | value)
         if value is not first:
             rows[-1]["factors"] = {key: factor(first[key], value[key]) for key in ("loss", "gradient")}
@@ -150,9 +135,7 @@ def of_likelihood():
 
 
 def of_bound():
-    digits = DigitsDataModule()
-    digits.setup("fit")
-    data = digits.training_set().x0
+    data = examples_of(DigitsDataModule(), "train").all().x0
     for number, (name, process) in enumerate(TABLES.items()):
         torch.manual_seed(SEED)
         times = LossAwareTime()
@@ -160,8 +143,8 @@ def of_bound():
         denoiser = NetworkDenoiser(network, process, VPrediction())
         train(denoiser, bound(times), data, 2500)
         assert (times.seen >= times.history).all()
-        samplers = {"DiscreteTime": DiscreteTime(), "LossAwareTime": Frozen(times)}
-        samplers["StratifiedTime(LossAwareTime)"] = StratifiedTime(Frozen(times))
+        samplers = {"DiscreteTime": DiscreteTime(), "LossAwareTime": FrozenTime(times)}
+        samplers["StratifiedTime(LossAwareTime)"] = StratifiedTime(FrozenTime(times))
         yield from compare(bound, samplers, denoiser, data, 100 * (number + 1), f"DDPM {name}")
 
 
@@ -194,9 +177,9 @@ def picture(sections, path):
         names = list(dict.fromkeys(row["process"] for row in rows))
         samplers = list(dict.fromkeys(row["times"] for row in rows if "factors" in row))
         for i, sampler in enumerate(samplers):
-            found = [row["factors"]["gradient"] for row in rows if row["times"] == sampler]
+            factors = [row["factors"]["gradient"] for row in rows if row["times"] == sampler]
             place = [n + (i - (len(samplers) - 1) / 2) * 0.25 for n in range(len(names))]
-            value, error = zip(*found, strict=True)
+            value, error = zip(*factors, strict=True)
             axis.bar(place, value, 0.23, yerr=error, capsize=3, label=sampler)
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set(title=title, xticks=range(len(names)), xticklabels=names, yscale="log")
@@ -224,7 +207,7 @@ if __name__ == "__main__":
         "batch_size": BATCH,
         "sections": sections,
     }
-    (HERE / "gradient_variance.json").write_text(json.dumps(result, indent=1) + "\n")
-    (HERE / "gradient_variance.md").write_text(report(sections))
-    picture(sections, HERE / "gradient_variance.png")
+    (RESULTS / "gradient_variance.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "gradient_variance.md").write_text(report(sections))
+    picture(sections, RESULTS / "gradient_variance.png")
     print(report(sections))

@@ -32,7 +32,7 @@ import matplotlib
 import numpy as np
 import scipy
 import torch
-from common import commit
+from common import RESULTS, commit
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from scipy.integrate import solve_ivp
@@ -52,7 +52,6 @@ from scorelight import (
 from scorelight.data import ArrayDataModule, Arrays
 from scorelight.rng import rademacher_like
 
-HERE = Path(__file__).parent
 SEED, IMAGES, REPEATS = 0, 8, 3
 STEPS = (140, 1000)
 TOLERANCES = (3e-3, 1e-3, 7e-4, 3e-4, 1e-4, 1e-5)
@@ -119,7 +118,7 @@ def bits(log_prob):
 
 def ours(denoiser, x, **steps):
     counted = CountingDenoiser(denoiser)
-    found = log_likelihood(
+    result = log_likelihood(
         counted,
         x,
         num_probes=1,
@@ -127,7 +126,7 @@ def ours(denoiser, x, **steps):
         generator=torch.Generator().manual_seed(SEED),
         **steps,
     )
-    return bits(found.log_prob), counted.num_evaluations
+    return bits(result.log_prob), counted.num_evaluations
 
 
 def with_scipy(denoiser, x, tolerance):
@@ -175,14 +174,14 @@ def measure(denoiser, x):
     }
     seconds = dict.fromkeys(jobs, math.inf)
     for _ in range(REPEATS):
-        found = {}
+        results = {}
         for key, job in jobs.items():
             start = time.perf_counter()
-            found[key] = job()
+            results[key] = job()
             seconds[key] = min(seconds[key], time.perf_counter() - start)
             print(*key, f"{seconds[key]:.2f} s", flush=True)
     rows = []
-    for (scheme, setting), (value, evaluations) in found.items():
+    for (scheme, setting), (value, evaluations) in results.items():
         error = value - exact
         row = {"scheme": scheme, "setting": setting, "evaluations": evaluations}
         row |= {"seconds": seconds[scheme, setting], "bits_per_dim": value.mean().item()}
@@ -230,9 +229,9 @@ def picture(results, path):
         for r in rows:
             kind = "equal steps" if r["setting"].endswith("steps") else "tolerances"
             curves.setdefault(f"{r['scheme']}, {kind}", []).append(r)
-        for label, found in curves.items():
-            axis.loglog([r["seconds"] for r in found], [r["rms"] for r in found], "o-", label=label)
-            for r in found:
+        for label, points in curves.items():
+            axis.loglog([r["seconds"] for r in points], [r["rms"] for r in points], "o-", label=label)
+            for r in points:
                 axis.annotate(r["setting"].removesuffix(" steps"), (r["seconds"], r["rms"]), fontsize=7)
         axis.axhline(GOAL, color="grey", lw=0.8, ls=":")
         axis.set(
@@ -264,8 +263,8 @@ if __name__ == "__main__":
         "seconds": round(time.perf_counter() - begin),
         "results": results,
     }
-    (HERE / "likelihood.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (RESULTS / "likelihood.json").write_text(json.dumps(summary, indent=1) + "\n")
     text = report(results)
-    (HERE / "likelihood.md").write_text(text)
-    picture(results, HERE / "likelihood.png")
+    (RESULTS / "likelihood.md").write_text(text)
+    picture(results, RESULTS / "likelihood.png")
     print(text)

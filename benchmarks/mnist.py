@@ -5,11 +5,11 @@
     scorelight fit --config mnist/vp_edm_conditional     # 51 minutes
     python benchmarks/mnist.py runs/mnist/quick/version_0 runs/mnist/vp_edm/version_0   # any of them
 
-Judges each run with `scorelight evaluate` (interrupted, it goes on where it was), reads its curves from the
+Evaluates each run with `scorelight evaluate` (which resumes if it was interrupted), reads its curves from the
 TensorBoard files, and writes mnist.json and mnist.md, mnist.png with the curves, and the first 64 samples
 of each as mnist_NAME.png beside this file. Samples are not selected: the first seed's, from the first on.
-A model whose run is not given stays as it was. What is not named below goes to `scorelight evaluate`: a
-sampler other than that of the run.
+A model whose run is not given stays as it was. Options that are not listed in --help are passed to
+`scorelight evaluate`: a sampler other than that of the run.
 """
 
 import argparse
@@ -20,12 +20,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
-from common import commit
+from common import RESULTS, commit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-HERE = Path(__file__).parent
 METRICS = ["FrechetDistance", "KernelDistance", "PrecisionRecall", "InceptionScore", "NegativeLogLikelihood"]
-EACH_HAS_ITS_FOLDER = "benchmark"
+EVALUATION_FOLDER = "benchmark"  # in each run folder
 PANELS = {
     "train/loss": "training loss (mean of 50 logged steps)",
     "val/loss": "validation loss",
@@ -45,9 +44,9 @@ def curves(run):
     return logged | {"train/loss": smooth(logged["train/loss"])}, seconds
 
 
-def judged(run, options):
-    """What `scorelight evaluate` finds; it leaves a picture of the first samples as well."""
-    folder = run / EACH_HAS_ITS_FOLDER
+def evaluate_run(run, options):
+    """The results of `scorelight evaluate`, and its picture of the first samples."""
+    folder = run / EVALUATION_FOLDER
     command = ["evaluate", str(run), "--metrics", *METRICS, "--num_samples", str(options.num_samples)]
     command += ["--seeds", *map(str, options.seeds), "--num_images", str(options.num_images)]
     command += options.sampler
@@ -57,11 +56,11 @@ def judged(run, options):
         [sys.executable, "-m", "scorelight", *command, "--out", str(folder), "--devices", options.devices],
         check=True,
     )
-    (found,) = folder.glob("results-*.json")
+    (file,) = folder.glob("results-*.json")
     picture = min(folder.glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
-    _, protocol = found.with_suffix(".md").read_text().split("\n\n", 1)
+    _, protocol = file.with_suffix(".md").read_text().split("\n\n", 1)
     more = {"command": f"scorelight {' '.join(command)}", "stated": protocol}
-    return json.loads(found.read_text()) | more, picture
+    return json.loads(file.read_text()) | more, picture
 
 
 def table(runs):
@@ -88,7 +87,7 @@ def _cell(result):
 
 
 def draw(runs, path):
-    """Loss and judgements by step."""
+    """Losses and metrics by step."""
     figure, axes = plt.subplots(1, 4, figsize=(14, 3), constrained_layout=True)
     for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
         for number, (label, run) in enumerate(runs.items()):
@@ -116,24 +115,26 @@ if __name__ == "__main__":
     parser.add_argument("--num_samples", type=int, default=2000)
     parser.add_argument("--num_images", type=int, default=300, help="test images for likelihoods")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3])
-    parser.add_argument("--devices", default="1", help="processes that judge; what they find is the same")
+    parser.add_argument(
+        "--devices", default="1", help="processes that evaluate; the results do not depend on it"
+    )
     options, options.sampler = parser.parse_known_args()
-    file = HERE / "mnist.json"
+    file = RESULTS / "mnist.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
     for run in options.runs:
         config = yaml.safe_load((run / "config.yaml").read_text())
         name = Path(config["trainer"]["default_root_dir"]).name
-        found, picture = judged(run, options)
+        results, picture = evaluate_run(run, options)
         logged, seconds = curves(run)
-        config["data"]["init_args"]["root"] = "data"  # where it lay does not matter
-        runs[name] = found | {"config": config, "curves": logged, "seconds": seconds, "commit": commit()}
-        (HERE / f"mnist_{name}.png").write_bytes(picture.read_bytes())
+        config["data"]["init_args"]["root"] = "data"  # where MNIST was stored does not matter
+        runs[name] = results | {"config": config, "curves": logged, "seconds": seconds, "commit": commit()}
+        (RESULTS / f"mnist_{name}.png").write_bytes(picture.read_bytes())
     runs = dict(sorted(runs.items()))
-    draw(runs, HERE / "mnist.png")
+    draw(runs, RESULTS / "mnist.png")
     text = f"# The MNIST models\n\n{table(runs)}\n\nErrors are standard errors, over "
     text += "the seeds for samples and over the test images for likelihoods.\n"
     for name, run in runs.items():
         text += f"\n## {name}\n\n![samples](mnist_{name}.png)\n\n{run['stated']}"
         text += f"* commit: {run['commit']}\n* seed of the training: {run['config']['seed_everything']}\n"
-    (HERE / "mnist.md").write_text(text)
+    (RESULTS / "mnist.md").write_text(text)
     file.write_text(json.dumps(runs, indent=1) + "\n")

@@ -13,10 +13,9 @@ Writes reconstruction.json, .md and .png beside this file: the first 16 images a
 import json
 import os
 import time
-from pathlib import Path
 
 import torch
-from common import CONFIG, commit, digits_denoiser
+from common import CONFIG, RESULTS, commit, digits_denoiser
 
 from scorelight import (
     DDIM,
@@ -27,11 +26,10 @@ from scorelight import (
     LogSNRGrid,
     UniPC,
 )
-from scorelight.cli.common import validation_batch
 from scorelight.data import DigitsDataModule
+from scorelight.data.access import examples_of
 from scorelight.images import grid, save
 
-HERE = Path(__file__).parent
 IMAGES, SHOWN = 64, 16
 STEPS = (10, 20, 50, 100)
 SAMPLERS = {
@@ -46,7 +44,7 @@ if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     begin = time.perf_counter()
     denoiser = digits_denoiser()
-    x0 = validation_batch(DigitsDataModule(), IMAGES).x0
+    x0 = examples_of(DigitsDataModule(), "val").first(IMAGES).x0
     errors, pictures = {}, [x0[:SHOWN]]
     for name, make in SAMPLERS.items():
         for steps in STEPS:
@@ -66,12 +64,12 @@ if __name__ == "__main__":
         "steps": STEPS,
         "rms": errors,
     }
-    (HERE / "reconstruction.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "reconstruction.json").write_text(json.dumps(result, indent=1) + "\n")
     lines = [
         "| evaluations each way | " + " | ".join(map(str, STEPS)) + " |",
         "| --- |" + " --- |" * len(STEPS),
     ]
     lines += [f"| {name} | " + " | ".join(f"{e:.1e}" for e in row) + " |" for name, row in errors.items()]
-    (HERE / "reconstruction.md").write_text("\n".join(lines) + "\n")
-    save(grid(torch.cat(pictures), SHOWN), HERE / "reconstruction.png")
+    (RESULTS / "reconstruction.md").write_text("\n".join(lines) + "\n")
+    save(grid(torch.cat(pictures), SHOWN), RESULTS / "reconstruction.png")
     print("\n".join(lines))

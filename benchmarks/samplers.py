@@ -26,11 +26,10 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 
 import matplotlib
 import torch
-from common import commit
+from common import RESULTS, commit
 from peers import PEERS, double_precision
 
 from scorelight import (
@@ -54,7 +53,6 @@ from scorelight import (
     UniPC,
 )
 
-HERE = Path(__file__).parent
 D, SEED, SAMPLES = torch.float64, 0, 1000
 NFES = (5, 10, 20, 50, 100)
 PROCESS = DDPMProcess()
@@ -182,9 +180,9 @@ def errors(problem, nfes, solvers=SOLVERS, num_samples=SAMPLES):
     rows = []
     for (library, name), solve in solvers.items():
         for nfe in nfes:
-            found, evaluations = solve(denoiser, noise, nfe)
-            assert found.dtype == D and evaluations <= nfe, (library, name, nfe, evaluations)
-            distance = (found - exact).norm(dim=1)
+            x, evaluations = solve(denoiser, noise, nfe)
+            assert x.dtype == D and evaluations <= nfe, (library, name, nfe, evaluations)
+            distance = (x - exact).norm(dim=1)
             row = {"problem": problem, "library": library, "sampler": name, "nfe": nfe}
             row["evaluations"] = evaluations
             row |= {"median": distance.median().item(), "rms": distance.square().mean().sqrt().item()}
@@ -215,7 +213,7 @@ def overhead(num_runs=60, nfe=50):
     def levels(sampler):
         return PROCESS.grid_levels(sampler.grid(PROCESS, sampler.num_steps))
 
-    def whole(setting):
+    def sample_with(setting):
         return setting.sample(setting.set_up(nfe), network, noise)
 
     jobs = {}
@@ -226,7 +224,10 @@ def overhead(num_runs=60, nfe=50):
     for library, settings in PEERS.items():
         for name in TIMED[library]:
             setting = settings[name]
-            jobs[library, name] = functools.partial(setting.set_up, nfe), functools.partial(whole, setting)
+            jobs[library, name] = (
+                functools.partial(setting.set_up, nfe),
+                functools.partial(sample_with, setting),
+            )
     best = {key: [math.inf, math.inf] for key in jobs}
     with torch.inference_mode():
         for _ in range(num_runs):
@@ -243,16 +244,16 @@ def overhead(num_runs=60, nfe=50):
 
 def table(rows, problem, measure):
     """{(library, sampler): [error at each NFE]}."""
-    found = {}
+    errors_of = {}
     for row in rows:
         if row["problem"] == problem:
-            found.setdefault((row["library"], row["sampler"]), []).append(row[measure])
-    return found
+            errors_of.setdefault((row["library"], row["sampler"]), []).append(row[measure])
+    return errors_of
 
 
-def best_of(found, libraries):
+def best_of(errors_of, libraries):
     """(error, solver) at each NFE."""
-    mine = {solver: values for solver, values in found.items() if solver[0] in libraries}
+    mine = {solver: values for solver, values in errors_of.items() if solver[0] in libraries}
     return [min(zip(column, mine, strict=True)) for column in zip(*mine.values(), strict=True)]
 
 
@@ -263,8 +264,12 @@ def summary(rows):
     wins = 0
     for problem in densities():
         for measure in ("median", "rms"):
-            found = table(rows, problem, measure)
-            columns = best_of(found, ["scorelight"]), best_of(found, PEERS), found["scorelight", DEFAULT]
+            errors_of = table(rows, problem, measure)
+            columns = (
+                best_of(errors_of, ["scorelight"]),
+                best_of(errors_of, PEERS),
+                errors_of["scorelight", DEFAULT],
+            )
             for nfe, (mine, (_, name)), (theirs, peer), usual in zip(NFES, *columns, strict=True):
                 cells = [problem, measure, nfe, f"{mine:.1e}", name, f"{theirs:.1e}", " ".join(peer)]
                 cells += [f"{theirs / mine:.2f}", f"{theirs / usual:.2f}"]
@@ -282,13 +287,13 @@ def full_tables(rows):
     lines = []
     for problem in densities():
         for measure in ("median", "rms"):
-            found = table(rows, problem, measure)
+            errors_of = table(rows, problem, measure)
             lines += ["", f"## {problem}, {measure} error at NFE"]
             for library in LIBRARIES:
-                best = [value for value, _ in best_of(found, [library])]
+                best = [value for value, _ in best_of(errors_of, [library])]
                 lines += ["", f"| {library} | " + " | ".join(map(str, NFES)) + " |"]
                 lines.append("| --- |" + " --- |" * len(NFES))
-                for (owner, name), values in found.items():
+                for (owner, name), values in errors_of.items():
                     if owner == library:
                         cells = (
                             f"**{v:.1e}**" if v == b else f"{v:.1e}"
@@ -324,9 +329,9 @@ def picture(rows, path):
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 8), layout="constrained")
     for column, problem in enumerate(densities()):
         for axis, measure in zip(axes[:, column], ("median", "rms"), strict=True):
-            found = table(rows, problem, measure)
+            errors_of = table(rows, problem, measure)
             for (library, color), marker in zip(styles.items(), "os^D", strict=True):
-                envelope = [value for value, _ in best_of(found, [library])]
+                envelope = [value for value, _ in best_of(errors_of, [library])]
                 style = {
                     "color": color,
                     "marker": marker,
@@ -334,7 +339,7 @@ def picture(rows, path):
                     "lw": 2 if library == "scorelight" else 1.4,
                 }
                 axis.loglog(NFES, envelope, label=f"{library}, best of its settings", **style)
-            usual = found["scorelight", DEFAULT]
+            usual = errors_of["scorelight", DEFAULT]
             axis.loglog(
                 NFES, usual, "--", color=styles["scorelight"], label=f"scorelight, {DEFAULT}()", lw=1.4
             )
@@ -361,10 +366,10 @@ def main():
         "errors": rows,
         "overhead": times,
     }
-    (HERE / "samplers.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "samplers.json").write_text(json.dumps(result, indent=1) + "\n")
     text = report(rows, times)
-    (HERE / "samplers.md").write_text(text)
-    picture(rows, HERE / "samplers.png")
+    (RESULTS / "samplers.md").write_text(text)
+    picture(rows, RESULTS / "samplers.png")
     print(text)
 
 

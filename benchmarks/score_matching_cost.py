@@ -11,7 +11,7 @@ Writes score_matching_cost.json, .md and .png beside this file.
   passes backward, a slice one. CPU time, since other programs on the machine do not count.
 * Variance of the loss and of its gradient (sum over all weights) of an example, for an MLP that was trained
   on a mixture of four Gaussians for 500 steps: that which the direction v adds at given x_t and t, and the
-  whole, both as multiples of the whole of `DenoisingScoreMatching`; ± is the standard error. *Gain* is how
+  total, both as multiples of the total of `DenoisingScoreMatching`; ± is the standard error. *Gain* is how
   many times as large the variance added by v is without VR.
 """
 
@@ -21,14 +21,13 @@ import statistics
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import torch
-from common import commit
+from common import RESULTS, commit
 
 from scorelight import (
     MLP,
@@ -41,7 +40,6 @@ from scorelight import (
     SlicedScoreMatching,
 )
 
-HERE = Path(__file__).parent
 SEED = 0
 SIZES = [2, 8, 32, 128, 512, 1024]
 ROUNDS, BUDGET = 40, 20.0  # at most so many rounds and so many seconds for each D
@@ -81,11 +79,11 @@ def timing(size):
     gc.disable()
     while start is None or (len(rounds) < ROUNDS and time.process_time() - start < BUDGET) or len(rounds) < 5:
         names = list(OBJECTIVES)[len(rounds) % 4 :] + list(OBJECTIVES)[: len(rounds) % 4]
-        found = {name: seconds(OBJECTIVES[name], denoiser, x0) for name in names}
+        times = {name: seconds(OBJECTIVES[name], denoiser, x0) for name in names}
         if start is None:  # the first round only warms up
             start = time.process_time()
         else:
-            rounds.append(found)
+            rounds.append(times)
     gc.enable()
     row = {
         "dimensions": size,
@@ -167,16 +165,16 @@ def spread(size):
             f"SSM-VR {projection}": make(),
             f"SSM {projection}": make(variance_reduction=False),
         }
-    found = variances(denoiser, mixture, objectives)
-    whole = found["DSM"][2], found["DSM"][3]
+    results = variances(denoiser, mixture, objectives)
+    total = results["DSM"][2], results["DSM"][3]
     rows = []
-    for name, (loss_v, gradient_v, loss, gradient) in found.items():
+    for name, (loss_v, gradient_v, loss, gradient) in results.items():
         row = {"dimensions": size, "objective": name}
-        row |= {"loss": ratio(loss, whole[0]), "gradient": ratio(gradient, whole[1])}
+        row |= {"loss": ratio(loss, total[0]), "gradient": ratio(gradient, total[1])}
         if name.startswith("SSM"):
-            row |= {"loss_by_v": ratio(loss_v, whole[0]), "gradient_by_v": ratio(gradient_v, whole[1])}
+            row |= {"loss_by_v": ratio(loss_v, total[0]), "gradient_by_v": ratio(gradient_v, total[1])}
         if name.startswith("SSM "):
-            reduced = found[name.replace("SSM", "SSM-VR")]
+            reduced = results[name.replace("SSM", "SSM-VR")]
             row |= {"loss_gain": ratio(loss_v, reduced[0]), "gradient_gain": ratio(gradient_v, reduced[1])}
         rows.append(row)
     return rows
@@ -207,7 +205,7 @@ def variance_table(rows):
 
     keys = ["loss_by_v", "loss", "loss_gain", "gradient_by_v", "gradient", "gradient_gain"]
     return [
-        "| D | objective | loss: by v | whole | gain | gradient: by v | whole | gain |",
+        "| D | objective | loss: by v | total | gain | gradient: by v | total | gain |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(
             f"| {r['dimensions']} | {r['objective']} | " + " | ".join(cell(r, k) for k in keys) + " |"
@@ -271,7 +269,7 @@ if __name__ == "__main__":
         "times": times,
         "variances": spreads,
     }
-    (HERE / "score_matching_cost.json").write_text(json.dumps(result, indent=1) + "\n")
-    (HERE / "score_matching_cost.md").write_text(report(times, spreads))
-    draw(times, spreads, HERE / "score_matching_cost.png")
+    (RESULTS / "score_matching_cost.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "score_matching_cost.md").write_text(report(times, spreads))
+    draw(times, spreads, RESULTS / "score_matching_cost.png")
     print(report(times, spreads))

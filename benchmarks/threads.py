@@ -11,9 +11,9 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-HERE = Path(__file__).parent
+from common import RESULTS
+
 SETTINGS = ["default", "0", "1000", "10000", "100000"]
 SECONDS = 8
 BUSY = "while True: pass"
@@ -62,6 +62,6 @@ if __name__ == "__main__":
             for s, r in rows.items()
         ),
     ]
-    (HERE / "threads.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (HERE / "threads.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "threads.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (RESULTS / "threads.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

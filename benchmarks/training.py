@@ -46,7 +46,7 @@ from pathlib import Path
 import matplotlib
 import torch
 import yaml
-from common import commit
+from common import RESULTS, commit
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
@@ -55,7 +55,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 
 from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule, ToyDataModule, UNet
-from scorelight.__main__ import keep_freed_memory
+from scorelight.cli.tuning import keep_freed_memory
 from scorelight.data.arrays import Arrays
 from scorelight.data.base import EightBitDataModule
 from scorelight.networks.embeddings import LevelEmbedding
@@ -273,11 +273,11 @@ def compare_networks(size, rounds):
     torch.manual_seed(SEED)
     networks = {name: make() for name, make in size.networks.items()}
     ours = [name for name in networks if name.startswith("scorelight")]
-    whole = {f"convolutions{more} of {name}": name for name in ours for more in ("", " and attention")}
+    bounds = {f"convolutions{more} of {name}": name for name in ours for more in ("", " and attention")}
     jobs = {name: Step(network, size.shape) for name, network in networks.items()}
     jobs |= {
         bound: Products(size.networks[name](), size.shape, attention="attention of" in bound)
-        for bound, name in whole.items()
+        for bound, name in bounds.items()
     }
     flops = {name: operations(job) for name, job in jobs.items()}
     for job in jobs.values():
@@ -312,7 +312,7 @@ def compare_networks(size, rounds):
                 "GFLOP_per_second": flops[name] / middle / 1e9,
                 "GFLOP_per_second_best": flops[name] / best / 1e9,
                 "speed_by_that_of_ours": speed(name, ours[0]),
-                "share_of_the_step": compared(whole[name], name) if name in whole else None,
+                "share_of_the_step": compared(bounds[name], name) if name in bounds else None,
                 "speed_by_that_of_its_convolutions": speed(name, f"convolutions of {name}")
                 if name in ours
                 else None,
@@ -407,7 +407,7 @@ def lightning_cost(name, rounds):
     network, data = CASES[name]
     module, data, steps = module_of(network()), data(), STEPS[name]
     data.setup("fit")
-    found = {"Lightning": [], "plain loop": []}
+    times = {"Lightning": [], "plain loop": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
             ways = {
@@ -417,11 +417,11 @@ def lightning_cost(name, rounds):
             for way in sorted(ways, reverse=bool(turn % 2)):
                 measured = statistics.mean(ways[way]())
                 if turn:  # the first round warms up
-                    found[way].append(measured)
-    ratios = [a / b - 1 for a, b in zip(*found.values(), strict=True)]
+                    times[way].append(measured)
+    ratios = [a / b - 1 for a, b in zip(*times.values(), strict=True)]
     low, middle, high = quartiles(ratios)
     row = {"model": name, "parameters": sum(p.numel() for p in module.denoiser.parameters())}
-    row |= {f"{way}, ms": 1e3 * statistics.median(values) for way, values in found.items()}
+    row |= {f"{way}, ms": 1e3 * statistics.median(values) for way, values in times.items()}
     return row | {"overhead": middle, "overhead_quartiles": [low, high]}
 
 
@@ -545,8 +545,8 @@ if __name__ == "__main__":
         "networks": tables,
         "lightning": costs,
     }
-    (HERE / "training.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "training.json").write_text(json.dumps(result, indent=1) + "\n")
     text = report(tables, costs)
-    (HERE / "training.md").write_text(text)
-    picture(tables, HERE / "training.png")
+    (RESULTS / "training.md").write_text(text)
+    picture(tables, RESULTS / "training.png")
     print(text)

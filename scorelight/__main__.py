@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import sys
 
 from scorelight import cli
+from scorelight.cli.tuning import keep_freed_memory, limit_openmp_spinning
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that is freed, which the next step takes again.
-
-    By default malloc gives large tensors back to the system, and every step has them mapped in page by page,
-    a tenth of a small U-Net's training step on two cores. What the user sets in ``MALLOC_*_THRESHOLD_``
-    stays, and other systems and allocators are left alone.
-    """
-    if sys.platform != "linux" or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
-        return
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that is allowed
+__all__ = ["main"]
 
 
 def main() -> int:
     """Run the command line in a process of its own and return its exit code."""
+    limit_openmp_spinning()
     keep_freed_memory()
     return cli.main()
 

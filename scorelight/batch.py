@@ -1,4 +1,4 @@
-"""What travels from the data to the model."""
+"""Records that pass from the data to the model."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Seeds", "as_batch", "select_conditions", "with_indices"]
+__all__ = ["Batch", "IndexedBatch", "Seeds", "as_batch", "select_conditions", "with_indices"]
 
 
 class Batch(NamedTuple):
-    """Clean examples and what is known of them."""
+    """Clean examples with their conditions."""
 
     x0: Tensor
     """Shape (B, ...), images in [-1, 1]."""
     cond: dict[str, Tensor]
     """Conditions, each of shape (B, ...), such as ``label``."""
     indices: Tensor | None = None
-    """Position of each example in its data set: seeds the fixed noise of validation."""
+    """Position of each example in its data set, which seeds its fixed noise in validation."""
+
+
+class IndexedBatch(NamedTuple):
+    """Clean examples whose positions in their data set are known."""
+
+    x0: Tensor
+    """Shape (B, ...), images in [-1, 1]."""
+    cond: dict[str, Tensor]
+    """Conditions, each of shape (B, ...), such as ``label``."""
+    indices: Tensor
+    """Position of each example in its data set."""
 
 
 class Seeds(NamedTuple):
@@ -31,7 +42,7 @@ class Seeds(NamedTuple):
 
 
 def as_batch(batch: Any) -> Batch:
-    """Accept what ordinary data loaders give: a tensor, (x0, label), (x0, conditions) or a `Batch`."""
+    """A `Batch` of what data loaders return: a tensor, (x0, label), (x0, conditions) or a `Batch`."""
     if isinstance(batch, Tensor):
         return Batch(batch, {})
     x0, *rest = batch
@@ -39,10 +50,12 @@ def as_batch(batch: Any) -> Batch:
     return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])
 
 
-def with_indices(batch: Any, batch_idx: int) -> Batch:
-    """`as_batch` with the indices of its examples; where the loader gives none, counted from `batch_idx`."""
+def with_indices(batch: Any, batch_idx: int) -> IndexedBatch:
+    """`as_batch` with the indices of its examples; without those of a loader, counted from `batch_idx`."""
     x0, cond, indices = as_batch(batch)
-    return Batch(x0, cond, torch.arange(len(x0)) + batch_idx * len(x0) if indices is None else indices)
+    if indices is None:
+        indices = torch.arange(len(x0)) + batch_idx * len(x0)
+    return IndexedBatch(x0, cond, indices)
 
 
 def select_conditions(cond: Mapping[str, Any], index: Tensor, size: int) -> dict[str, Any]:

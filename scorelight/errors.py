@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line prints their message and no traceback."""
+"""Errors that a user can fix. The command line prints their message without a traceback."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class ConfigurationError(ValueError):
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss became NaN or infinite; the message names step, times and the last good checkpoint."""
+    """The loss became NaN or infinite; the message names step, times and the last valid checkpoint."""
 
 
 class SolverError(RuntimeError):
-    """An integrator did not arrive; the message names where it stopped and what to change."""
+    """An integrator did not reach the end; the message states where it stopped and what to change."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of an error message: the closest allowed name, if one is close, and all of them."""
+    """The end of an error message: the closest allowed name, if one is close, and all allowed names."""
     names = sorted(allowed)
     close = {n.lower(): n for n in reversed(names)}
     match = difflib.get_close_matches(name.lower(), close, n=1)

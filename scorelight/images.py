@@ -1,4 +1,4 @@
-"""Samples as something a person can look at."""
+"""Pictures of samples."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["grid", "save", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[−1, 1] to 0..255: cut to the range, then rounded to the nearest."""
+    """[−1, 1] to 0..255: clipped, then rounded to the nearest integer."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def grid(x: Tensor, num_columns: int | None = None) -> Tensor:
     """One uint8 picture, shape (3 or 1, H, W), of examples of shape (N, ...).
 
-    Images are tiled; small ones are enlarged pixel by pixel. Vectors become the histogram of their
-    first two coordinates, dark where there are many.
+    Images are tiled; small images are enlarged pixel by pixel. Vectors become the histogram of their
+    first two coordinates, dark where it is high.
     """
     if x.ndim == 2:
         return _histogram(x)
@@ -31,7 +31,8 @@ def grid(x: Tensor, num_columns: int | None = None) -> Tensor:
     enlarge = max(math.ceil(48 / images.shape[-1]), 1)
     images = to_uint8(images).repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
     columns = num_columns or math.ceil(math.sqrt(len(images)))
-    return make_grid(images, nrow=columns, padding=2, pad_value=128).cpu()
+    picture: Tensor = make_grid(images, nrow=columns, padding=2, pad_value=128)
+    return picture.cpu()
 
 
 def save(picture: Tensor, path: Path) -> None:

@@ -1,12 +1,13 @@
-"""What the network outputs.
+"""What the network outputs, and what it is given.
 
 An output is y = a x0 + b ε with two numbers (a, b) per noise level. Together with
 x_t = α x0 + σ ε this is a 2×2 system with determinant Δ = αb − σa, hence
 
     x0 = (b x_t − σ y)/Δ        ε = (α y − a x_t)/Δ                         (5)
 
-An error δ in y means, at the same x_t, an error (δ/Δ_y) Δ_j in any other output j: a residual is
-moved from one space to another by a factor (6), and all squared losses differ by known weights only.
+An error δ in y is, at the same x_t, an error (δ/Δ_y) Δ_j in any other output j.              (6)
+Hence a residual in one space is a known factor times that in another, and all squared losses differ
+by known weights only.
 
 | class          | a         | b          | source                                     |
 | -------------- | --------- | ---------- | ------------------------------------------ |
@@ -21,6 +22,8 @@ moved from one space to another by a factor (6), and all squared losses differ b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import AnyLevel, Scalar
@@ -58,7 +61,7 @@ class Parameterization(Component, ABC):
         return scale
 
     def noise_label(self, level: AnyLevel) -> Scalar:
-        """log(σ/α) = −½ log SNR, which tells the network the noise level.
+        """log(σ/α) = −½ log SNR, from which the network knows the noise level.
 
         It means the same for every process; for VE it is the log σ of Song et al. (2021).
         """
@@ -68,40 +71,40 @@ class Parameterization(Component, ABC):
 class Epsilon(Parameterization):
     """The noise: y = ε."""
 
+    @override
     def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
-        """(0, 1)."""
         return 0.0, 1.0
 
 
 class Score(Parameterization):
     """The score of the perturbed data: y = ∇log p_t(x_t) = −E[ε | x_t]/σ."""
 
+    @override
     def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
-        """(0, −1/σ)."""
         return 0.0, -1 / level.sigma
 
 
 class X0(Parameterization):
     """The clean data: y = x0."""
 
+    @override
     def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
-        """(1, 0)."""
         return 1.0, 0.0
 
 
 class VPrediction(Parameterization):
     """y = α ε − σ x0."""
 
+    @override
     def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
-        """(−σ, α)."""
         return -level.sigma, level.alpha
 
 
 class Velocity(Parameterization):
     """The velocity of the probability flow: y = α' x0 + σ' ε."""
 
+    @override
     def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
-        """(α', σ')."""
         return level.dalpha, level.dsigma
 
 
@@ -119,8 +122,8 @@ class EDM(Parameterization):
             raise ConfigurationError(f"sigma_data={sigma_data}: must be positive")
         self.sigma_data = sigma_data
 
+    @override
     def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
-        """(σ/(s n), −αs/n)."""
         s = self.sigma_data
         n = (level.sigma**2 + (level.alpha * s) ** 2) ** 0.5
         return level.sigma / (s * n), -level.alpha * s / n

@@ -1,13 +1,13 @@
 """Randomness as an argument.
 
-Every random draw takes a `generator`: nothing (PyTorch's global one), one generator for the whole
-batch, a `RankSlice` of what one generator draws for the batches of all processes together, or **one
+Every random draw takes a `generator`: None (PyTorch's global one), one generator for the batch, a
+`RankSlice` of what one generator draws for the batches of all processes together, or **one generator
 per example**. The last makes example i a function of (seed, i) alone, whatever the batch size, the
 rank or the number of processes.
 
 PyTorch's CPU generator keeps only the low 32 bits of its seed, so seeds that are hashed to 64 bits
-collide by chance (50,000 images: once in three runs). `generators` therefore uses a one-to-one
-map of i to 32 bits: within one run no two indices share their noise.
+collide by chance (for 50,000 images, once in three runs). `per_example_generators` therefore uses a
+one-to-one map of i to 32 bits: within one run no two indices share their noise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 class RankSlice:
     """The part of rank r of W in what one generator draws: the same draws for any number of processes.
 
-    Every process draws for the whole global batch, which costs next to nothing, and keeps its part.
+    Every process draws for the global batch, which costs almost nothing, and keeps its part.
 
     Args:
         generator: In the same state on every rank.
@@ -51,14 +51,14 @@ class RankSlice:
         self.world_size = world_size
 
     def local(self, draws: Tensor) -> Tensor:
-        """This rank's part of what was drawn for all, along the first dimension."""
+        """This rank's part of the draws for all ranks, along the first dimension."""
         return draws.chunk(self.world_size)[self.rank]
 
 
 def step_generator(
     seed: int, step: int, micro_batch: int, rank: int, world_size: int, device: torch.device
 ) -> RankSlice:
-    """The randomness of a training step: a function of (seed, step, micro-batch, place in the global batch).
+    """The randomness of a training step, a function of (seed, step, micro-batch, position in global batch).
 
     Args:
         seed: Seed of the run.
@@ -80,11 +80,11 @@ _MASK = 0xFFFFFFFF
 def hash_seed(*keys: int) -> int:
     """64 well-mixed bits of (seed, step, rank, ...), each from 0 to 2⁶⁴−1; by numpy's `SeedSequence`.
 
-    `SeedSequence` takes (1,), (1, 0) and (1, 0, 0) for the same: the number of keys goes in first, and
-    every key as two words.
+    `SeedSequence` gives the same bits for (1,), (1, 0) and (1, 0, 0). Hence the number of keys is the
+    first word, and every key takes two.
     """
     if bad := [key for key in keys if not 0 <= key < 2**64]:
-        raise ConfigurationError(f"seed {bad[0]}: seeds are whole numbers from 0 to 2**64 - 1")
+        raise ConfigurationError(f"seed {bad[0]}: seeds are integers from 0 to 2**64 - 1")
     words = [word for key in keys for word in (key & _MASK, key >> 32)]
     return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
 

@@ -9,10 +9,16 @@ from scorelight import (
     VPSDE,
     X0,
     ConfigurationError,
+    CosineVPSDE,
+    DDPMProcess,
     Epsilon,
+    KarrasVESDE,
+    LearnedVPSDE,
     NoiseLevel,
     Prediction,
+    RectifiedFlow,
     Score,
+    SMLDProcess,
     SubVPSDE,
     Velocity,
     VPrediction,
@@ -20,9 +26,18 @@ from scorelight import (
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
+OTHERS = [
+    CosineVPSDE(),
+    KarrasVESDE(),
+    RectifiedFlow(),
+    DDPMProcess(),
+    SMLDProcess(),
+    LearnedVPSDE(8).requires_grad_(False),
+]
 SPACES = [Epsilon(), Score(), X0(), VPrediction(), Velocity(), EDM(0.5), EDM(2.0)]
 name = lambda value: type(value).__name__ + str(getattr(value, "sigma_data", ""))  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
+every_known_process = pytest.mark.parametrize("process", PROCESSES + OTHERS, ids=name)
 every_space = pytest.mark.parametrize("space", SPACES, ids=name)
 every_other = pytest.mark.parametrize("other", SPACES, ids=name)
 
@@ -157,6 +172,36 @@ def test_edm_is_minus_v_prediction_for_variance_preserving_processes_and_unit_da
     level = VPSDE().at(times(VPSDE()))
     for edm, v in zip(EDM(1.0).coefficients(level), VPrediction().coefficients(level), strict=True):
         torch.testing.assert_close(edm, -v)
+
+
+@every_known_process
+@every_space
+def test_the_input_scale_gives_unit_variance_to_data_of_the_assumed_spread(process, space):
+    """Var x_t = α² s² + σ² for independent x0 of variance s² and ε of variance 1."""
+    level = process.at(times(process))
+    variance = level.alpha**2 * space.sigma_data**2 + level.sigma**2
+    torch.testing.assert_close(space.input_scale(level) ** 2 * variance, torch.ones_like(variance))
+    for floats, scale in zip(process.grid_levels(times(process)), space.input_scale(level), strict=True):
+        assert type(space.input_scale(floats)) is float
+        assert space.input_scale(floats) == pytest.approx(scale.item(), rel=1e-14)
+
+
+@every_known_process
+@every_space
+def test_the_noise_label_is_the_log_of_the_noise_to_signal_ratio(process, space):
+    level, t = process.at(times(process)), times(process)
+    expected = process.sigma(t).log() - process.alpha(t).log()
+    torch.testing.assert_close(space.noise_label(level), expected, rtol=1e-12, atol=1e-12)
+    for floats, label in zip(process.grid_levels(t), space.noise_label(level), strict=True):
+        assert type(space.noise_label(floats)) is float
+        assert space.noise_label(floats) == pytest.approx(label.item(), rel=1e-13, abs=1e-13)
+
+
+def test_the_input_scale_is_1_for_vp_and_that_of_karras_for_ve():
+    vp, ve = (process.at(times(process)) for process in (VPSDE(), VESDE()))
+    torch.testing.assert_close(Epsilon().input_scale(vp), torch.ones_like(vp.sigma))
+    torch.testing.assert_close(EDM(0.5).input_scale(ve), 1 / (ve.sigma**2 + 0.25).sqrt())
+    torch.testing.assert_close(EDM(0.5).noise_label(ve), ve.sigma.log())
 
 
 @every_space

@@ -145,9 +145,9 @@ def test_images_of_any_shape_pass_and_so_does_a_batch_of_one(shape, objective):
 class MeanSquare(sl.Objective):
     """Without noise, so that a step can be predicted."""
 
-    def forward(self, denoiser, x0, *, generator=None, **cond):
-        pred = denoiser(x0, torch.full((len(x0),), 0.5))
-        return sl.Loss((pred.epsilon - x0).square().flatten(1).mean(1), torch.full((len(x0),), 0.5))
+    def loss(self, denoiser, noisy, *, generator=None, **cond):
+        pred = denoiser(noisy.x0, torch.full((len(noisy.x0),), 0.5))
+        return (pred.epsilon - noisy.x0).square().flatten(1).mean(1)
 
 
 def test_gradients_of_micro_batches_are_averaged(make_module, make_trainer):

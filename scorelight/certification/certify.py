@@ -1,6 +1,6 @@
 """Is the minimiser of an objective the true score? A statistical test with a known answer.
 
-For data whose score is known, take the exact answer ε* plus fields φ_k with coefficients θ_k,
+For data whose score is known, take the exact ε* plus fields φ_k with coefficients θ_k,
 
     ε_θ(x_t, t) = ε*(x_t, t) + Σ_k θ_k φ_k(c_in x_t, t)                     (14)
 
@@ -11,8 +11,8 @@ and covariance S over n of them, and the Hessian H of the mean loss,
     T² = n ḡᵀ S⁻¹ ḡ ~ χ²_K,      θ̂ = −H⁻¹ ḡ,      cov θ̂ = H⁻¹ S H⁻¹/n      (15)
 
 where θ̂ is the minimiser itself for the losses here, which are quadratic in the output. The fields are a
-constant, the input and a squashed input, each at low, middle and high noise; as gradients of potentials
-they can tilt an energy-based model too.
+constant, the input and its hyperbolic tangent, each at low, middle and high noise. They are gradients of
+potentials, so that an energy-based model can be perturbed in the same way.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ _NUM_FIELDS = 9
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What `certify` found: whether `error` is no more than what chance makes of 0."""
+    """The result of `certify`: whether the minimiser differs from the true score by more than chance."""
 
     error: float
-    """RMS of ε_θ̂ − ε* over p_t, t and dimensions: how far off the minimiser seems to be."""
+    """RMS of ε_θ̂ − ε* over p_t, t and dimensions: the estimated error of the minimiser."""
     resolution: float
-    """What chance alone makes of it: its root mean square for an exact objective."""
+    """The root mean square of `error` by chance alone, for an exact objective."""
     p_value: float
-    """Probability of a T² as large, for an exact objective."""
+    """Probability of a T² at least as large, for an exact objective."""
     control: float
-    """The p-value at a score that is wrong on purpose: next to 0 if the test can tell."""
+    """The p-value at a score with a known error: close to 0 if the test has the power to detect it."""
     num_examples: int
     """Number n of examples."""
 
     @property
     def passed(self) -> bool:
-        """Whether the gradient is 0 within its error at the true score, and not at the wrong one."""
+        """Whether the gradient is 0 within its error at the true score, and not at the perturbed one."""
         return self.p_value > 1e-6 > self.control
 
 
@@ -81,12 +81,12 @@ def certify(
         objective: The objective.
         process: The forward process.
         parameterization: What the network outputs.
-        data: A density, or a finite set of points of shape (N, ...), which is then the whole population.
+        data: A density, or a finite set of points of shape (N, ...), whose distribution is then the data's.
         energy: Whether the network is the gradient of a scalar, `Energy`; for a density and `Score`.
         learned_variance: Whether the network outputs a variance too, as `HybridObjective` needs.
-        control_error: RMS of ε_θ − ε* of the wrong score, which the test must reject.
-        num_examples: Examples to begin with; more are drawn until the wrong score would be noticed.
-        max_examples: Examples at most.
+        control_error: RMS of ε_θ − ε* of a perturbed score, which the test must reject.
+        num_examples: Number of examples at first; more are drawn until the test rejects the perturbed score.
+        max_examples: Largest number of examples.
         batch_size: Examples at once; bounds the memory.
         seed: Seed of data, times and noise.
 
@@ -102,10 +102,7 @@ def certify(
     perturbation = torch.full((_NUM_FIELDS,), control_error, dtype=torch.float64) / gram.sum().sqrt()
     batches: list[tuple[Tensor, Tensor, Tensor]] = []
     while True:
-        x0, draws = model.sample_data(batch_size, generator), generator.get_state()
-        shifted, _ = model.derivatives(objective, x0, perturbation, generator)
-        exact, hessian = model.derivatives(objective, x0, 0 * perturbation, generator.set_state(draws))
-        batches.append((exact, shifted, hessian))
+        batches.append(model.gradients(objective, batch_size, perturbation, generator))
         if batch_size * len(batches) < num_examples:
             continue
         certificate = _certificate(gram, *(list(column) for column in zip(*batches, strict=True)))
@@ -114,38 +111,39 @@ def certify(
 
 
 def _certificate(
-    gram: Tensor, exact: list[Tensor], shifted: list[Tensor], hessians: list[Tensor]
+    gram: Tensor, exact: list[Tensor], perturbed: list[Tensor], hessians: list[Tensor]
 ) -> Certificate:
     """Equation (15) for gradients of shape (n, K), Hessians of shape (K, K) summed over examples."""
     gradient, n = torch.cat(exact), sum(map(len, exact))
     hessian = torch.stack(hessians).sum(0) / n
-    unit = hessian.diagonal().clamp(min=1e-300) ** -0.5  # fields seen at very different weights
+    unit = hessian.diagonal().clamp(min=1e-300) ** -0.5  # the fields have very different weights
     inverse = unit[:, None] * torch.linalg.pinv(unit[:, None] * hessian * unit, rtol=1e-10) * unit
     step = -inverse @ gradient.mean(0)
     spread = inverse @ gradient.T.cov() @ inverse / n
-    rounding = 1e-9 * hessian.diagonal()  # an exact gradient is not 0 to more digits than these
+    rounding = 1e-9 * hessian.diagonal()  # of a gradient that is exactly 0
     return Certificate(
         error=(step @ gram @ step).sqrt().item(),
         resolution=(gram @ spread).trace().sqrt().item(),
         p_value=_p_value(gradient, rounding),
-        control=_p_value(torch.cat(shifted), rounding),
+        control=_p_value(torch.cat(perturbed), rounding),
         num_examples=n,
     )
 
 
 def _p_value(gradient: Tensor, rounding: Tensor) -> float:
-    """Probability that χ² exceeds T² of gradients of shape (n, K), over the directions that vary at all."""
+    """Probability that χ² exceeds T² of gradients of shape (n, K), over the directions with any variance."""
     n, mean = len(gradient), gradient.mean(0)
     covariance = gradient.T.cov() + torch.diag(n * rounding**2)
     unit = covariance.diagonal().clamp(min=1e-300) ** -0.5
     variance, directions = torch.linalg.eigh(unit[:, None] * covariance * unit)
     varies = variance > 1e-10
     t2 = n * ((unit * mean) @ directions[:, varies]).square() @ (1 / variance[varies])
-    return torch.special.gammaincc(varies.sum().double() / 2, t2 / 2).item()
+    p_value: Tensor = torch.special.gammaincc(varies.sum().double() / 2, t2 / 2)
+    return p_value.item()
 
 
 class _Model:
-    """The family (14): data, and a denoiser that knows their score and has a θ for each example."""
+    """The family (14): data, and a denoiser with their exact score and a θ for each example."""
 
     def __init__(
         self,
@@ -183,6 +181,15 @@ class _Model:
         x_t = self.process.perturb(x0, torch.randn(x0.shape, generator=generator, dtype=x0.dtype), t)
         fields = self._fields(x_t, self.process.at(t, like=x0)).detach()
         return torch.einsum("bkd,bld->kl", fields, fields) / x0.numel()
+
+    def gradients(
+        self, objective: Objective, num: int, perturbation: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of `num` examples at θ = 0 and, for the same draws, at θ = perturbation; Hessian at 0."""
+        x0, draws = self.sample_data(num, generator), generator.get_state()
+        perturbed, _ = self.derivatives(objective, x0, perturbation, generator)
+        exact, hessian = self.derivatives(objective, x0, 0 * perturbation, generator.set_state(draws))
+        return exact, perturbed, hessian
 
     def derivatives(
         self, objective: Objective, x0: Tensor, theta: Tensor, generator: torch.Generator
@@ -235,14 +242,14 @@ def known_denoiser(
     epsilon: Answer,
     learned_variance: bool = False,
 ) -> Denoiser:
-    """A network denoiser whose network knows ε̂(x_t, level), and outputs what the parameterization says.
+    """A network denoiser whose network computes ε̂(x_t, level), in the units of the parameterization.
 
     Args:
         shape: Shape of one example.
         process: The forward process.
         parameterization: What the network outputs.
         epsilon: ε̂ of x_t, shape (B, *shape), and its level; of x_t's shape.
-        learned_variance: Whether to output a variance too, of no importance.
+        learned_variance: Whether to output an arbitrary variance too.
     """
 
     def output(x_t: Tensor, level: NoiseLevel[Tensor]) -> Tensor:
@@ -256,7 +263,7 @@ def known_denoiser(
 
 
 def known_energy(shape: Sequence[int], process: ForwardProcess, log_prob: Answer) -> Denoiser:
-    """A network denoiser whose network is an `Energy` that knows log p̂_t.
+    """A network denoiser whose network is an `Energy` that computes log p̂_t.
 
     Args:
         shape: Shape of one example.
@@ -288,7 +295,7 @@ class _Function(ScoreNetwork):
 
 
 class _KnownDenoiser(DenoiserWrapper):
-    """A network denoiser that gives its network the noise level itself, whatever the noise label."""
+    """A network denoiser that passes the noise level itself to its network, beside the noise label."""
 
     def __init__(self, denoiser: NetworkDenoiser, function: _Function) -> None:
         super().__init__(denoiser)

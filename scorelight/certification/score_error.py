@@ -1,4 +1,4 @@
-"""How far a learned score is from the exact one, where that is known."""
+"""The error of a learned score, where the exact one is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ScoreError", "score_error"]
 
 @dataclass(frozen=True, slots=True)
 class ScoreError:
-    """What `score_error` found at each time; all tensors have shape (T,), float64."""
+    """The result of `score_error` at each time; all tensors have shape (T,), float64."""
 
     t: Tensor
     """The times."""
@@ -51,8 +51,8 @@ def score_error(
     """Mean squared difference of two scores at each noise level (Hyvärinen, 2005, eq. 2).
 
     Args:
-        denoiser: The one that is judged.
-        exact: The one that is right, such as `AnalyticDenoiser`, for the same process.
+        denoiser: The learned one.
+        exact: The exact one, such as `AnalyticDenoiser`, for the same process.
         x0: Examples of the data, shape (N, ...).
         t: Times, shape (T,).
         generator: Source of ε, drawn for all examples at each time in turn.
@@ -83,20 +83,20 @@ def _squares(
     cond: dict[str, Tensor],
 ) -> Tensor:
     """‖ε_θ − ε*‖² of each example at one time, shape (N,), float64."""
-    found = []
+    squares = []
     for index in torch.split(torch.arange(len(x0), device=x0.device), batch_size):
         times = t.expand(len(index))
         x_t = denoiser.process.perturb(x0[index], epsilon[index], times)
         part = {name: value[index] for name, value in cond.items()}
-        wrong = denoiser(x_t, times, **part).epsilon.double() - exact(x_t, times, **part).epsilon.double()
-        found.append(wrong.flatten(1).square().sum(1))
-    return torch.cat(found)
+        error = denoiser(x_t, times, **part).epsilon.double() - exact(x_t, times, **part).epsilon.double()
+        squares.append(error.flatten(1).square().sum(1))
+    return torch.cat(squares)
 
 
 def _same_process(denoiser: Denoiser, exact: Denoiser, t: Tensor) -> None:
     ours, theirs = (torch.stack([d.process.alpha(t), d.process.sigma(t)]) for d in (denoiser, exact))
     if not torch.allclose(ours, theirs, rtol=1e-6, atol=0):
         raise ConfigurationError(
-            f"score_error: the scores are those of two processes, {type(denoiser.process).__name__} and "
+            f"score_error: the scores belong to two processes, {type(denoiser.process).__name__} and "
             f"{type(exact.process).__name__} with other α or σ: give both denoisers the same process"
         )

@@ -1,4 +1,4 @@
-"""The command line: ``scorelight fit | validate | sample | configs``."""
+"""The command line: one file for each command, which `main` imports when the command is called."""
 
 from scorelight.cli.main import main
 

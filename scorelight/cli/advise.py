@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-from scorelight.batch import gather
 from scorelight.cli.common import run_command, written
 from scorelight.cli.configs import resolve_configs
-from scorelight.data import ArrayDataModule
+from scorelight.data.access import examples_of
 from scorelight.errors import ConfigurationError
 from scorelight.processes.noise_levels import (
     NCSN_RATIO,
-    Schedule,
+    NoiseLevelSchedule,
     largest_distance,
     level_ratio,
     suggest_schedule,
     variance_ratio,
 )
 
-__all__ = ["NoiseLevelReport", "advise", "examples", "run_advise"]
+__all__ = ["NoiseLevelReport", "advise", "run_advise"]
 
-_SAYS_NO_DATA = ("required: data", "class_path 'lightning.LightningDataModule'")
-_NO_DATA = "which data? --data DigitsDataModule, or --config digits/vp_epsilon for those of a configuration"
+_NO_DATA_PROSE = ("required: data", "class_path 'lightning.LightningDataModule'")
+_NO_DATA = (
+    "which data? --data DigitsDataModule, or --config digits/vp_epsilon for those of a configuration"
+)
 
 
 def run_advise(args: list[str]) -> None:
@@ -44,13 +43,13 @@ def run_advise(args: list[str]) -> None:
             config_help="Configuration, shipped or your own, to take the data from.",
         )
     except ConfigurationError as error:
-        if any(said in str(error.__cause__) for said in _SAYS_NO_DATA):
+        if any(prose in str(error.__cause__) for prose in _NO_DATA_PROSE):
             raise ConfigurationError(_NO_DATA) from error
         raise
 
 
 def _data_sections(args: list[str]) -> Iterator[str]:
-    """The arguments, with nothing left of each configuration but its data."""
+    """The arguments, with each configuration reduced to its data."""
     for arg in resolve_configs(args):
         flag, _, path = arg.partition("=")
         if flag != "--config":
@@ -72,15 +71,17 @@ def advise(
     The source is Song & Ermon (2020), Improved Techniques for Training Score-Based Generative Models.
 
     Args:
-        data: Data module whose training set to look at.
-        process: A table of levels, or its limit in continuous time.
+        data: Data module whose training set to measure.
+        process: A table of noise levels, or its limit in continuous time.
         sigma_min: Smallest noise level, in units of the data.
-        langevin_steps: Steps of Langevin dynamics per level.
-        max_examples: Look at no more than that: a lower bound of sigma_max, in less time (it grows with N²).
+        langevin_steps: Steps of Langevin dynamics per noise level.
+        max_examples: Use at most that many: a lower bound of sigma_max, in less time (it grows with N²).
         out: New file to write the YAML to.
     """
     _check(sigma_min=sigma_min, langevin_steps=langevin_steps, max_examples=max_examples, out=out)
-    advice = _measure(type(data).__name__, examples(data, max_examples), sigma_min, langevin_steps)
+    data.prepare_data()
+    x = examples_of(data, "train", max_examples).spread(max_examples).x0
+    advice = _measure(type(data).__name__, x, sigma_min, langevin_steps)
     text = _yaml(advice, process)
     print(_report(advice), text, sep="\n", end="")
     if out:
@@ -90,7 +91,7 @@ def advise(
 
 
 def _check(sigma_min: float, langevin_steps: int, max_examples: int | None, out: str | None) -> None:
-    """Find mistakes before the minutes that large data takes."""
+    """Report mistakes before the minutes that large data take."""
     if not 0 < sigma_min < math.inf:
         raise ConfigurationError(f"--sigma_min {sigma_min}: must be positive")
     if langevin_steps < 1:
@@ -101,31 +102,8 @@ def _check(sigma_min: float, langevin_steps: int, max_examples: int | None, out:
         raise ConfigurationError(f"--out {out}: exists already; name a new file")
 
 
-@singledispatch
-def examples(data: LightningDataModule, num: int | None) -> Tensor:
-    """The training set as the model sees it, shape (N, ...): one pass, or the first `num` examples of it.
-
-    Raises:
-        ConfigurationError: If there is no example.
-    """
-    data.prepare_data()
-    data.setup("fit")
-    return gather(data, "train_dataloader", num).x0
-
-
-@examples.register
-def _(data: ArrayDataModule, num: int | None) -> Tensor:
-    """Every example once, unlike the stream of batches; or at most `num`, evenly spaced."""
-    data.prepare_data()
-    data.setup("fit")
-    size = len(data.train)
-    if num is None:
-        return data.scale(data.train.everything().x0)
-    return data.scale(data.train.batch(torch.arange(0, size, -(-size // num))).x0)
-
-
 class NoiseLevelReport(NamedTuple):
-    """What was measured and what follows from it."""
+    """The measurements and what follows from them."""
 
     name: str
     num: int
@@ -133,7 +111,7 @@ class NoiseLevelReport(NamedTuple):
     ends: tuple[float, float]
     sigma_data: float
     distance: float
-    schedule: Schedule
+    schedule: NoiseLevelSchedule
     langevin_steps: int
 
 
@@ -154,7 +132,9 @@ def _measure(name: str, x: Tensor, sigma_min: float, langevin_steps: int) -> Noi
 
 def _with_bar(blocks: list[Any]) -> Iterable[Any]:
     """A progress bar, on a terminal and for more than a second or so."""
-    return tqdm(blocks, desc="largest distance", leave=False, disable=True if len(blocks) < 10 else None)
+    hidden = True if len(blocks) < 10 else None  # None: where there is no terminal
+    bar: Iterable[Any] = tqdm(blocks, desc="largest distance", leave=False, disable=hidden)
+    return bar
 
 
 def _short(value: float) -> float:
@@ -183,7 +163,7 @@ def _report(advice: NoiseLevelReport) -> str:
     rule = f"Technique 2: at most {widest:.4g} in {dim} dimensions"
     if widest > NCSN_RATIO:
         rule = f"at most NCSN's {NCSN_RATIO:.4g}: Technique 2 is for 29 dimensions and more"
-    return _REPORT.format(
+    report: str = _REPORT.format(
         name=advice.name,
         num=advice.num,
         shape=advice.shape,
@@ -196,6 +176,7 @@ def _report(advice: NoiseLevelReport) -> str:
         variance=variance_ratio(s.langevin_step / s.sigma_min**2, s.ratio, advice.langevin_steps),
         **s._asdict(),
     )
+    return report
 
 
 _COMMENTS = """\
@@ -207,7 +188,7 @@ _COMMENTS = """\
 
 
 def _yaml(advice: NoiseLevelReport, process: str) -> str:
-    """The keys to paste; what has none is in comments."""
+    """The keys to paste; values that belong to no key are in comments."""
     s = advice.schedule
     levels = {"num_timesteps": s.num_timesteps} if process == "SMLDProcess" else {}
     ends = {"sigma_min": s.sigma_min, "sigma_max": s.sigma_max}
@@ -216,4 +197,5 @@ def _yaml(advice: NoiseLevelReport, process: str) -> str:
         "parameterization": {"class_path": "EDM", "init_args": {"sigma_data": advice.sigma_data}},
     }
     comments = _COMMENTS.format(name=advice.name, steps=advice.langevin_steps, **s._asdict())
-    return comments + yaml.safe_dump({"model": parts}, sort_keys=False)
+    text: str = comments + yaml.safe_dump({"model": parts}, sort_keys=False)
+    return text

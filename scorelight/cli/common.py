@@ -1,10 +1,10 @@
-"""What the commands that are one typed function have in common."""
+"""Shared code of the commands that are one typed function."""
 
 from __future__ import annotations
 
 import inspect
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from jsonargparse import auto_cli
 from lightning.pytorch import LightningDataModule
 
 import scorelight.data  # noqa: F401  (its classes can be named by their short names)
-from scorelight.batch import Batch, gather
 from scorelight.cli.parser_errors import explain
 from scorelight.errors import ConfigurationError
 from scorelight.storage.runs import find_checkpoint
@@ -22,11 +21,9 @@ from scorelight.training.loading import read_config
 __all__ = [
     "check_positive",
     "run_command",
-    "run_on_data",
+    "run_on_checkpoint",
     "stored_config",
     "stored_data",
-    "stored_sampler",
-    "validation_batch",
     "written",
 ]
 
@@ -35,7 +32,7 @@ def run_command(function: Callable[..., None], args: list[str], **options: Any) 
     """Parse the arguments by the function's signature and call it.
 
     Args:
-        function: The command; its name is what it is called by.
+        function: The command, named like the function.
         args: The arguments after that name.
         **options: For `jsonargparse.auto_cli`.
 
@@ -67,25 +64,27 @@ def stored_config(command: str, args: list[str]) -> tuple[dict[str, Any], dict[s
     )
 
 
-def run_on_data(function: Callable[..., None], args: list[str]) -> None:
-    """`run_command` for a command on a checkpoint and data, by default the checkpoint's own.
+def run_on_checkpoint(function: Callable[..., None], args: list[str], stored: Sequence[str]) -> None:
+    """`run_command` for a command on a checkpoint, with some of its settings as defaults.
+
+    A flag can then change one option of the checkpoint's sampler, say; another class that a flag names comes
+    with the options of its own.
 
     Args:
-        function: The command, with parameters `checkpoint` and `data`.
+        function: The command, with the parameter `checkpoint`.
         args: The arguments after its name.
+        stored: Parameters whose defaults are in the checkpoint: of ``sampler``, ``guidance`` and ``data``.
     """
-    _, data = stored_config(function.__name__, args)
-    run_command(function, args, set_defaults={"data": data} if data else None)
-
-
-def stored_sampler(model: dict[str, Any], args: list[str]) -> dict[str, Any]:
-    """The checkpoint's sampler as a default, so that a flag changes one option; none if another is named."""
-    named = any(arg.partition("=")[0] == "--sampler" for arg in args)  # with the options of its own class
-    return {"sampler": model["sampler"]} if model and not named else {}
+    model, data = stored_config(function.__name__, args)
+    named = {arg.partition("=")[0] for arg in args}
+    settings = {**model, "data": data}
+    defaults = {key: settings[key] for key in stored if settings.get(key)}
+    kept = {key: value for key, value in defaults.items() if key == "data" or f"--{key}" not in named}
+    run_command(function, args, set_defaults=kept or None)
 
 
 def check_positive(**numbers: int | None) -> None:
-    """Find mistakes before the minutes that follow.
+    """Report mistakes before the minutes that follow.
 
     Raises:
         ConfigurationError: If a number is given and is not at least 1.
@@ -96,26 +95,19 @@ def check_positive(**numbers: int | None) -> None:
 
 
 def stored_data(data: LightningDataModule | None, checkpoint: Path) -> LightningDataModule:
-    """The data that `run_on_data` found.
+    """The data module that the checkpoint or the command line names.
 
     Raises:
         ConfigurationError: If there are none.
     """
     if data is None:
-        raise ConfigurationError(f"{checkpoint} does not say what data it was trained on; add --data CLASS")
+        raise ConfigurationError(f"{checkpoint} does not state what data it was trained on; add --data CLASS")
     return data
-
-
-def validation_batch(data: LightningDataModule, num: int) -> Batch:
-    """The first `num` validation examples, or all there are, as the model sees them."""
-    data.prepare_data()
-    data.setup("validate")
-    return gather(data, "val_dataloader", num)
 
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """A block that writes to the path of --out; its folder is made."""
+    """A block that writes to the path of --out, whose folder is created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""The shipped configurations: in the repository's ``configs``, or inside the installed package."""
+"""The shipped configurations, in the repository's ``configs`` or inside the installed package."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def names() -> dict[str, Path]:
-    """Name, such as ``digits/vp_epsilon``, of every shipped configuration, and its file."""
+def shipped_configs() -> dict[str, Path]:
+    """The file of every shipped configuration by its name, such as ``digits/vp_epsilon``."""
     root = config_dir()
     return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.yaml"))}
 
 
 def list_configs() -> str:
     """A line for each configuration: its name and its first comment."""
-    shipped = names()
+    shipped = shipped_configs()
     width = max(map(len, shipped), default=0)
     lines = [
         f"{name:<{width}}  {p.read_text().partition(chr(10))[0].lstrip('# ')}" for name, p in shipped.items()
@@ -37,14 +37,15 @@ def list_configs() -> str:
 
 
 def find_config(name: str) -> str:
-    """A file by its path, else a shipped one by its name.
+    """The path of a configuration: a file, or a shipped one by its name.
 
     Raises:
-        ConfigurationError: If there is neither.
+        ConfigurationError: If it is neither, or a file that is not a mapping in YAML.
     """
     if Path(name).is_file():
-        return _checked(name)
-    shipped = names()
+        _check_mapping(name)
+        return name
+    shipped = shipped_configs()
     short = name.removesuffix(".yaml").removeprefix("configs/")
     if short in shipped:
         return str(shipped[short])
@@ -53,7 +54,7 @@ def find_config(name: str) -> str:
     )
 
 
-def _checked(path: str) -> str:
+def _check_mapping(path: str) -> None:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -62,11 +63,10 @@ def _checked(path: str) -> str:
         raise ConfigurationError(
             f"--config {path}: expected keys such as model: and data:, got {content!r:.60}"
         )
-    return path
 
 
 def packages_named(args: Sequence[str]) -> set[str]:
-    """Top-level packages that the flags and the files of ``--config=FILE`` name: the user's own choice."""
+    """Top-level packages that the flags and the files of ``--config=FILE`` name, which the user trusts."""
     texts = (arg.partition("=")[2] if "=" in arg else arg for arg in args)
     files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
     named = [*texts, *(yaml.safe_load(Path(file).read_text()) for file in files)]
@@ -76,7 +76,7 @@ def packages_named(args: Sequence[str]) -> set[str]:
 def resolve_configs(args: Sequence[str]) -> list[str]:
     """The arguments with every ``--config NAME`` (or ``-c``, or ``--config=NAME``) turned into a path.
 
-    They come first, in their order: the parser lets what comes later win, and flags are to win.
+    Configurations come first, in their order: to the parser, later arguments override earlier ones.
     """
     configs: list[str] = []
     others: list[str] = []
@@ -88,5 +88,5 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         elif name := value if equals else next(rest, ""):
             configs.append(f"--config={find_config(name)}")
         else:
-            raise ConfigurationError(f"{flag}: give a file, or one of {', '.join(names())}")
+            raise ConfigurationError(f"{flag}: give a file, or one of {', '.join(shipped_configs())}")
     return [*configs, *others]

@@ -1,4 +1,4 @@
-"""``scorelight dequantize``: a learned dequantizer for a trained model, and what it gains."""
+"""``scorelight dequantize``: a learned dequantizer for a trained model, and its gain in bits/dim."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.batch import Batch
-from scorelight.cli.common import check_positive, run_on_data, stored_data, validation_batch, written
+from scorelight.cli.common import check_positive, run_on_checkpoint, stored_data, written
+from scorelight.data.access import examples_of
 from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
 from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, bits_per_dim, grey_levels
@@ -25,6 +26,7 @@ from scorelight.rng import per_example_generators
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.dequantizer import DequantizerModule, load_dequantizer
 from scorelight.training.loading import load_module
+from scorelight.training.module import Weights
 from scorelight.training.progress import StepProgressBar
 
 __all__ = ["dequantize", "run_dequantize"]
@@ -32,7 +34,7 @@ __all__ = ["dequantize", "run_dequantize"]
 
 def run_dequantize(args: list[str]) -> None:
     """Parse with the checkpoint's own data as the default."""
-    run_on_data(dequantize, args)
+    run_on_checkpoint(dequantize, args, ["data"])
 
 
 def dequantize(
@@ -46,25 +48,25 @@ def dequantize(
     resume: bool = False,
     num_images: int = 256,
     repeats: int = 1,
-    weights: Literal["ema", "raw"] = "ema",
+    weights: Weights = "ema",
     seed: int = 0,
     accelerator: str = "auto",
     devices: int = 1,
 ) -> None:
     """Train a dequantizer on the frozen model, and print its bits/dim next to those of uniform noise.
 
-    The same validation images, noise and protocol for both. The file is for `load_dequantizer` in Python,
+    Both use the same validation images, noise and protocol. The file is for `load_dequantizer` in Python,
     and `bits_per_dim(..., dequantizer=...)`.
 
     Args:
         checkpoint: Run folder, or a .ckpt file.
         data: Data module with the images (default: as in the checkpoint).
         dequantizer: What to train.
-        num_bins: Grey levels, equally spaced from -1 to 1 (default: as the data module says, else 256).
+        num_bins: Grey levels, equally spaced from -1 to 1 (default: those of the data module, else 256).
         max_steps: Steps of training, one batch of training images each.
-        learning_rate: Of the first step; it falls to 0.
+        learning_rate: Learning rate of the first step; it decays to 0.
         out: File to write: every 500 steps, at the end, on Ctrl-C and on SIGTERM.
-        resume: Go on from the file of --out, with the dequantizer in it.
+        resume: Resume from the file of --out, with the dequantizer in it.
         num_images: Validation images to compare on.
         repeats: Dequantisations of each of them, averaged.
         weights: Averaged or raw weights of the model.
@@ -79,7 +81,7 @@ def dequantize(
     model = load_module(path)
     batch = _validation(data, num_images, model.shape, protocol)
     seed_everything(seed, verbose=False)
-    denoiser = model.ema.denoiser if weights == "ema" else model.denoiser.eval()
+    denoiser = model.denoiser_for(weights)
     flow = load_dequantizer(file).requires_grad_() if resume else dequantizer(model.shape)
     module = DequantizerModule(denoiser, flow, protocol, learning_rate=learning_rate)
     trainer = _trainer(file, max_steps, accelerator, devices)
@@ -90,23 +92,23 @@ def dequantize(
 
 
 def _free(file: Path, resume: bool) -> Path:
-    """The file of --out, if it can be written and nothing is lost by it."""
+    """The file of --out, if it can be written without losing one that exists."""
     with written(file):
         if file.is_dir() or not os.access(file.parent, os.W_OK):
-            raise OSError("a folder is there" if file.is_dir() else "no permission")
+            raise OSError("it is a folder" if file.is_dir() else "no permission")
     if file.exists() and not resume:
         raise ConfigurationError(
-            f"--out {file}: exists already; name a new file, or go on with --resume true"
+            f"--out {file}: exists already; name a new file, or resume with --resume true"
         )
     if resume and not file.exists():
         raise ConfigurationError(
-            f"--resume true: --out {file} does not exist; there is nothing to go on from"
+            f"--resume true: --out {file} does not exist; there is nothing to resume from"
         )
     return file
 
 
 def _levels(data: LightningDataModule, num_bins: int | None) -> int:
-    """Number of grey levels: as said, as the data say, or those of 8 bits."""
+    """Number of grey levels: as given, else that of the data, else that of 8 bits."""
     number: int | None = getattr(data, "num_bins", 256) if num_bins is None else num_bins
     if number is None:
         raise ConfigurationError(
@@ -120,7 +122,8 @@ def _validation(
     data: LightningDataModule, num: int, shape: Sequence[int], protocol: LikelihoodProtocol
 ) -> Batch:
     """The first validation images, checked, as the model sees them."""
-    batch = validation_batch(data, num)
+    data.prepare_data()
+    batch = examples_of(data, "val").first(num)
     if batch.x0.shape[1:] != shape:
         raise ConfigurationError(
             f"{type(data).__name__}: shape {tuple(batch.x0.shape[1:])}, but the model is for {tuple(shape)}"
@@ -161,7 +164,7 @@ class _Saving(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training:
             trainer.save_checkpoint(self.file, weights_only=False)
-            rank_zero_info(f"Saved {self.file}. The same command with --resume true goes on from it")
+            rank_zero_info(f"Saved {self.file}. Rerun the same command with --resume true to resume")
 
 
 def _compare(
@@ -182,8 +185,8 @@ def _compare(
     for name, value in rows.items():
         error = value.std().item() / len(value) ** 0.5 if len(value) > 1 else float("nan")
         print(f"  {name:<18}{value.mean().item():.4f} ± {error:.4f}")
-    said = {key: value for key, value in asdict(protocol).items() if key != "dequantization"}
-    print("  protocol: " + ", ".join(f"{key} {value}" for key, value in said.items()))
+    settings = {key: value for key, value in asdict(protocol).items() if key != "dequantization"}
+    print("  protocol: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
 
 
 def _bits(

@@ -1,92 +1,103 @@
-"""Which errors are told in one message, and their exit codes; the others are ours and have a traceback."""
+"""Errors reported to the user in one message without a traceback; all others are bugs and keep theirs."""
 
 from __future__ import annotations
 
 import errno
 import os
-import traceback
+import sys
 from argparse import ArgumentError
 
 from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
-from scorelight.storage.atomic import write_error_message
-from scorelight.storage.component import Component
 
-__all__ = ["told"]
+__all__ = ["user_message"]
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
+_REPORTED = (ConfigurationError, ArgumentError, SolverError, TrainingDivergedError)
 
 
-def told(error: Exception) -> tuple[str, int] | None:
-    """The message and the exit code: 2 for what a user has to mend, 1 for a run that failed."""
-    if isinstance(error, TrainingDivergedError | SolverError):
-        return str(error), 1
-    if message := _mistake(error) or _refused_file(error):
+def user_message(error: BaseException) -> tuple[str, int] | None:
+    """The message for an error and the exit code: 2 for a user's mistake, 1 for a run that failed.
+
+    None for an error that is not meant for the user. An error counts for what it was raised as: of the errors
+    before it only those are looked at that the parser has wrapped.
+    """
+    raised = _unwrap(error)
+    if isinstance(raised, TrainingDivergedError | SolverError):
+        return str(raised), 1
+    lightnings = _is_instance(raised, "lightning.fabric.utilities.exceptions", "MisconfigurationException")
+    if isinstance(raised, _REPORTED) or lightnings:
+        return str(raised), 2
+    if message := _refused_file(raised):
         return message, 2
-    if message := _no_memory(error) or _lost_process(error):
+    if message := _out_of_memory(raised) or _lost_process(raised):
         return message, 1
-    if message := _refused_by_constructor(error):
-        return message, 2
     return None
 
 
-def _mistake(error: BaseException | None) -> str:
-    """What the user did wrong, if that is at the bottom of the error; the parser wraps what classes raise."""
-    while error:
-        known = isinstance(error, ConfigurationError | ArgumentError)
-        if known or type(error).__name__ == "MisconfigurationException":  # Lightning's own
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return ""
+def _unwrap(error: BaseException) -> BaseException:
+    """The error that the parser has wrapped.
+
+    Where several types are allowed, as in ``Sampler | None``, jsonargparse tries each, and raises a
+    ValueError *from* the error of a constructor.
+    """
+    while error.__cause__ and _is_from_parser(error):
+        error = error.__cause__
+    return error
 
 
-def _refused_file(error: Exception) -> str:
-    """A file that the system does not let us write, or touch."""
+def _is_from_parser(error: BaseException) -> bool:
+    """Whether the parser itself has raised the error, and not something that it called."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return type(error) in (ValueError, TypeError) and module.partition(".")[0] == "jsonargparse"
+
+
+def _is_instance(error: BaseException, module: str, name: str) -> bool:
+    """Whether the error is of a class in a module that is imported: nothing is imported to find out."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
+
+
+def _refused_file(error: BaseException) -> str:
+    """A file that the system does not let us write or open."""
     if not isinstance(error, OSError):
         return ""
-    file = os.fsdecode(error.filename or "a file")
+    file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        from scorelight.storage.atomic import write_error_message  # imports numpy, which --help does not need
+
         return write_error_message(file, error)
     if isinstance(error, PermissionError):
-        return f"{file}: {error.strerror}; see to the permissions of the file and of its folder"
+        return f"{file}: {error.strerror}; check the permissions of the file and of its folder"
     return ""
 
 
-def _no_memory(error: Exception) -> str:
-    said = _first_line(error)
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not known and "DefaultCPUAllocator: can't allocate memory" not in said:
+def _out_of_memory(error: BaseException) -> str:
+    reason = _first_line(error)
+    known = isinstance(error, MemoryError) or _is_instance(error, "torch", "OutOfMemoryError")
+    if not known and "DefaultCPUAllocator: can't allocate memory" not in reason:
         return ""
     return (
-        f"out of memory: {said or type(error).__name__}; try a smaller data.batch_size, with "
+        f"out of memory: {reason or type(error).__name__}; try a smaller data.batch_size, with "
         "trainer.accumulate_grad_batches for the same gradient, or a smaller network"
     )
 
 
-def _lost_process(error: Exception) -> str:
-    said = _first_line(error)
-    lost = isinstance(error, RuntimeError) and any(words in said for words in _LOST)
-    if not lost and type(error).__name__ not in ("DistBackendError", "DistNetworkError"):
+def _lost_process(error: BaseException) -> str:
+    reason = _first_line(error)
+    lost = isinstance(error, RuntimeError) and any(words in reason for words in _LOST)
+    torchs = any(
+        _is_instance(error, "torch.distributed", f"Dist{kind}Error") for kind in ("Backend", "Network")
+    )
+    if not lost and not torchs:
         return ""
     return (
-        f"another process of this run has ended, and says why itself if it could ({said}). The same command "
-        "goes on from the last checkpoint"
+        f"another process of this run has ended; see its own message, if it could write one ({reason}). "
+        "Rerun the same command to resume from the last checkpoint"
     )
 
 
-def _refused_by_constructor(error: Exception) -> str:
-    """An error of Python's or torch's in the constructor of one of scorelight's components.
-
-    Each checks what it can; what is left is a number that is too large, or a list of lists. Components of
-    others keep their traceback: their authors want to see it.
-    """
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        made = frame.f_locals.get("self")
-        ours = isinstance(made, Component) and type(made).__module__.startswith("scorelight.")
-        if frame.f_code.co_name == "__init__" and ours:
-            options = ", ".join(f"{k}={v}" for k, v in made._init_args.items())  # type: ignore[union-attr]
-            return f"{type(made).__name__}({options}): {_first_line(error)}"
-    return ""
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]

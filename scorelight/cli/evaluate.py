@@ -3,49 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
 from scorelight import __version__
-from scorelight.cli.common import (
-    check_positive,
-    run_command,
-    stored_config,
-    stored_data,
-    stored_sampler,
-    written,
-)
+from scorelight.cli.common import check_positive, run_on_checkpoint, stored_data, written
+from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation.evaluator import Evaluator, Result
-from scorelight.evaluation.reference import DistributedContext, default_features
-from scorelight.metrics import (
-    FeatureExtractor,
-    FrechetDistance,
-    KernelDistance,
-    Metric,
-    PrecisionRecall,
-    SampleQualityMetric,
-)
-from scorelight.metrics.likelihood import LikelihoodMetric
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.evaluator import Evaluator
+from scorelight.evaluation.report import markdown_table, write_report
+from scorelight.evaluation.samples import SampleSource
+from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance, Metric, PrecisionRecall
 from scorelight.samplers.base import Sampler
+from scorelight.storage.component import spec
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.dequantizer import load_dequantizer
 from scorelight.training.loading import load_module
+from scorelight.training.module import Weights
 
 __all__ = ["evaluate", "run_evaluate"]
 
 
 def run_evaluate(args: list[str]) -> None:
-    """Parse with the checkpoint's own data and sampler as defaults; --metrics takes several names."""
-    model, data = stored_config("evaluate", args)
-    defaults = stored_sampler(model, args) | ({"data": data} if data else {})
-    run_command(evaluate, _joined(args), set_defaults=defaults)
+    """Parse with the checkpoint's own settings as defaults; --metrics and --seeds take several values."""
+    run_on_checkpoint(evaluate, _joined(args), ["sampler", "guidance", "data"])
 
 
 def _joined(args: list[str]) -> list[str]:
@@ -69,7 +54,8 @@ def evaluate(
     num_samples: int = 10_000,
     seeds: list[int] | None = None,
     sampler: Sampler | None = None,
-    weights: Literal["ema", "raw"] = "ema",
+    guidance: Callable[[Denoiser], Denoiser] | None = None,
+    weights: Weights = "ema",
     data: LightningDataModule | None = None,
     features: FeatureExtractor | None = None,
     reference: str | None = None,
@@ -81,11 +67,11 @@ def evaluate(
     devices: int = 1,
     num_nodes: int = 1,
 ) -> None:
-    """Judge a trained model: samples against the training set, likelihood of validation examples.
+    """Evaluate a trained model: samples against the training set, likelihood of validation examples.
 
-    Sample i is a function of (seed, i), and so are the noises of a likelihood: batch size and number of
-    devices do not change what is found. Samples and likelihoods are kept in the output folder as they are
-    made; the same command goes on where it was interrupted, and another one that needs the same finds them.
+    Sample i is a function of (seed, i), and so is the noise of a likelihood: batch size and number of
+    devices do not change the results. Samples and likelihoods are stored in the output folder as they are
+    computed; an interrupted command resumes, and another one that needs the same samples finds them.
 
     Args:
         checkpoint: Run folder, or a .ckpt file.
@@ -94,6 +80,7 @@ def evaluate(
         num_samples: Samples for each seed.
         seeds: Seeds of samples and likelihoods; means and standard errors are over them (default: 0).
         sampler: How to sample (default: as in the checkpoint).
+        guidance: Wraps the denoiser, such as ClippedDenoiser (default: as in the checkpoint).
         weights: Averaged or raw weights.
         data: Data module with the real examples (default: as in the checkpoint).
         features: Feature network (default: by the shape of the data; InceptionFeatures for the usual FID).
@@ -109,82 +96,48 @@ def evaluate(
     check_positive(num_samples=num_samples, num_images=num_images, batch_size=batch_size)
     check_positive(devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
-    data, module, chosen = (
-        stored_data(data, path),
-        load_module(path, weights),
-        metrics or _default(num_samples),
-    )
-    on_samples = [m for m in chosen if isinstance(m, SampleQualityMetric)]
-    on_examples = [m for m in chosen if isinstance(m, LikelihoodMetric)]
+    data, module = stored_data(data, path), load_module(path)
+    module.guidance, chosen = guidance, sampler or module.sampler
+    chosen.levels(module.denoiser.process)
     learned = load_dequantizer(dequantizer) if dequantizer else None
-    (sampler or module.sampler).levels(module.denoiser.process)
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
     fabric.launch()
-    workers, folder = DistributedContext.from_fabric(fabric), Path(out) if out else _run(path) / "evaluation"
-    if workers.rank == 0:
+    context, folder = DistributedContext.from_fabric(fabric), Path(out or _run_folder(path) / "evaluation")
+    if context.is_main:
         data.prepare_data()
-    fabric.barrier()
-    module.to(workers.device)
-    job = Evaluator(module, f"{__version__} {_digest(path)} {weights}", data, folder, batch_size, workers)
-    results: dict[str, Result] = {}
+    context.barrier()
+    denoiser = module.to(context.device).denoiser_for(weights)
+    evaluator = Evaluator(
+        SampleSource(denoiser, chosen, module.shape, module.labels),
+        data,
+        folder,
+        context,
+        features=features,
+        num_samples=num_samples,
+        seeds=seeds or [0],
+        reference=reference,
+        num_examples=num_images,
+        dequantizer=learned,
+        batch_size=batch_size,
+    )
     try:
-        if on_samples:
-            extractor = features or default_features(module.shape)
-            results |= job.judge_samples(on_samples, extractor, num_samples, seeds or [0], sampler, reference)
-        for metric in on_examples:
-            results |= job.judge_examples(metric, seeds or [0], num_images, learned)
+        results = evaluator.run(metrics or _default(num_samples))
     except KeyboardInterrupt:
-        print(f"\nStopped. What was done is kept in {folder}; the same command goes on from there")
+        print(f"\nStopped. Finished work is stored in {folder}; rerun the same command to resume")
         raise SystemExit(130) from None
-    if workers.rank == 0:
-        said = {"checkpoint": str(path), "weights": weights, **job.said, "scorelight": __version__}
-        _report(results, said, folder)
+    if context.is_main:
+        guided = {"guidance": spec(guidance)} if guidance else {}
+        described = {"checkpoint": str(path), "weights": weights, **guided}
+        protocol = described | evaluator.protocol | {"scorelight": __version__}
+        with written(folder):
+            report = write_report(results, protocol, folder)
+        print(f"\n{markdown_table(results, protocol)}\n{report}.json\n{report}.md")
 
 
 def _default(num_samples: int) -> list[Metric]:
     return [FrechetDistance(), KernelDistance(subset_size=max(min(num_samples, 1000), 2)), PrecisionRecall()]
 
 
-def _run(checkpoint: Path) -> Path:
-    """The run folder of a checkpoint, or the folder where it lies."""
+def _run_folder(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint, or the folder that it is in."""
     return checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _report(results: dict[str, Result], said: dict[str, Any], folder: Path) -> None:
-    """Print the table with its protocol, and write both as JSON and Markdown."""
-    found = {name: asdict(result) for name, result in results.items()}
-    name = f"results-{hashlib.sha256(json.dumps([list(found), said]).encode()).hexdigest()[:8]}"
-    with written(folder / name):
-        (folder / f"{name}.json").write_text(
-            json.dumps({"results": found, "protocol": said}, indent=2) + "\n"
-        )
-        (folder / f"{name}.md").write_text(_table(results, said))
-    print("\n" + _table(results, said))
-    print(f"{folder / name}.json\n{folder / name}.md")
-
-
-def _table(results: dict[str, Result], said: dict[str, Any]) -> str:
-    """Markdown, aligned so that it can be read as it is."""
-    rows = [("metric", "mean", "standard error", "over")]
-    for name, result in results.items():
-        error = result.standard_error
-        rows.append(
-            (name, f"{result.value:.5g}", *(("", "") if error is None else (f"{error:.2g}", result.over)))
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
-    lines.insert(1, f"| {' | '.join('-' * width for width in widths)} |")
-    return "\n".join([*lines, "", *(f"* {key}: {_said(value)}" for key, value in said.items()), ""])
-
-
-def _said(value: Any) -> str:
-    """A part of the protocol as a person would write it: Class(option=value)."""
-    if isinstance(value, dict) and "class_path" in value:
-        options = ", ".join(f"{k}={_said(v)}" for k, v in value.get("init_args", {}).items())
-        return f"{value['class_path'].rpartition('.')[2]}({options})"
-    return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -11,21 +12,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorelight.batch import Batch
-from scorelight.cli.common import run_on_data, stored_data, validation_batch, written
+from scorelight.cli.common import run_on_checkpoint, stored_data, written
+from scorelight.data.access import examples_of
+from scorelight.denoisers.base import Denoiser
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
 from scorelight.images import grid, save
 from scorelight.samplers.adaptive import RK45, slerp
 from scorelight.samplers.base import Sampler
+from scorelight.samplers.generate import generate
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
+from scorelight.training.module import Weights
 
 __all__ = ["interpolate", "run_interpolate"]
 
 
 def run_interpolate(args: list[str]) -> None:
     """Parse with the checkpoint's own data as the default."""
-    run_on_data(interpolate, args)
+    run_on_checkpoint(interpolate, args, ["guidance", "data"])
 
 
 def interpolate(
@@ -35,13 +40,14 @@ def interpolate(
     num_columns: int = 10,
     out: str = "interpolation.png",
     sampler: Sampler | None = None,
-    weights: Literal["ema", "raw"] = "ema",
+    guidance: Callable[[Denoiser], Denoiser] | None = None,
+    weights: Weights = "ema",
 ) -> None:
     """Encode images along the probability flow, and decode points between them: one row for each pair.
 
-    The first and the last column are images of the validation set; next to them stand their reconstructions,
-    and in between what the flow makes of noises on the arc from one to the other (spherical interpolation).
-    Any deterministic sampler leads both ways: --sampler DDIM --sampler.num_steps 50
+    The first and the last column are images of the validation set; next to them are their reconstructions,
+    and in between the images of noises on the arc from one to the other (spherical interpolation).
+    Any deterministic sampler works in both directions: --sampler DDIM --sampler.num_steps 50
 
     Args:
         checkpoint: Run folder, or a .ckpt file.
@@ -49,7 +55,8 @@ def interpolate(
         num_pairs: Rows.
         num_columns: Columns, the two images included.
         out: Picture to write.
-        sampler: How to go along the flow (default: RK45 with tolerances of 1e-5, without `denoise`).
+        sampler: How to follow the flow (default: RK45 with tolerances of 1e-5, without `denoise`).
+        guidance: Wraps the denoiser, such as ClippedDenoiser (default: as in the checkpoint).
         weights: Averaged or raw weights.
     """
     path = find_checkpoint(checkpoint)
@@ -58,38 +65,45 @@ def interpolate(
             f"--num_pairs {num_pairs} --num_columns {num_columns}: at least 1 and 4 are needed"
         )
     module = load_module(path)
-    denoiser = (module.ema.denoiser if weights == "ema" else module.denoiser).eval()
+    module.guidance, chosen = guidance, sampler or RK45(denoise=False)
+    counting = CountingDenoiser(module.denoiser_for(weights))
     batch = _images(stored_data(data, path), 2 * num_pairs)
-    shares = torch.linspace(0, 1, num_columns - 2).tolist()
-    chosen, counted = sampler or RK45(denoise=False), CountingDenoiser(denoiser)
     with torch.no_grad():
-        noise = chosen.encode(counted, batch.x0, **batch.cond)
-        there = counted.num_evaluations
-        columns = []
-        for share in tqdm(shares, desc="interpolating"):
-            between, cond = slerp(noise[::2], noise[1::2], share), _nearer(batch.cond, share)
-            columns.append(chosen(counted, between, **cond))
-    ends = batch.x0[::2], batch.x0[1::2]
+        noise = chosen.encode(counting, batch.x0, **batch.cond)
+    encoding = counting.num_evaluations
+    columns = _decode(counting, chosen, noise, batch.cond, num_columns - 2)
+    first, last = batch.x0[::2], batch.x0[1::2]
     with written(Path(out)):
-        save(grid(torch.stack([ends[0], *columns, ends[1]], dim=1).flatten(0, 1), num_columns), Path(out))
-    error = torch.cat([columns[0] - ends[0], columns[-1] - ends[1]]).square().mean().sqrt().item()
-    back = (counted.num_evaluations - there) / len(shares)
-    how = f"{type(chosen).__name__}, {there} network evaluations there and {back:.4g} back"
-    print(f"{num_pairs} pairs of validation images, {path} ({weights} weights), {how}: {out}")
-    print(f"  reconstructions are {error:.2g} off (root mean square, images from -1 to 1)")
+        save(grid(torch.stack([first, *columns, last], dim=1).flatten(0, 1), num_columns), Path(out))
+    error = torch.cat([columns[0] - first, columns[-1] - last]).square().mean().sqrt().item()
+    decoding = (counting.num_evaluations - encoding) / len(columns)
+    cost = f"{encoding} network evaluations to encode and {decoding:.4g} to decode"
+    print(f"{num_pairs} pairs of validation images, {path} ({weights} weights): {out}")
+    print(f"  {type(chosen).__name__}, {cost}")
+    print(f"  reconstruction error {error:.2g} (root mean square, images from -1 to 1)")
+
+
+def _decode(
+    denoiser: Denoiser, sampler: Sampler, noise: Tensor, cond: dict[str, Tensor], num: int
+) -> list[Tensor]:
+    """Images of `num` noises on the arc between each pair of noises, both ends included."""
+    columns = []
+    for share in tqdm(torch.linspace(0, 1, num).tolist(), desc="interpolating"):
+        between = slerp(noise[::2], noise[1::2], share)
+        nearer = {name: value[int(share > 0.5) :: 2] for name, value in cond.items()}
+        indices = range(len(between))
+        states = generate(denoiser, sampler, noise.shape[1:], 0, indices, nearer, noise=between)
+        columns.append(deque(states, maxlen=1).pop())
+    return columns
 
 
 def _images(data: LightningDataModule, num: int) -> Batch:
     """The first validation images."""
-    batch = validation_batch(data, num)
+    data.prepare_data()
+    batch = examples_of(data, "val").first(num)
     if len(batch.x0) < num or batch.x0.ndim < 3:
         raise ConfigurationError(
             f"{type(data).__name__}: {len(batch.x0)} validation examples of shape "
             f"{tuple(batch.x0.shape[1:])}, but {num} images are needed"
         )
     return batch
-
-
-def _nearer(cond: dict[str, Tensor], share: float) -> dict[str, Any]:
-    """The conditions of the nearer of the two images of each pair."""
-    return {name: value[int(share > 0.5) :: 2] for name, value in cond.items()}

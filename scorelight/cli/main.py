@@ -1,4 +1,4 @@
-"""Dispatch to the commands, and turn a user's mistake into one message."""
+"""Dispatch to the commands, and report a user's mistake in one message."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
-from scorelight.cli.error_report import told
-from scorelight.cli.rendezvous import part, renew_rendezvous
+from scorelight.cli.error_report import user_message
+from scorelight.cli.rendezvous import renew_rendezvous, shutdown_process_group
 from scorelight.errors import ConfigurationError, nearest
+from scorelight.storage.trust import trust
 
 __all__ = ["main"]
 
@@ -26,18 +28,21 @@ usage: scorelight COMMAND [--help | OPTIONS]
 
 commands:
   fit          train a model:            scorelight fit --config digits/vp_epsilon
-  validate     validation loss of one:   scorelight validate --config CONFIG --ckpt_path CHECKPOINT
-  sample       draw samples from one:    scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
-  evaluate     judge it:                 scorelight evaluate RUN_OR_CHECKPOINT --metrics FrechetDistance
-  statistics   of features of real data: scorelight statistics --data CIFAR10DataModule --out FILE.npz
+  validate     validation loss:          scorelight validate --config CONFIG --ckpt_path CHECKPOINT
+  sample       draw samples:             scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
+  evaluate     compute metrics:          scorelight evaluate RUN_OR_CHECKPOINT --metrics FrechetDistance
+  statistics   features of real data:    scorelight statistics --data CIFAR10DataModule --out FILE.npz
   interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png
-  dequantize   learned noise for bits:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
-  advise       noise for your data:      scorelight advise --data DigitsDataModule
+  dequantize   learned dequantization:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
+  advise       noise levels for data:    scorelight advise --data DigitsDataModule
   configs      list the shipped configurations
 
 Every option can be set in the configuration or as a flag: --model.process VESDE --model.process.sigma_max 5.
-Flags win over configurations, configurations over the checkpoint. Commands that read a checkpoint take
---trust PACKAGE for a package of yours whose classes it names.
+Flags override configurations, configurations override the checkpoint.
+
+Every command takes:
+  --trust PACKAGE  allow a checkpoint to name classes of this package of yours
+  --traceback      show the traceback of an error that is reported in one message (or SCORELIGHT_TRACEBACK=1)
 """
 
 
@@ -45,40 +50,43 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0 is success, 1 a run that failed, 2 a mistake in the command, the configuration or a file, and 128 + the
-    number of the signal a run that was stopped.
+    number of the signal a run that was stopped. Any other error is raised.
     """
     args = list(sys.argv[1:] if args is None else args)
+    show_traceback = "--traceback" in args or os.environ.get("SCORELIGHT_TRACEBACK", "0") not in ("", "0")
     try:
-        return _dispatch(_trusting(args))
+        return _dispatch(_without_trust([arg for arg in args if arg != "--traceback"]), show_traceback)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        if found := told(error):
-            message, code = found
-            print(f"scorelight: error: {message}", file=sys.stderr)
-            return code
-        raise
+        reported = user_message(error)
+        if reported is None:
+            raise
+        if show_traceback:
+            traceback.print_exc()
+        message, code = reported
+        print(f"scorelight: error: {message}", file=sys.stderr)
+        return code
     finally:
-        part()
+        shutdown_process_group()
 
 
-def _trusting(args: list[str]) -> list[str]:
-    """The arguments but for --trust PACKAGE, which every command takes."""
-    from scorelight.storage.trust import trust
-
-    rest, given = [], iter(args)
-    for arg in given:
+def _without_trust(args: Sequence[str]) -> list[str]:
+    """The arguments without --trust PACKAGE; the packages are trusted."""
+    rest: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
         flag, equals, package = arg.partition("=")
         if flag != "--trust":
             rest.append(arg)
-        elif package := package if equals else next(given, ""):
+        elif package := package if equals else next(remaining, ""):
             trust(package)
         else:
             raise ConfigurationError("--trust PACKAGE: name the package whose classes checkpoints may name")
     return rest
 
 
-def _dispatch(args: list[str]) -> int:
+def _dispatch(args: list[str], show_traceback: bool) -> int:
     command, *rest = args or ["--help"]
     if command in ("-h", "--help", "help"):
         print(_HELP, end="")
@@ -87,54 +95,54 @@ def _dispatch(args: list[str]) -> int:
     elif command == "configs":
         print(list_configs())
     elif command in ("fit", "validate"):
-        _prepare()
+        _prepare(show_traceback)
         from scorelight.cli.fit import run
 
         run([command, *resolve_configs(rest)])
     elif command in _FUNCTIONS:
-        _prepare()
+        _prepare(show_traceback)
         getattr(import_module(f"scorelight.cli.{command}"), f"run_{command}")(rest)
     else:
         raise ConfigurationError(f"unknown command {command!r}; {nearest(command, _COMMANDS)}")
     return 0
 
 
-_NOISE = (
+_IGNORED_WARNINGS = (
     r".*LeafSpec.* is deprecated",
-    r".*in eval mode at the start of training",  # the average of the weights, on purpose
+    r".*in eval mode at the start of training",  # the EMA copy, which stays in eval mode by design
     r".*Couldn't infer the batch indices",
-    r".*passed in a `val_dataloader` but have no",  # a dequantizer is judged when it is done
-    r".*exists and is not empty",  # the checkpoints of a run that goes on
+    r".*passed in a `val_dataloader` but have no",  # a dequantizer is evaluated after its training
+    r".*exists and is not empty",  # the checkpoints of a run that is resumed
     r".*The dirpath has changed",
-    r".*is smaller than the logging interval",  # a pass over small data; what is logged goes by steps
+    r".*is smaller than the logging interval",  # an epoch of small data; logging is by steps
 )
+_IGNORED_LOGS = ("Tip:", "TPU available", "GPU available: False")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Neither advertising nor lists of absent hardware."""
-    return not any(s in record.getMessage() for s in ("Tip:", "TPU available", "GPU available: False"))
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Whether a log message of Lightning is neither advertising nor about absent hardware."""
+    return not any(words in record.getMessage() for words in _IGNORED_LOGS)
 
 
-def _in_thread(args: threading.ExceptHookArgs) -> None:
-    """Say nothing of what the main thread will tell: TensorBoard's writes in one of its own."""
-    if not isinstance(args.exc_value, Exception) or not told(args.exc_value):
+def _report_no_thread_twice(args: threading.ExceptHookArgs) -> None:
+    """Print no error that the main thread reports as well: TensorBoard writes to a full disk in a thread."""
+    if not isinstance(args.exc_value, Exception) or not user_message(args.exc_value):
         threading.__excepthook__(args)
 
 
-def _prepare() -> None:
+def _prepare(show_traceback: bool) -> None:
     """Let components be named from modules in the working folder; load those of installed plug-ins."""
     import warnings
     from importlib.metadata import entry_points
 
-    from scorelight.storage.trust import trust
-
     renew_rendezvous()
-    threading.excepthook = _in_thread
+    if not show_traceback:
+        threading.excepthook = _report_no_thread_twice
+    for message in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_relevant)
 
-    for noise in _NOISE:
-        warnings.filterwarnings("ignore", message=noise)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-
+    import_module("scorelight.cli.plugins")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for plugin in entry_points(group="scorelight.plugins"):

@@ -1,4 +1,9 @@
-"""One message that names the key, what was given and what is allowed, out of the parser's own."""
+"""Rewrites the parser's messages: one line with the key, the value given and what is allowed.
+
+jsonargparse raises errors with prose only. `PATTERNS` are all that is taken from it, and
+``tests/cli/test_parser_errors.py`` has one test for each that fails when the prose changes. A message that no
+pattern matches is shown as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,77 +11,93 @@ import importlib
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from scorelight.errors import nearest
 
-__all__ = ["explain", "unknown_flag"]
+__all__ = ["PATTERNS", "explain", "unknown_flag"]
 
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_REQUIRED = re.compile(r"class_path '([^']+)':\s+the following arguments are required: (\w+)")
-_BAD_OPTION = re.compile(r"Option '([^']+)' is not accepted")
-_BUILT_LATER = re.compile(r"Got value: Namespace\(class_path='([^']+)'")
-_BAD_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
-_BAD_VALUE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
-_BAD_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)")
-_ABSTRACT = re.compile(r"Expected an instantiatable class, but \S*?(\w+) is abstract")
-_NO_MEMBER = re.compile(r"((?:- Expected a <class '\w+'>\s+)+)Given value type: .*\s+Given value: (.*)")
-_QUOTED = re.compile(r"'([^']*)'")
-_BAD_KEY = re.compile(r"(?:unrecognized arguments:|does not accept option|Key) ['\"]?([^'\"\s]+)")
+PATTERNS = {
+    "key": re.compile(r'Parser key "([^"]+)"'),
+    "class": re.compile(r"Problem with given class_path '([^']+)'"),
+    "option of a class": re.compile(
+        r"Option '([^']+)' is not accepted(?:\. Got value: Namespace\(class_path='([^']+)')?"
+    ),
+    "option": re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^'\s=]+)"),
+    "required": re.compile(r"the following arguments are required: (\w+)"),
+    "expected": re.compile(r"Expected an? (.+?)(?:(?:: |\. Got value: )(.*))?$", re.MULTILINE),
+}
+_GIVEN = "Given value: "  # at the end of the message on a union, in place of "Got value" for each member
 
 
-def explain(message: str, roots: dict[str, Callable[..., Any]], options: Iterable[str]) -> str:
-    """Rewrite a message of the parser; one that is not understood stays as it is.
+def explain(message: str, roots: Mapping[str, Callable[..., Any]], options: Iterable[str]) -> str:
+    """Rewrite a message of the parser.
 
     Args:
-        message: What the parser said.
+        message: The parser's message.
         roots: For each top-level key the class or function whose annotations describe what is below it.
         options: All option strings of the parser.
     """
-    keys, classes = _KEY.findall(message), _CLASS.findall(message) + _BUILT_LATER.findall(message)
+    keys, classes = (PATTERNS[name].findall(message) for name in ("key", "class"))
     key = ".".join(keys)
-    if bad := _BAD_OPTION.search(message):
-        owner = _load(classes[-1]) if classes else None
-        parameters = list(inspect.signature(owner).parameters) if owner else []
-        name = classes[-1].rpartition(".")[2] if classes else "it"
-        return f"{key}: {name} has no option {bad[1]!r}; {nearest(bad[1], parameters)}"
-    if bad := _REQUIRED.search(message):
-        return f"{key}: {bad[1].rpartition('.')[2]} needs {bad[2]!r}: --{key}.{bad[2]} VALUE"
-    if bad := _BAD_CLASS.search(message):
-        allowed = _classes(_annotation(keys, classes, roots))
-        hint = nearest(bad[1], allowed)
-        return f"{key}: unknown class {bad[1]!r}; {hint}, or the import path of a class of your own"
-    if bad := _ABSTRACT.search(message):
-        names = ", ".join(sorted(_classes(_annotation(keys, classes, roots))))
-        return f"{key}: which {bad[1]}? Its options come after its class: --{key} CLASS; allowed: {names}"
-    if bad := _BAD_CHOICE.search(message):
-        return f"{key}: {bad[2]!r}; {nearest(bad[2], _QUOTED.findall(bad[1]))}"
-    if bad := _NO_MEMBER.search(message):
-        types = [name for name in _QUOTED.findall(bad[1]) if name != "NoneType"]
-        return f"{key}: expected {' or '.join(types)}, got {bad[2]!r}"
-    if bad := _BAD_VALUE.search(message):
-        return f"{key}: expected {bad[1]}, got {bad[2]!r}"
-    if bad := _BAD_KEY.search(message):
-        return f"unknown option {bad[1]!r}; {_closest(bad[1], options)}"
-    return f"{key}: {message.partition(chr(10))[2].strip()}" if keys and "\n" in message else message
+    if match := PATTERNS["option of a class"].search(message):
+        owner = match[2] or "".join(classes[-1:])
+        return f"{key}: {_no_option(match[1], owner)}" if owner else _unknown_option(match[1], options)
+    if classes and (match := PATTERNS["required"].search(message)):
+        return f"{key}: {_name(classes[-1])} needs {match[1]!r}: --{key}.{match[1]} VALUE"
+    if match := PATTERNS["option"].search(message):
+        return _unknown_option(match[1], options)
+    explained = keys and _explain_type(message, key, lambda: _annotation(keys, classes, roots))
+    return f"{key}: {explained}" if explained else message
 
 
 def unknown_flag(args: Iterable[str], options: Iterable[str]) -> str:
-    """A message on the first flag that is none: what follows from it is what the parser may complain of."""
+    """A message on the first flag that does not exist; empty if all exist.
+
+    The parser may report an error that only follows from such a flag.
+    """
     heads = {option.lstrip("-").partition(".")[0] for option in options}
     flags = (arg.partition("=")[0] for arg in args if arg.startswith("--"))
     wrong = next((f for f in flags if f.lstrip("-").partition(".")[0].rstrip("+") not in heads), None)
-    return f"unknown option {wrong!r}; {_closest(wrong, options)}" if wrong else ""
+    return _unknown_option(wrong, options) if wrong else ""
 
 
-def _closest(name: str, options: Iterable[str]) -> str:
-    """Nearest option, without the list of them all: there are hundreds."""
+def _unknown_option(name: str, options: Iterable[str]) -> str:
+    """The nearest option, without the hundreds of others."""
     bare = name.lstrip("-").partition("=")[0]
     names = {o.lstrip("-") for o in options if not o.endswith((".help", "+"))}
-    hint = nearest(bare, names).partition("? ")
-    return f"{hint[0].strip()}?" if hint[1] else "see --help for those that there are"
+    hint, question, _ = nearest(bare, names).partition("? ")
+    return f"unknown option {name!r}; {hint + '?' if question else 'see --help for all options'}"
+
+
+def _no_option(option: str, class_path: str) -> str:
+    """The options of the class instead."""
+    owner = _load(class_path)
+    parameters = list(inspect.signature(owner).parameters) if owner else []
+    return f"{_name(class_path)} has no option {option!r}; {nearest(option, parameters)}"
+
+
+def _explain_type(message: str, key: str, annotation: Callable[[], Any]) -> str:
+    """What was expected at a key: a class, one of some choices, or a value of a type; empty if unknown."""
+    expected = PATTERNS["expected"].findall(message)
+    given = next((g for _, g in expected if g), message.partition(_GIVEN)[2].partition("\n")[0])
+    for kind, value in expected:
+        if kind == "dot import path string":
+            hint = nearest(value, _class_names(annotation()))
+            return f"unknown class {value!r}; {hint}, or the import path of a class of your own"
+        if kind.startswith("instantiatable class, but ") and kind.endswith(" is abstract"):
+            base, names = _name(kind.split()[-3]), ", ".join(sorted(_class_names(annotation())))
+            return f"which {base}? Its options come after its class: --{key} CLASS; allowed: {names}"
+        if kind.startswith("typing.Literal["):
+            return f"{value or given!r}; {nearest(value or given, kind.split(chr(39))[1::2])}"
+    types = [kind.split("'")[1] for kind, _ in expected if kind.startswith("<class '")]
+    names = " or ".join(_name(name) for name in types if name != "NoneType")
+    return f"expected {names}, got {given!r}" if names else ""
+
+
+def _name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _load(path: str) -> type | None:
@@ -84,10 +105,8 @@ def _load(path: str) -> type | None:
     return getattr(importlib.import_module(module), name, None) if module else None
 
 
-def _annotation(keys: list[str], classes: list[str], roots: dict[str, Callable[..., Any]]) -> Any:
-    """Annotation of the parameter at fault: of the innermost class that was understood."""
-    if not keys:
-        return None
+def _annotation(keys: list[str], classes: list[str], roots: Mapping[str, Callable[..., Any]]) -> Any:
+    """The annotation of the parameter that the innermost key sets."""
     owner: Any = _load(classes[-1]) if classes and len(keys) > 1 else None
     if owner is None:
         head, _, rest = keys[0].partition(".")
@@ -98,9 +117,9 @@ def _annotation(keys: list[str], classes: list[str], roots: dict[str, Callable[.
     return typing.get_type_hints(function).get(keys[-1].partition(".")[0])
 
 
-def _classes(annotation: Any) -> set[str]:
+def _class_names(annotation: Any) -> set[str]:
     """Names of the concrete public classes that the annotation admits."""
-    return {c.__name__ for base in _bases(annotation) for c in _below(base)}
+    return {c.__name__ for base in _bases(annotation) for c in _concrete_subclasses(base)}
 
 
 def _bases(annotation: Any) -> Iterator[type]:
@@ -115,9 +134,9 @@ def _bases(annotation: Any) -> Iterator[type]:
         yield annotation
 
 
-def _below(base: type) -> Iterator[type]:
+def _concrete_subclasses(base: type) -> Iterator[type]:
     children: list[type] = base.__subclasses__()
     for child in children:
         if not inspect.isabstract(child) and not child.__name__.startswith("_"):
             yield child
-        yield from _below(child)
+        yield from _concrete_subclasses(child)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.fabric import Fabric
 from tqdm import tqdm
 
-from scorelight.cli.common import run_command, stored_config, stored_sampler
-from scorelight.data import SeedDataModule
+from scorelight.cli.common import check_positive, run_on_checkpoint, written
+from scorelight.denoisers.base import Denoiser
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation.evaluator import ProgressSampler
-from scorelight.evaluation.sample_grid import SampleWriter
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.samples import SampleSource, write_archive
 from scorelight.samplers.base import Sampler
 from scorelight.storage.runs import find_checkpoint
+from scorelight.storage.shards import ShardStore
 from scorelight.training.loading import load_module
-from scorelight.training.module import ScoreModule
+from scorelight.training.module import ScoreModule, Weights
 
 __all__ = ["run_sample", "sample"]
 
 
 def run_sample(args: list[str]) -> None:
     """Parse with the checkpoint's own sampler as the default, so that a single flag can change it."""
-    stored, _ = stored_config("sample", args)
-    run_command(sample, args, set_defaults=stored_sampler(stored, args))
+    run_on_checkpoint(sample, args, ["sampler", "guidance"])
 
 
 def sample(
@@ -34,7 +36,8 @@ def sample(
     seed: int = 0,
     out: str = "samples",
     sampler: Sampler | None = None,
-    weights: Literal["ema", "raw"] = "ema",
+    guidance: Callable[[Denoiser], Denoiser] | None = None,
+    weights: Weights = "ema",
     labels: list[int] | None = None,
     batch_size: int = 64,
     accelerator: str = "auto",
@@ -50,41 +53,54 @@ def sample(
         seed: Seed of the samples.
         out: Folder to write to.
         sampler: How to sample (default: as in the checkpoint).
+        guidance: Wraps the denoiser, such as ClippedDenoiser (default: as in the checkpoint).
         weights: Averaged or raw weights.
         labels: Classes to draw, taken in turn (default: all of them, for a class-conditional model).
         batch_size: Samples drawn at once by each device.
         accelerator: Lightning's accelerator: auto, cpu, gpu, ...
         devices: Number of devices.
     """
+    check_positive(num_samples=num_samples, batch_size=batch_size, devices=devices)
     path = find_checkpoint(checkpoint)
-    module = load_module(path, weights)
-    counted = CountingDenoiser(module.ema.denoiser)
-    module.ema.denoiser = counted  # type: ignore[assignment]
-    data = SeedDataModule(num_samples, seed, batch_size, _labels(module, labels))
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        callbacks=[SampleWriter(out)],
-    )
-    chosen = sampler or module.sampler
-    batches = -(-num_samples // (batch_size * trainer.world_size))
-    with tqdm(total=batches * chosen.num_steps, desc="sampling", disable=not trainer.is_global_zero) as bar:
-        module.sampler = ProgressSampler(chosen, bar)
-        trainer.predict(module, data, return_predictions=False)
-    if trainer.is_global_zero:
-        each = counted.num_evaluations / batches
+    module = load_module(path)
+    module.guidance, chosen = guidance, sampler or module.sampler
+    chosen.levels(module.denoiser.process)
+    labels = _checked_labels(module, labels)
+    context = DistributedContext.from_fabric(_launched(accelerator, devices))
+    counting = CountingDenoiser(module.to(context.device).denoiser_for(weights))
+    store, batches = ShardStore(Path(out) / "parts"), context.shard(torch.arange(num_samples), batch_size)
+    if context.is_main:  # what an interrupted run has left
+        shutil.rmtree(store.folder, ignore_errors=True)
+    context.barrier()
+    source = SampleSource(counting, chosen, module.shape, labels)
+    total = len(batches) * chosen.num_steps
+    with written(Path(out)), tqdm(total=total, desc="sampling", disable=not context.is_main) as bar:
+        for index, x, cond in source.draw(seed, batches, bar):
+            store.write(index, x=x, **cond)
+        context.barrier()
+        if context.is_main:
+            write_archive(store, Path(out), seed)
+    if context.is_main:
+        each = counting.num_evaluations / len(batches)
         how = f"{type(chosen).__name__}, {chosen.num_steps} steps, {each:.4g} network evaluations"
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}, seed {seed}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
 
 
-def _labels(module: ScoreModule, labels: list[int] | None) -> list[int] | None:
+def _launched(accelerator: str, devices: int) -> Fabric:
+    fabric = Fabric(accelerator=accelerator, devices=devices)
+    fabric.launch()
+    return fabric
+
+
+def _checked_labels(module: ScoreModule, labels: list[int] | None) -> list[int] | None:
+    """The classes to draw.
+
+    Raises:
+        ConfigurationError: If the model does not have one of them.
+    """
     number = module.num_classes or 0
     if bad := [label for label in labels or () if not 0 <= label < number]:
         allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
         raise ConfigurationError(f"--labels {bad}: {allowed}")
-    return labels or list(range(number)) or None
+    return labels or (list(module.labels) if module.labels else None)

@@ -10,7 +10,9 @@ from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
 from scorelight.cli.common import run_command, written
-from scorelight.evaluation.reference import DistributedContext, default_features, reference_set
+from scorelight.data.access import examples_of
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.reference import default_features, reference_set
 from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance
 
 __all__ = ["run_statistics", "statistics"]
@@ -43,13 +45,15 @@ def statistics(
     """
     path = Path(out if out.endswith(".npz") else f"{out}.npz")
     data.prepare_data()
-    extractor = features or default_features(data.shape)  # type: ignore[attr-defined]
+    examples = examples_of(data, split)
     fabric = Fabric(accelerator=accelerator, devices=1)
     fabric.launch()
+    context = DistributedContext.from_fabric(fabric)
+    extractor = (features or default_features(examples.shape)).to(context.device)
     metrics = [KernelDistance()] if keep_features else [FrechetDistance()]
-    found = reference_set(extractor, data, split, metrics, DistributedContext.from_fabric(fabric))
+    real = reference_set(extractor, data, split, metrics, context)
     if not keep_features:
-        found = replace(found, features=None, logits=None)
+        real = replace(real, features=None, logits=None)
     with written(path):
-        found.save(path)
-    print(f"{path}: {found.count} examples of {data.fingerprint(split)}, {extractor.key}")  # type: ignore[attr-defined]
+        real.save(path)
+    print(f"{path}: {real.count} examples of {examples.fingerprint()}, {extractor.key}")

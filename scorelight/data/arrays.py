@@ -1,4 +1,4 @@
-"""Sets of examples: what loaders take batches from, in memory or read as needed."""
+"""Sets of examples, in memory or read as they are needed: what loaders take batches from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Examples(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """16 hexadecimal digits that are others if the examples are."""
+        """16 hexadecimal digits that change with the examples."""
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         """The batches at the given positions in turn; a set that reads its examples may read ahead."""
@@ -80,11 +80,11 @@ class Arrays(Examples):
 
     def digest(self) -> str:
         """SHA-256 of types, shapes and contents."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for name, array in [("x", self.x), *sorted(self.cond.items())]:
-            found.update(f"{name} {array.dtype} {tuple(array.shape)} ".encode())
-            found.update(array.contiguous().numpy().data)
-        return found.hexdigest()[:16]
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)} ".encode())
+            digest.update(array.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
 
 def split(examples: E, val_fraction: float, seed: int) -> tuple[E, E]:

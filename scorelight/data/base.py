@@ -1,4 +1,4 @@
-"""The base of the data modules: two sets of examples, their loaders, and what a network must know of them."""
+"""The base of the data modules: two sets of examples, their loaders, and the shape of an example."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST = 1_000_000_000
 
 
 class ArrayDataModule(Component, LightningDataModule, ABC):
-    """A training and a validation set. A subclass says its `shape` and makes its `arrays`.
+    """A training and a validation set. A subclass sets its `shape` and defines its `arrays`.
 
     Args:
         batch_size: Training examples per step and process.
@@ -33,7 +33,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
     """
 
     shape: tuple[int, ...]
-    """Shape of one example; the network gets it from here."""
+    """Shape of one example; the command line passes it to the network."""
     num_bins: int | None = None
     """Number of grey levels, equally spaced from −1 to 1 as the model sees them; None if not quantised."""
 
@@ -73,7 +73,7 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
         return self.eval_loader("val")
 
     def eval_loader(self, split: Split, batch_size: int | None = None) -> EvalLoader:
-        """This process's share of a whole split: in order, once, as stored, never mirrored.
+        """This process's share of a complete split: in order, once, as stored, never mirrored.
 
         Args:
             split: Training or validation set.
@@ -85,18 +85,18 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
     def fingerprint(self, split: Split = "train") -> str:
         """Name of a split by its content, such as ``mnist-train-`` and 16 hexadecimal digits.
 
-        Two are the same only if the stored examples are; a key for what has been computed from them.
+        Equal only if the stored examples are equal: a key for results computed from them.
         """
         if split not in self._digests:
             self._digests[split] = self.examples(split).digest()
         return f"{re.sub(r'[^a-z0-9]+', '-', self._name().lower())}-{split}-{self._digests[split]}"
 
     def _name(self) -> str:
-        """What a person calls the data set."""
+        """The name of the data set in the fingerprint."""
         return type(self).__name__.removesuffix("DataModule")
 
     def examples(self, split: Split) -> Examples:
-        """A whole split in order, as stored; loaded if it was not."""
+        """A complete split in order, as stored; loaded if it was not."""
         self.setup("fit")
         return {"train": self.train, "val": self.val}[split]
 

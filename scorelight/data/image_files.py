@@ -27,15 +27,15 @@ REPLACE = "replace the file, or remove it"
 _AHEAD = 3
 _CHUNK = 256
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
-"""What a whole file ends with, by format, but for a few bytes."""
+"""The last bytes of a complete file, by format; a few may follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTransform:
-    """From what a file holds to an example of shape (C, H, W), uint8.
+    """From the content of a file to an example of shape (C, H, W), uint8.
 
-    To a given size the short side is brought by Pillow's antialiased Lanczos filter, and the middle of the
-    long one is kept. Turning by EXIF is not looked at.
+    To a given size, the short side is resized by Pillow's antialiased Lanczos filter, and the long one is
+    cropped at the centre. The orientation in EXIF is ignored.
     """
 
     channels: int
@@ -50,7 +50,7 @@ class ImageTransform:
         return self.channels, self.height, self.width
 
     def check(self, image: Image.Image, where: str) -> None:
-        """Raise, by what the header says, if an image would not become an example.
+        """Raise, by the header alone, if an image would not become an example.
 
         Raises:
             ConfigurationError: If it has 16 bits, colour that is not wanted, or another size.
@@ -94,7 +94,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
 def transform_for(
     size: tuple[int, int], grey: bool, image_size: int | None, grayscale: bool
 ) -> ImageTransform:
-    """The recipe of a set whose first image has that width and height, and is grey or has colour."""
+    """The transform of a set whose first image has that width and height, and is grey or has colour."""
     width, height = (image_size, image_size) if image_size else size
     return ImageTransform(1 if grayscale or grey else 3, height, width, image_size is not None, grayscale)
 
@@ -127,7 +127,7 @@ class ImageFiles(Examples):
         source: Where they are.
         names: Their names.
         labels: Their labels, shape (N,), if they have any.
-        recipe: How to make examples of them.
+        transform: How to make examples of them.
         num_workers: Threads that decode.
     """
 
@@ -136,13 +136,13 @@ class ImageFiles(Examples):
         source: Source,
         names: Sequence[str],
         labels: Tensor | None,
-        recipe: ImageTransform,
+        transform: ImageTransform,
         num_workers: int,
     ) -> None:
         self.source = source
         self.names = names
         self.labels = labels
-        self.recipe = recipe
+        self.transform = transform
         self.num_workers = num_workers
 
     def __len__(self) -> int:
@@ -152,13 +152,13 @@ class ImageFiles(Examples):
     @property
     def num_bytes(self) -> int:
         """Memory that all of them take, decoded."""
-        return len(self) * self.recipe.channels * self.recipe.height * self.recipe.width
+        return len(self) * self.transform.channels * self.transform.height * self.transform.width
 
     def select(self, index: Tensor) -> Self:
         """The set of the images at the given positions alone."""
         names = [self.names[i] for i in index.tolist()]
         labels = None if self.labels is None else self.labels[index]
-        return type(self)(self.source, names, labels, self.recipe, self.num_workers)
+        return type(self)(self.source, names, labels, self.transform, self.num_workers)
 
     def batch(self, index: Tensor) -> Batch:
         """Decode the images at the given positions."""
@@ -183,13 +183,13 @@ class ImageFiles(Examples):
         """All of them in memory."""
         pieces = torch.split(torch.arange(len(self)), _CHUNK)
         with reading(self.source.path, "set data.in_memory to false, or a smaller data.image_size"):
-            x = torch.empty(len(self), *self.recipe.shape, dtype=torch.uint8)
+            x = torch.empty(len(self), *self.transform.shape, dtype=torch.uint8)
         for batch in progress(self.batches(pieces), len(pieces), f"reading {self.source.path.name}"):
             x[batch.indices] = batch.x0
         return Arrays(x, {} if self.labels is None else {"label": self.labels})
 
     def check(self) -> None:
-        """Look at each header and end; a file whose end is not there, or that may be transparent, is decoded.
+        """Check each header and end; a file without its end, or one that may be transparent, is decoded.
 
         Raises:
             ConfigurationError: If one is no image, is cut off, or does not fit the others.
@@ -208,8 +208,8 @@ class ImageFiles(Examples):
         )
 
     def digest(self) -> str:
-        """SHA-256 of names, sizes, times or checksums, labels and recipe."""
-        found = hashlib.sha256(repr(self.recipe).encode())
+        """SHA-256 of names, sizes, times or checksums, labels and transform."""
+        found = hashlib.sha256(repr(self.transform).encode())
         for name in self.names:
             found.update(f"{name}\0{self.source.version_tag(name)}\0".encode())
         if self.labels is not None:
@@ -217,7 +217,7 @@ class ImageFiles(Examples):
         return found.hexdigest()[:16]
 
     def _start(self, pool: ThreadPoolExecutor, index: Tensor) -> _Reading:
-        x = torch.empty(len(index), *self.recipe.shape, dtype=torch.uint8)
+        x = torch.empty(len(index), *self.transform.shape, dtype=torch.uint8)
         cond = {} if self.labels is None else {"label": self.labels[index]}
         share = -(-len(index) // self.num_workers)
         parts = [
@@ -233,14 +233,14 @@ class ImageFiles(Examples):
     def _image(self, name: str) -> np.ndarray:
         where = self.source.where(name)
         with reading(where, REPLACE), open_image(BytesIO(self.source.read(name))) as image:
-            return self.recipe(image, where)
+            return self.transform(image, where)
 
     def _check(self, names: Sequence[str]) -> None:
         for name in names:
             where = self.source.where(name)
             with reading(where, REPLACE):
                 with self.source.open(name) as file, open_image(file) as image:
-                    self.recipe.check(image, where)
+                    self.transform.check(image, where)
                     doubtful, end = _may_be_transparent(image), _ENDS.get(image.format or "", b"")
                 if doubtful or not self.source.ends_with(name, end):
                     self._image(name)

@@ -1,4 +1,4 @@
-"""Anybody's images: a folder, a zip or an .npz."""
+"""Images from a folder, a zip or an .npz."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from scorelight.errors import ConfigurationError
 __all__ = ["ImageDataModule"]
 
 _IN_MEMORY = 2 * 2**30
-"""Bytes of decoded images, 2 GiB, up to which they are kept in memory unless the user says otherwise."""
+"""Bytes of decoded images, 2 GiB, up to which they are kept in memory by default."""
 
 
 class ImageDataModule(EightBitDataModule):
@@ -35,21 +35,21 @@ class ImageDataModule(EightBitDataModule):
     A folder or a zip holds images, and no labels; or a folder for each class, whose labels are counted from 0
     in sorted order; or images in any folders and a ``dataset.json`` ``{"labels": [[name, label], ...]}``, as
     StyleGAN and EDM have it. An .npz holds ``images`` (N, H, W, C), uint8, and perhaps ``labels`` (N,); the
-    names of ADM, ``arr_0`` and ``arr_1``, do as well. The first image, whose header is read at once, says
-    whether there is colour and, without `image_size`, how large all are.
+    names of ADM, ``arr_0`` and ``arr_1``, work as well. The first image, whose header is read at once,
+    determines whether there is colour and, without `image_size`, the size of all images.
 
     Args:
         path: Folder, .zip or .npz.
-        image_size: Height and width to bring all images to: the short side by Pillow's antialiased Lanczos
-            filter, and of the long one the middle (default: they stay as they are, all of one size).
+        image_size: Height and width of all images: the short side is resized by Pillow's antialiased Lanczos
+            filter, the long one cropped at the centre (default: unchanged, all of one size).
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
         val_fraction: RankSlice of the images kept for validation.
-        grayscale: Make all images grey, one channel.
-        flip: Mirror half of the images left to right, in training only, by a coin for each image and epoch.
-        in_memory: Decode all images before training, or (false) each as it is needed, a few batches ahead
-            (default: before training, if they take no more than 2 GiB). An .npz is always in memory.
-        num_workers: Threads that decode (default: as many as there are cores, at most 8).
+        grayscale: Convert all images to one grey channel.
+        flip: Mirror half of the images left to right, in training only, at random for each image and epoch.
+        in_memory: Decode all images before training, or (false) each when it is needed, a few batches ahead
+            (default: before training, if they take at most 2 GiB). An .npz is always in memory.
+        num_workers: Threads that decode (default: the number of cores, at most 8).
         seed: Seed of the split; the order of training is that of `seed_everything` as well.
     """
 
@@ -74,23 +74,25 @@ class ImageDataModule(EightBitDataModule):
         self.val_fraction = val_fraction
         self.in_memory = in_memory
         self.num_workers = num_workers or min(os.cpu_count() or 1, 8)
-        self.recipe = self._recipe(image_size, grayscale)
-        self.shape = self.recipe.shape
+        self.transform = self._transform(image_size, grayscale)
+        self.shape = self.transform.shape
 
     def arrays(self) -> tuple[Examples, Examples]:
-        """Split the images; decode them, or see whether they can be."""
+        """Split the images; decode them, or check that they can be decoded."""
         if _is_npz(self.path):
-            return split(_prepared(read_npz(self.path), self.recipe, self.path), self.val_fraction, self.seed)
+            return split(
+                _prepared(read_npz(self.path), self.transform, self.path), self.val_fraction, self.seed
+            )
         source = _source(self.path)
         names = list(source.names())
-        files = ImageFiles(source, names, labels_of(source, names), self.recipe, self.num_workers)
+        files = ImageFiles(source, names, labels_of(source, names), self.transform, self.num_workers)
         train, val = split(files, self.val_fraction, self.seed)
         if self.in_memory or (self.in_memory is None and files.num_bytes <= _IN_MEMORY):
             return train.load(), val.load()
         files.check()
         return train, val
 
-    def _recipe(self, image_size: int | None, grayscale: bool) -> ImageTransform:
+    def _transform(self, image_size: int | None, grayscale: bool) -> ImageTransform:
         if _is_npz(self.path):
             _, channels, height, width = npz_shape(self.path)
             return transform_for((width, height), channels == 1, image_size, grayscale)
@@ -102,9 +104,9 @@ class ImageDataModule(EightBitDataModule):
             )
         where = source.where(name)
         with reading(where, REPLACE), source.open(name) as file, open_image(file) as image:
-            recipe = transform_for(image.size, is_grey(image), image_size, grayscale)
-            recipe.check(image, where)
-        return recipe
+            transform = transform_for(image.size, is_grey(image), image_size, grayscale)
+            transform.check(image, where)
+        return transform
 
     def _name(self) -> str:
         return self.path.stem
@@ -122,11 +124,11 @@ def _source(path: Path) -> Source:
     raise ConfigurationError(f"data.path={path}: a folder, a .zip or an .npz is needed")
 
 
-def _prepared(arrays: Arrays, recipe: ImageTransform, path: Path) -> Arrays:
-    """Arrays of the recipe's shape."""
-    if arrays.x.shape[1:] == recipe.shape:
+def _prepared(arrays: Arrays, transform: ImageTransform, path: Path) -> Arrays:
+    """Arrays of the transform's shape."""
+    if arrays.x.shape[1:] == transform.shape:
         return arrays
-    x = torch.empty(len(arrays), *recipe.shape, dtype=torch.uint8)
+    x = torch.empty(len(arrays), *transform.shape, dtype=torch.uint8)
     for i in progress(range(len(arrays)), len(arrays), f"resizing {path.name}"):
-        x[i] = torch.from_numpy(recipe(to_pil_image(arrays.x[i]), f"{path}, image {i}"))
+        x[i] = torch.from_numpy(transform(to_pil_image(arrays.x[i]), f"{path}, image {i}"))
     return Arrays(x, arrays.cond)

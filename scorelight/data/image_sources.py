@@ -1,4 +1,4 @@
-"""Where images lie: in a folder or a zip, by names with `/`, in one order on every machine."""
+"""Sources of image files: a folder or a zip; names contain `/` and have the same order on every machine."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ class Source(ABC):
 
     @abstractmethod
     def open(self, name: str) -> Any:
-        """A context in which a file is open; other threads may be in one of their own, or wait for it."""
+        """A context in which a file is open; other threads have their own, or wait for it."""
 
     @abstractmethod
     def version_tag(self, name: str) -> str:
-        """Tells whether the file of that name is still the same."""
+        """A tag that changes when the file of that name changes."""
 
     @abstractmethod
     def ends_with(self, name: str, mark: bytes) -> bool:
-        """Whether the mark is among the last bytes of a file, if that is quick to say; else True."""
+        """Whether the mark is among the last bytes of a file; True where that is slow to find out."""
 
     def read(self, name: str) -> bytes:
-        """The whole file."""
+        """The content of a file."""
         with self.open(name) as file:
-            return file.read()
+            content: bytes = file.read()
+        return content
 
     def where(self, name: str) -> str:
-        """How a person finds the file."""
+        """The path of the file, for messages."""
         return str(self.path / name)
 
 
 class Folder(Source):
-    """Files below a folder, links followed, what is hidden left out."""
+    """Files below a folder, following links, without hidden files."""
 
     def names(self) -> Iterator[str]:
         """Names of the images, those in the folder itself first; only as many folders are read as needed."""
@@ -87,12 +88,12 @@ class Folder(Source):
 
     def version_tag(self, name: str) -> str:
         """Size and time of the last change."""
-        found = (self.path / name).stat()
-        return f"{found.st_size} {found.st_mtime_ns}"
+        status = (self.path / name).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class Zip(Source):
-    """Files in a zip: one handle a process, one thread at a time. The archive is unpacked nowhere."""
+    """Files in a zip: one handle a process, one thread at a time. The archive is not unpacked."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -115,13 +116,13 @@ class Zip(Source):
             yield file
 
     def ends_with(self, name: str, mark: bytes) -> bool:
-        """True: what is cut off is an archive without its end, where the names are, and cannot be opened."""
+        """True: a truncated archive has lost its end, which holds the names, and cannot be opened at all."""
         return True
 
     def version_tag(self, name: str) -> str:
         """Size and checksum."""
-        found = self._archive().getinfo(name)
-        return f"{found.file_size} {found.CRC}"
+        info = self._archive().getinfo(name)
+        return f"{info.file_size} {info.CRC}"
 
     def _archive(self) -> ZipFile:
         """A handle of this process: after a fork parent and child would move each other's position."""
@@ -155,14 +156,14 @@ def labels_of(source: Source, names: Sequence[str]) -> Tensor | None:
         except (KeyError, FileNotFoundError):
             return _labels_by_folder(source, names)
         listed = json.loads(text).get("labels")
-        found = None if listed is None else {str(name).replace("\\", "/"): label for name, label in listed}
-    if found is None:
+        labels = None if listed is None else {str(name).replace("\\", "/"): label for name, label in listed}
+    if labels is None:
         return None
-    if odd := sorted(found.keys() ^ set(names)):
+    if odd := sorted(labels.keys() ^ set(names)):
         lacks = f"has no label for {odd[0]}" if odd[0] in names else f"lists {odd[0]}, which is not there"
         raise ConfigurationError(f"{source.where(_LABELS)}: {lacks}; add it, or remove it there")
     with reading(source.where(_LABELS), "labels are whole numbers"):
-        return as_labels(Path(source.where(_LABELS)), [found[name] for name in names], len(names))
+        return as_labels(Path(source.where(_LABELS)), [labels[name] for name in names], len(names))
 
 
 def _labels_by_folder(source: Source, names: Sequence[str]) -> Tensor | None:
@@ -172,7 +173,8 @@ def _labels_by_folder(source: Source, names: Sequence[str]) -> Tensor | None:
         return None
     if "" in used:
         raise ConfigurationError(
-            f"{source.where(names[0])}: images beside the folders of classes; move them into one, or away"
+            f"{source.where(names[0])}: images beside the folders of classes; move them into one of "
+            "these, or remove them"
         )
     classes = source.classes()
     if empty := sorted(set(classes) - used):

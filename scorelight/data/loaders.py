@@ -1,4 +1,4 @@
-"""Batches that know no padding, no duplicates and no hidden state.
+"""Loaders without padding, duplicates or hidden state.
 
 `TrainLoader` lays the shuffled epochs end to end and cuts them into global batches: batch k of rank
 r is a function of (seed, k, r), the same examples make up global batch k for any number of ranks,
@@ -112,7 +112,7 @@ class TrainLoader:
         return {"examples": self.position * self.batch_size * self.world_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where the stored stream was, to the nearest batch if their size has changed."""
+        """Resume the stored stream, at the nearest batch if the batch size has changed."""
         self.position = state_dict["examples"] // (self.batch_size * self.world_size)
 
 

@@ -22,12 +22,12 @@ def npz_shape(path: Path) -> tuple[int, ...]:
     """Shape of the images in an .npz, (N, C, H, W), from the first bytes of the array.
 
     Raises:
-        ConfigurationError: If they are no images of 8 bits.
+        ConfigurationError: If they are not 8-bit images.
     """
     with (
         reading(path, _MAKE_AGAIN),
-        path.open("rb") as whole,
-        np.load(whole, allow_pickle=False) as archive,
+        path.open("rb") as raw,
+        np.load(raw, allow_pickle=False) as archive,
         archive.zip.open(f"{_key(path, archive.files)}.npy") as file,
     ):
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -39,14 +39,14 @@ def npz_shape(path: Path) -> tuple[int, ...]:
 def read_npz(path: Path) -> Arrays:
     """Images and labels: ``images`` (N, H, W, C) or (N, H, W), uint8, and ``labels`` (N,), if there are any.
 
-    The names that ADM uses, ``arr_0`` and ``arr_1``, do as well (Dhariwal & Nichol, 2021).
+    The names that ADM uses, ``arr_0`` and ``arr_1``, work as well (Dhariwal & Nichol, 2021).
 
     Raises:
-        ConfigurationError: If it holds anything else, or is damaged.
+        ConfigurationError: If it holds anything else, or is corrupted.
     """
     with (
         reading(path, _MAKE_AGAIN),
-        path.open("rb") as file,  # numpy leaves open what it opened if that is damaged
+        path.open("rb") as file,  # numpy leaves a corrupted file open
         np.load(file, allow_pickle=False) as archive,
     ):
         key = _key(path, archive.files)
@@ -86,7 +86,7 @@ def as_labels(path: Path, labels: Any, num: int) -> Tensor:
     """Class labels, shape (num,), int64.
 
     Raises:
-        ConfigurationError: If they are anything but one whole number from 0 on for each image.
+        ConfigurationError: If they are anything but one non-negative integer for each image.
     """
     array = np.asarray(labels)
     if array.shape != (num,) or array.dtype.kind not in "iu":
@@ -95,5 +95,5 @@ def as_labels(path: Path, labels: Any, num: int) -> Tensor:
             "needed, one for each image"
         )
     if array.min() < 0:
-        raise ConfigurationError(f"{path}: a label is {array.min()}; labels are counted from 0")
+        raise ConfigurationError(f"{path}: a label is {array.min()}; labels start from 0")
     return torch.from_numpy(array.astype(np.int64))

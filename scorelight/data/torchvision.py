@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10: their training sets to train, their test sets to validate."""
+"""MNIST and CIFAR-10: the training set for training, the test set for validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CIFAR10DataModule", "MNISTDataModule"]
 
 
 class _PublishedDataModule(EightBitDataModule, ABC):
-    """A data set below a folder `root`, which torchvision can download to there."""
+    """A data set in a folder `root`, to which torchvision can download it."""
 
     root: Path
     download: bool
@@ -29,11 +29,11 @@ class _PublishedDataModule(EightBitDataModule, ABC):
 
     @abstractmethod
     def _files(self) -> list[Path]:
-        """What must be there."""
+        """The files that are needed."""
 
     @abstractmethod
-    def _damaged(self) -> Iterator[Path]:
-        """Those of the files that are not as published."""
+    def _corrupted(self) -> Iterator[Path]:
+        """Those of the files that differ from the published ones."""
 
     @abstractmethod
     def _load(self, train: bool, download: bool = False) -> Arrays:
@@ -47,7 +47,7 @@ class _PublishedDataModule(EightBitDataModule, ABC):
             self._load(True, download=True)
         except Exception as error:
             raise ConfigurationError(
-                f"data.root={self.root}: {self._name()} is not there and cannot be downloaded: "
+                f"data.root={self.root}: {self._name()} is missing and cannot be downloaded: "
                 f"{' '.join(str(error).split())}; set data.root to the folder that holds {self._relative()}"
             ) from error
 
@@ -55,15 +55,15 @@ class _PublishedDataModule(EightBitDataModule, ABC):
         """The official training set; and, to validate, the official test set."""
         if missing := self._missing():
             raise ConfigurationError(
-                f"{missing[0]} is not there; set data.root to the folder that holds {self._relative()}, "
+                f"{missing[0]} does not exist; set data.root to the folder that holds {self._relative()}, "
                 "or data.download to true"
             )
-        if damaged := next(self._damaged(), None):
-            raise ConfigurationError(f"{damaged} is damaged or cut off; {_AGAIN}")
+        if corrupted := next(self._corrupted(), None):
+            raise ConfigurationError(f"{corrupted} is corrupted or incomplete; {_AGAIN}")
         with reading(self._files()[0].parent, _AGAIN):
-            return self._whole(self._load(True), "training"), self._whole(self._load(False), "test")
+            return self._complete(self._load(True), "training"), self._complete(self._load(False), "test")
 
-    def _whole(self, arrays: Arrays, which: Literal["training", "test"]) -> Arrays:
+    def _complete(self, arrays: Arrays, which: Literal["training", "test"]) -> Arrays:
         """Raise unless these are as many labelled images as were published."""
         x, label, num = arrays.x, arrays.cond.get("label"), self._sizes[which == "test"]
         ten = label is not None and label.shape == (num,) and ((label >= 0) & (label < 10)).all()
@@ -81,20 +81,20 @@ class _PublishedDataModule(EightBitDataModule, ABC):
         return [path for path in self._files() if not path.is_file()]
 
 
-_AGAIN = "delete it, and it is downloaded again"
+_AGAIN = "delete it to have it downloaded again"
 
 
 class MNISTDataModule(_PublishedDataModule):
     """70,000 handwritten digits of 28×28 pixels, with labels 0 to 9 (LeCun, Cortes & Burges, 1998).
 
     Training set: the official 60,000. Validation set: the official test set of 10,000. Images have the
-    shape (1, 28, 28) and lie in [−1, 1].
+    shape (1, 28, 28) and are in [−1, 1].
 
     Args:
-        root: Folder with ``MNIST/raw/train-images-idx3-ubyte`` and its like, as torchvision makes it.
+        root: Folder with ``MNIST/raw/train-images-idx3-ubyte`` and its like, as torchvision creates it.
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        download: Download what is not there; no network is used for what is.
+        download: Download missing files; files that exist need no network.
         seed: Seed of the order of training, with that of `seed_everything`.
     """
 
@@ -116,7 +116,7 @@ class MNISTDataModule(_PublishedDataModule):
     def _files(self) -> list[Path]:
         return [self.root / "MNIST" / "raw" / Path(name).stem for name, _ in datasets.MNIST.resources]
 
-    def _damaged(self) -> Iterator[Path]:
+    def _corrupted(self) -> Iterator[Path]:
         for path in self._files():
             count = 60_000 if path.name.startswith("train") else 10_000
             size = 16 + count * 784 if "images" in path.name else 8 + count
@@ -124,24 +124,24 @@ class MNISTDataModule(_PublishedDataModule):
                 yield path
 
     def _load(self, train: bool, download: bool = False) -> Arrays:
-        found = datasets.MNIST(self.root, train, download=download)
-        return Arrays(found.data[:, None], {"label": found.targets.long()})
+        mnist = datasets.MNIST(self.root, train, download=download)
+        return Arrays(mnist.data[:, None], {"label": mnist.targets.long()})
 
 
 class CIFAR10DataModule(_PublishedDataModule):
     """60,000 colour photographs of 32×32 pixels, with labels 0 to 9 (Krizhevsky, 2009).
 
     Training set: the official 50,000. Validation set: the official test set of 10,000. Images have the
-    shape (3, 32, 32) and lie in [−1, 1].
+    shape (3, 32, 32) and are in [−1, 1].
 
     Args:
-        root: Folder with ``cifar-10-batches-py``, as torchvision makes it; or with ``cifar10_train.npz`` and
-            ``cifar10_test.npz``, which hold ``images`` (N, 32, 32, 3), uint8, and ``labels`` (N,).
+        root: Folder with ``cifar-10-batches-py``, as torchvision creates it; or with ``cifar10_train.npz``
+            and ``cifar10_test.npz``, which hold ``images`` (N, 32, 32, 3), uint8, and ``labels`` (N,).
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        download: Download what is not there; no network is used for what is.
+        download: Download missing files; files that exist need no network.
         seed: Seed of the order of training, with that of `seed_everything`.
-        flip: Mirror half of the images left to right, in training only, by a coin for each image and epoch.
+        flip: Mirror half of the images left to right, in training only, at random for each image and epoch.
     """
 
     shape = (3, 32, 32)
@@ -176,7 +176,7 @@ class CIFAR10DataModule(_PublishedDataModule):
         archives = self._archives()
         return archives if any(path.is_file() for path in archives) else list(self._checksums())
 
-    def _damaged(self) -> Iterator[Path]:
+    def _corrupted(self) -> Iterator[Path]:
         checksums = self._checksums()
         for path in self._files():
             if path in checksums and not check_integrity(path, checksums[path]):
@@ -186,6 +186,6 @@ class CIFAR10DataModule(_PublishedDataModule):
         archive = self._archives()[0 if train else 1]
         if archive.is_file():
             return read_npz(archive)
-        found = datasets.CIFAR10(self.root, train, download=download)
-        x = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-        return Arrays(x, {"label": torch.tensor(found.targets)})
+        cifar = datasets.CIFAR10(self.root, train, download=download)
+        x = torch.from_numpy(cifar.data).permute(0, 3, 1, 2).contiguous()
+        return Arrays(x, {"label": torch.tensor(cifar.targets)})

@@ -1,8 +1,8 @@
-"""Densities with a known answer: the oracles that every sampler, objective and likelihood is held against.
+"""Densities with closed forms: the oracles of samplers, objectives and likelihoods.
 
 With x0 ~ Σ_k w_k N(m_k, C_k), equation (1) keeps p_t a mixture: Σ_k w_k N(α m_k, α² C_k + σ² I). Hence
-log p_t, the score and the posterior mean are closed forms for every process. So they are when the data are
-a finite set of points: p_t is then its kernel density estimate.
+log p_t, the score and the posterior mean are closed forms for every process. They also are for data that are
+a finite set of points, whose p_t is a kernel density estimate.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class GaussianMixture(nn.Module):
 
 
 class AnalyticDenoiser(Denoiser):
-    """The exact denoiser of a known density under a process: what a perfect network would answer.
+    """The exact denoiser of a known density under a process, as a perfect network would be.
 
     Args:
         density: The distribution of the data.
@@ -119,8 +119,8 @@ def posterior_mean(
 ) -> Tensor:
     """E[x0 | x_t] = Σ_n π_n x_n, π = softmax(−‖x_t − α x_n‖²/2σ²), for data that are the points of a bank.
 
-    In float64, log space and chunks of the bank, with the maximum carried along: for any σ, in memory for
-    (B + N_chunk) examples. Rounding changes a weight by about 1e-16 (α r/σ)², r the extent of the bank.
+    In float64, in log space and in chunks of the bank, with a running maximum: for any σ, in memory for
+    (B + N_chunk) examples. Rounding changes a weight by about 1e-16 (α r/σ)², with r the extent of the bank.
 
     Args:
         bank: The points x_n, shape (N, ...).
@@ -128,16 +128,16 @@ def posterior_mean(
         alpha: α, a float or of shape (B, 1, ...).
         sigma: σ, likewise.
         labels: Classes of x_t, shape (B,), and of the bank, shape (N,), to admit points of the same class
-            only; a class of no point of the bank admits all.
-        chunk_size: Points looked at together.
+            only; a class without a point in the bank admits all.
+        chunk_size: Points processed together.
     """
     alpha, sigma = (v.double().reshape(-1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
     points = bank.flatten(1)
-    origin = points[:1].double()  # far from zero, squares would lose what tells the points apart
+    origin = points[:1].double()  # far from zero, squares would lose the differences of the points
     x = x_t.double().flatten(1) - alpha * origin
     mean, total = torch.zeros_like(x), x.new_zeros(len(x), 1)
     top = torch.full_like(total, -math.inf)
-    admitted = None if labels is None else _of_the_class(*labels)
+    admitted = None if labels is None else _same_class(*labels)
     for start in range(0, len(points), chunk_size):
         part = points[start : start + chunk_size].double() - origin
         scale = alpha / sigma**2
@@ -145,26 +145,26 @@ def posterior_mean(
         if admitted is not None:
             logit = logit.where(admitted[:, start : start + chunk_size], -math.inf)
         newtop = torch.maximum(top, logit.amax(1, keepdim=True))
-        shift = newtop.clamp(min=-1e300)  # no point of the class so far: −∞ − (−∞) is not a number
+        shift = newtop.clamp(min=-1e300)  # no point of the class so far: −∞ − (−∞) is NaN
         weight, keep = (logit - shift).exp(), (top - shift).exp()
         total = keep * total + weight.sum(1, keepdim=True)
         mean, top = keep * mean + weight @ part, newtop
     return (origin + mean / total).reshape(x_t.shape).to(x_t.dtype)
 
 
-def _of_the_class(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Which points are of the class of each example, shape (B, N); to a class without points belong all."""
-    same = mine[:, None] == theirs
+def _same_class(labels: Tensor, bank_labels: Tensor) -> Tensor:
+    """Which points have the class of each example, shape (B, N); all points for a class without any."""
+    same = labels[:, None] == bank_labels
     return same | ~same.any(1, keepdim=True)
 
 
 class EmpiricalDenoiser(Denoiser):
-    """The exact denoiser of a finite set of points: what a network that memorised them would answer.
+    """The exact denoiser of a finite set of points, as a network that memorised them would be.
 
     Args:
         bank: The points, shape (N, ...).
         process: The forward process.
-        chunk_size: Points looked at together.
+        chunk_size: Points processed together.
     """
 
     bank: Tensor

@@ -1,8 +1,8 @@
-"""From a noisy x_t to everything that can be asked about it.
+"""From a noisy x_t to predictions of x0, ε, the score and the velocity.
 
-A `Denoiser` answers ``pred = denoiser(x_t, t)``; ``pred.x0 .epsilon .score .velocity`` follow from whatever the
-network outputs. Samplers, objectives and likelihoods see nothing else. A `DenoiserWrapper`, such as guidance, is
-a denoiser around a denoiser.
+A `Denoiser` is called as ``pred = denoiser(x_t, t)``; ``pred.x0 .epsilon .score .velocity`` follow from
+whatever the network outputs. Samplers, objectives and likelihoods use nothing else. A `DenoiserWrapper`, such
+as guidance, is a denoiser around another one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Prediction:
     """The output of the network, in the units of `parameterization`."""
     parameterization: Parameterization
     variance_fraction: Tensor | None = None
-    """Where the network also learns the variance of a reverse step: Σ = Σ_small^(1−f) Σ_large^f for this f
-    of x_t's shape, 0 to 1 but not clipped (Nichol & Dhariwal, 2021, eq. 15, f = (v + 1)/2)."""
+    """For a network that also learns the variance of a reverse step: f of Σ = Σ_small^(1−f) Σ_large^f, of
+    x_t's shape, 0 to 1 but not clipped (Nichol & Dhariwal, 2021, eq. 15, f = (v + 1)/2)."""
 
     @property
     def x0(self) -> Tensor:
@@ -60,7 +60,7 @@ class Prediction:
 
     @property
     def angular_velocity(self) -> Tensor:
-        """dz/dθ of the probability flow in the coordinates of `scorelight.samplers.adaptive`, equation (20)."""
+        """dz/dθ of the probability flow, in the coordinates (20) of `scorelight.samplers.adaptive`."""
         return (self.level.alpha * self.epsilon - self.level.sigma * self.x0) / self.level.length
 
     def residual(self, x0: Tensor, epsilon: Tensor, space: Parameterization) -> Tensor:
@@ -74,7 +74,7 @@ class Prediction:
 
 
 class Denoiser(Component, nn.Module, ABC):
-    """Answers `Prediction`s for its `process`."""
+    """Predicts x0 and ε from x_t, for its `process`."""
 
     process: ForwardProcess
 
@@ -107,7 +107,7 @@ class DenoiserWrapper(Denoiser, ABC):
         self.process = denoiser.process
 
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """The unconditional prediction of the wrapped denoiser."""
+        """Predict with the wrapped denoiser's `unconditional`."""
         return self.denoiser.unconditional(x_t, level, **cond)
 
 
@@ -116,5 +116,5 @@ MakeWrapper = Callable[[Denoiser], Denoiser]
 
 
 def wrap(denoiser: Denoiser, guidance: MakeWrapper | None) -> Denoiser:
-    """The denoiser under the guidance, or as it is without one."""
+    """The denoiser with the guidance around it, if there is one."""
     return denoiser if guidance is None else guidance(denoiser)

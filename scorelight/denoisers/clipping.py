@@ -1,10 +1,11 @@
-"""Predictions of clean data that stay in the range of the data."""
+"""Predictions of x0 clipped to the range of the data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
 from scorelight.errors import ConfigurationError
@@ -30,12 +31,12 @@ class ClippedDenoiser(DenoiserWrapper):
         self.low = low
         self.high = high
 
+    @override
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """The clipped prediction."""
         return self._clip(self.denoiser.predict(x_t, level, **cond))
 
+    @override
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """The clipped unconditional prediction."""
         return self._clip(self.denoiser.unconditional(x_t, level, **cond))
 
     def _clip(self, pred: Prediction) -> Prediction:

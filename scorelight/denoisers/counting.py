@@ -1,10 +1,11 @@
-"""The cost of a sampler, measured."""
+"""The number of evaluations that a sampler takes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
 from scorelight.processes.base import AnyLevel
@@ -13,24 +14,24 @@ __all__ = ["CountingDenoiser"]
 
 
 class CountingDenoiser(DenoiserWrapper):
-    """Another denoiser that counts how often it is evaluated.
+    """Counts the evaluations of another denoiser, one for a batch, in `num_evaluations`.
 
-    Around a guided denoiser it counts the calls of the sampler, inside it those of the network.
+    Around a guided denoiser it counts the calls of the sampler; inside it, the calls of the network.
 
     Args:
-        denoiser: The denoiser that answers.
+        denoiser: The denoiser whose evaluations are counted.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
         self.num_evaluations = 0
 
+    @override
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """One evaluation more, of the whole batch."""
         self.num_evaluations += 1
         return self.denoiser.predict(x_t, level, **cond)
 
+    @override
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """One evaluation more, of the whole batch, without conditions."""
         self.num_evaluations += 1
         return self.denoiser.unconditional(x_t, level, **cond)

@@ -16,13 +16,14 @@ __all__ = ["NetworkDenoiser"]
 
 
 class NetworkDenoiser(Denoiser):
-    """A network that is given (c_in x_t, noise label) and outputs what the parameterization says.
+    """A network that is given (c_in x_t, noise label) and outputs what the parameterization states.
 
     c_in and the noise label are `Parameterization.input_scale` and `Parameterization.noise_label`.
 
     Args:
-        network: Called as ``network(x, noise_label, **cond)``, noise_label of shape (B,); returns like x, or
-            twice as much along dimension 1: the second half is then v of `Prediction.variance_fraction`.
+        network: Called as ``network(x, noise_label, **cond)``, noise_label of shape (B,). Its output has x's
+            shape, or twice the size along dimension 1, where the second half is the v of
+            `Prediction.variance_fraction`.
         process: The forward process.
         parameterization: What the network outputs.
     """
@@ -36,7 +37,7 @@ class NetworkDenoiser(Denoiser):
         self.parameterization = parameterization
 
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """One evaluation of the network, in the network's type; the result in x_t's."""
+        """One evaluation of the network, in the network's type; the result has x_t's type."""
         dtype = next((p.dtype for p in self.network.parameters()), x_t.dtype)
         label = _per_example(self.parameterization.noise_label(level), x_t).to(dtype)
         scaled = x_t * self.parameterization.input_scale(level)

@@ -1,4 +1,4 @@
-"""Quality of samples and likelihood of data while a model is trained."""
+"""Metrics of samples and likelihoods of data while a model is trained."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from scorelight.batch import with_indices
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation.reference import (
-    DistributedContext,
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.quality import (
     all_gather_rows,
     check_samples,
-    default_features,
-    draw,
-    first,
-    judge,
-    quality_of,
-    reference_set,
+    evaluate_examples,
+    feature_set,
+    head,
 )
+from scorelight.evaluation.reference import default_features, reference_set
+from scorelight.evaluation.samples import SampleSource, quantize
 from scorelight.metrics import FeatureExtractor, FeatureSet, FrechetDistance, SampleQualityMetric
-from scorelight.metrics.likelihood import LikelihoodMetric, NegativeLogLikelihood
+from scorelight.metrics.base import LikelihoodMetric, numbers_of
+from scorelight.metrics.likelihood import NegativeLogLikelihood
 from scorelight.samplers.base import Sampler
-from scorelight.training.module import ScoreModule
+from scorelight.training.module import ScoreModule, score_module
 
 __all__ = ["FIDCallback", "NLLCallback"]
 
@@ -42,7 +42,7 @@ class _EveryNValidations(Callback):
             raise ConfigurationError(f"every_n_validations={every_n_validations}: must be at least 1")
         self.every_n_validations = every_n_validations
         self._validations = 0
-        self._its_turn = False
+        self._due = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count; validations outside training count on their own."""
@@ -50,29 +50,29 @@ class _EveryNValidations(Callback):
             return
         self._validations += 1
         last = trainer.state.fn != "fit" or trainer.global_step >= trainer.max_steps > 0
-        self._its_turn = last or self._validations % self.every_n_validations == 0
+        self._due = last or self._validations % self.every_n_validations == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it was, for the checkpoint."""
+        """The number of validations, for the checkpoint."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where it was."""
+        """The number of validations, from the checkpoint."""
         self._validations = state_dict["validations"]
 
 
 class FIDCallback(_EveryNValidations):
-    """Judges samples of the averaged weights during validation: logs ``val/frechet_distance`` and the like.
+    """Evaluates samples of the averaged weights in validation: logs ``val/frechet_distance`` and the like.
 
-    The same samples are drawn each time, shared out among the processes; real examples are the whole
-    training set, whose features are computed once and kept (`scorelight.judging.reference_set`). With
+    The same samples are drawn each time, divided among the processes, under the model's guidance if it has
+    one; real examples are the complete training set, whose features are computed once (`reference_set`). With
     `InceptionFeatures` and 50,000 samples the Fréchet distance is the FID of the literature.
 
     Args:
         features: Feature network (default: by the shape of the data, see `default_features`).
         metrics: What to compute (default: `FrechetDistance`).
         num_samples: Samples to draw each time.
-        every_n_validations: How often, in validations; the last one of a run is always judged.
+        every_n_validations: How often, in validations; the last one of a run is always among them.
         sampler: How to draw (default: the model's own sampler).
         batch_size: Samples drawn at once by each process; does not change them.
         seed: Seed of the samples.
@@ -106,29 +106,34 @@ class FIDCallback(_EveryNValidations):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the feature network and the statistics of the real examples, before the first step."""
-        assert isinstance(pl_module, ScoreModule)
+        module = score_module(pl_module)
         if stage not in ("fit", "validate") or self._real is not None:
             return
-        self.features = self.features or default_features(pl_module.shape)
+        self.features = self.features or default_features(module.shape)
         if self.sampler:
-            self.sampler.levels(pl_module.denoiser.process)
-        workers = DistributedContext.from_trainer(trainer)
-        self.features.to(workers.device)
-        check_samples(self.metrics, self.features, pl_module.shape, self.num_samples)
+            self.sampler.levels(module.denoiser.process)
+        context = DistributedContext.from_trainer(trainer)
+        self.features.to(context.device)
+        check_samples(self.metrics, self.features, module.shape, self.num_samples)
         data = getattr(trainer, "datamodule", None)
-        self._real = reference_set(self.features, data, "train", self.metrics, workers, self.reference)
+        self._real = reference_set(self.features, data, "train", self.metrics, context, self.reference)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, compare and log."""
-        assert isinstance(pl_module, ScoreModule)
-        if trainer.sanity_checking or not self._its_turn:
+        if trainer.sanity_checking or not self._due:
             return
         assert self.features is not None and self._real is not None
-        workers = DistributedContext.from_trainer(trainer)
-        batches = workers.share(torch.arange(self.num_samples), self.batch_size)
-        samples = draw(pl_module, self.seed, batches, self.sampler)
-        found = quality_of(samples, self.features, self.metrics, self._real, workers)
-        pl_module.log_dict({f"val/{name}": value for name, value in found.items()})
+        context, source = DistributedContext.from_trainer(trainer), self._source(score_module(pl_module))
+        batches = context.shard(torch.arange(self.num_samples), self.batch_size)
+        samples = ((index, quantize(x)) for index, x, _ in source.draw(self.seed, batches))
+        real, fake = self._real, feature_set(samples, self.features, self.metrics, context)
+        numbers = context.broadcast(lambda: numbers_of(self.metrics, real, fake))
+        pl_module.log_dict({f"val/{name}": value for name, value in numbers.items()})
+
+    def _source(self, module: ScoreModule) -> SampleSource:
+        return SampleSource(
+            module.denoiser_for("ema"), self.sampler or module.sampler, module.shape, module.labels
+        )
 
 
 class NLLCallback(_EveryNValidations):
@@ -140,7 +145,7 @@ class NLLCallback(_EveryNValidations):
     Args:
         metric: What to compute (default: `NegativeLogLikelihood`).
         num_examples: Validation examples to take, from the first on.
-        every_n_validations: How often, in validations; the last one of a run is always judged.
+        every_n_validations: How often, in validations; the last one of a run is always among them.
         seed: Seed of dequantisation and probes.
     """
 
@@ -157,11 +162,11 @@ class NLLCallback(_EveryNValidations):
         self.metric = metric or NegativeLogLikelihood()
         self.num_examples = num_examples
         self.seed = seed
-        self._found: list[dict[str, Tensor]] = []
+        self._rows: list[dict[str, Tensor]] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation."""
-        self._found = []
+        self._rows = []
 
     def on_validation_batch_end(
         self,
@@ -173,20 +178,19 @@ class NLLCallback(_EveryNValidations):
         dataloader_idx: int = 0,
     ) -> None:
         """Take the examples of this batch."""
-        assert isinstance(pl_module, ScoreModule)
-        if trainer.sanity_checking or not self._its_turn:
+        if trainer.sanity_checking or not self._due:
             return
-        mine = first(with_indices(batch, batch_idx), self.num_examples)
+        mine = head(with_indices(batch, batch_idx), self.num_examples)
         if len(mine.x0):
-            levels = getattr(getattr(trainer, "datamodule", None), "num_bins", None)
-            values = judge(self.metric, pl_module.ema.denoiser, mine, levels, self.seed)
-            self._found.append(values)
+            num_bins = getattr(getattr(trainer, "datamodule", None), "num_bins", None)
+            denoiser = score_module(pl_module).denoiser_for("ema")
+            self._rows.append(evaluate_examples(self.metric, denoiser, mine, num_bins, self.seed))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the processes' examples together and log means and standard errors."""
-        if trainer.sanity_checking or not self._its_turn:
+        if trainer.sanity_checking or not self._due:
             return
-        for name, value in all_gather_rows(self._found, DistributedContext.from_trainer(trainer)).items():
+        for name, value in all_gather_rows(self._rows, DistributedContext.from_trainer(trainer)).items():
             pl_module.log(f"val/{name}", value.mean())
             if len(value) > 1:
                 pl_module.log(f"val/{name}_error", value.std() / len(value) ** 0.5)

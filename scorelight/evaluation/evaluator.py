@@ -1,252 +1,245 @@
-"""A checkpoint judged by any metric: what is done is kept, and found again by what it depends on.
+"""Any metrics of a model: list what is missing → generate → store → read → features → metrics.
 
-Samples lie in ``samples-KEY``, likelihoods in ``examples-KEY``, where KEY stands for the weights, the sampler
-or metric, and the seed. More samples, other metrics or other features therefore start from what is there.
+Samples are stored in ``samples-KEY`` and values of examples in ``examples-KEY``, where KEY is a digest of all
+that they depend on: the denoiser with its wrappers and weights, the sampler or metric, and the seed. More
+samples, other metrics or other features therefore start from what is there, and an interrupted evaluation
+resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-from scorelight.batch import Batch
+from scorelight import __version__
+from scorelight.data.access import ModelExamples, examples_of
 from scorelight.denoisers.counting import CountingDenoiser
-from scorelight.evaluation.reference import (
-    DistributedContext,
-    check_samples,
-    draw,
-    judge,
-    quality_of,
-    reference_set,
-)
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.quality import check_samples, evaluate_examples, feature_set
+from scorelight.evaluation.reference import default_features, reference_set
+from scorelight.evaluation.samples import SampleSource, quantize
 from scorelight.images import grid, save
 from scorelight.likelihood.dequantization import Dequantizer
-from scorelight.metrics import FeatureExtractor, SampleQualityMetric
+from scorelight.metrics import FeatureExtractor, FeatureSet, Metric, MetricResult, SampleQualityMetric
+from scorelight.metrics.base import LikelihoodMetric, check_distinct
 from scorelight.metrics.features.base import weights_digest
-from scorelight.metrics.likelihood import LikelihoodMetric
-from scorelight.samplers.base import Sampler
-from scorelight.storage.component import spec
+from scorelight.storage.component import describe, spec
 from scorelight.storage.shards import ShardStore
-from scorelight.training.module import ScoreModule
 
-__all__ = ["Evaluator", "ProgressSampler", "Result"]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One number of the table."""
-
-    value: float
-    """Mean over the seeds."""
-    standard_error: float | None
-    """Of the mean over what `over` says; None where there is but one."""
-    over: str
-    """``seeds`` or ``examples``."""
-    each: list[float]
-    """For each seed."""
+__all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """Judges one set of weights.
+    """Evaluates metrics of one model; all processes of the context call it alike.
 
     Args:
-        module: The model, on the device; it is judged by its averaged denoiser, `module.ema.denoiser`.
-        identity: Names the weights: another checkpoint has another.
+        source: What samples are drawn from; its denoiser is also what likelihoods are computed of.
         data: Data module with the real examples.
-        folder: Where samples and likelihoods are kept; all processes write to it.
-        batch_size: Samples or examples at once on each process.
-        workers: The processes that share the work.
+        folder: Where samples and values are stored; all processes write to it.
+        context: The processes that share the work.
+        features: Feature network (default: by the shape of the examples, see `default_features`).
+        num_samples: Samples for each seed.
+        seeds: Seeds of samples and likelihoods.
+        reference: An .npz with statistics of real examples, instead of those of the training set.
+        num_examples: Validation examples for likelihoods, from the first on (default: all).
+        dequantizer: Learned noise within a grey level, instead of uniform.
+        batch_size: Samples or examples at once on each process; does not change the results.
     """
 
     def __init__(
         self,
-        module: ScoreModule,
-        identity: str,
-        data: Any,
+        source: SampleSource,
+        data: LightningDataModule,
         folder: Path,
-        batch_size: int,
-        workers: DistributedContext,
-    ) -> None:
-        self.module = module
-        self.identity = identity
-        self.data = data
-        self.folder = folder
-        self.batch_size = batch_size
-        self.workers = workers
-        self.said: dict[str, Any] = {}
-        """The protocol: how the numbers came about."""
-
-    def judge_samples(
-        self,
-        metrics: Sequence[SampleQualityMetric],
-        features: FeatureExtractor,
-        num_samples: int,
-        seeds: Sequence[int],
-        sampler: Sampler | None = None,
+        context: DistributedContext,
+        *,
+        features: FeatureExtractor | None = None,
+        num_samples: int = 10_000,
+        seeds: Sequence[int] = (0,),
         reference: str | None = None,
-    ) -> dict[str, Result]:
-        """Numbers of the metrics, means and standard errors over the seeds."""
-        features = features.to(self.workers.device)
-        check_samples(metrics, features, self.module.shape, num_samples)
-        real = reference_set(features, self.data, "train", metrics, self.workers, reference)
-        chosen = sampler or self.module.sampler
-        drawn = [self.samples(chosen, seed, num_samples) for seed in seeds]
-        found = [quality_of(self._mine(p, num_samples), features, metrics, real, self.workers) for p in drawn]
-        self._show(drawn[0])
-        self.said |= {
-            "samples": f"{num_samples}, {_seeds(seeds)}",
-            "sampler": spec(chosen),
-            "evaluations per sample": self._evaluations(drawn, num_samples),
-            "rounding": "to the nearest of 256 levels" if len(self.module.shape) == 3 else "none",
-            "features": features.key,
-            "real examples": reference or f"{self.data.fingerprint('train')}, all {real.count}",
-        }
-        return {name: _over_seeds([numbers[name] for numbers in found]) for name in found[0]}
-
-    def judge_examples(
-        self,
-        metric: LikelihoodMetric,
-        seeds: Sequence[int],
         num_examples: int | None = None,
         dequantizer: Dequantizer | None = None,
-    ) -> dict[str, Result]:
-        """Numbers of the metric for validation examples, standard errors over these."""
-        size = len(self.data.examples("val"))
-        num = min(num_examples or size, size)
-        parts = [self._values(metric, seed, num, dequantizer) for seed in seeds]
-        self.workers.link.barrier()
-        found = [part.merged(num) for part in parts]
-        levels = self.data.num_bins
-        self.said |= {
-            "likelihood": [*self.said.get("likelihood", []), spec(metric)],
-            "validation examples": f"{self.data.fingerprint('val')}, {num} of {size}",
-            "noise": _seeds(seeds),
-            "grey levels": levels,
-            "dequantization": dequantizer.kind if dequantizer else "uniform" if levels else "none",
+        batch_size: int = 100,
+    ) -> None:
+        self.source = source
+        self.data = data
+        self.folder = folder
+        self.context = context
+        self.features = features
+        self.num_samples = num_samples
+        self.seeds = seeds
+        self.reference = reference
+        self.num_examples = num_examples
+        self.dequantizer = dequantizer
+        self.batch_size = batch_size
+        self.protocol: dict[str, Any] = {}
+        """How the numbers were obtained."""
+        self._sample_metrics: list[SampleQualityMetric] = []
+        self._sample_numbers: list[list[dict[str, float]]] = []
+
+    def run(self, metrics: Sequence[Metric]) -> dict[str, MetricResult]:
+        """The numbers of all metrics by name.
+
+        Raises:
+            ConfigurationError: If a metric cannot be computed, or two have a number of the same name.
+        """
+        self._sample_metrics, self._sample_numbers = [], []
+        for metric in metrics:
+            metric.prepare(self)
+        if self._sample_metrics:
+            self._evaluate_samples()
+        results: dict[str, MetricResult] = {}
+        for metric in metrics:
+            new = metric.evaluate(self)
+            check_distinct(results, new)
+            results |= new
+        return results
+
+    # What metrics ask for
+
+    def require_samples(self, metric: SampleQualityMetric) -> None:
+        """Note that the metric will ask for `sample_numbers`, and check that it can have them."""
+        check_samples([metric], self._features, self.source.shape, self.num_samples)
+        self._sample_metrics.append(metric)
+
+    def sample_numbers(self, metric: SampleQualityMetric) -> list[dict[str, float]]:
+        """The numbers of the metric for the samples of each seed."""
+        position = self._sample_metrics.index(metric)
+        return [numbers[position] for numbers in self._sample_numbers]
+
+    def require_examples(self, metric: LikelihoodMetric) -> None:
+        """Note that the metric will ask for `example_values`, and check that there are examples."""
+        assert len(self._validation)
+
+    def example_values(self, metric: LikelihoodMetric) -> list[dict[str, Tensor]]:
+        """The values of the metric for each validation example, for each seed."""
+        size, num_bins = len(self._validation), self._validation.num_bins
+        num = min(self.num_examples or size, size)
+        stores = [self._evaluate_missing(metric, seed, num) for seed in self.seeds]
+        self.context.barrier()
+        dequantization = self.dequantizer.kind if self.dequantizer else "uniform" if num_bins else "none"
+        self.protocol |= {
+            "likelihood": [*self.protocol.get("likelihood", []), spec(metric)],
+            "validation examples": f"{self._validation.fingerprint()}, {num} of {size}",
+            "noise": _seeds(self.seeds),
+            "grey levels": num_bins,
+            "dequantization": dequantization,
         }
-        names = [name for name in found[0] if name != "index"]
-        return {name: _over_examples(torch.stack([f[name] for f in found])) for name in names}
+        rows = [store.merged(num) for store in stores]
+        return [{name: v for name, v in values.items() if name != "index"} for values in rows]
 
-    def samples(self, sampler: Sampler, seed: int, num_samples: int) -> ShardStore:
-        """Samples 0 to num_samples − 1 of a seed: those that are missing are drawn."""
-        parts = ShardStore(self.folder / f"samples-{self._key(sampler, seed)}")
-        missing = self.workers.broadcast_from_rank_zero(lambda: parts.missing(num_samples))
-        batches = self.workers.share(missing, self.batch_size)
-        counted = CountingDenoiser(self.module.ema.denoiser)
-        self.module.ema.denoiser = counted  # type: ignore[assignment]
-        try:
-            with self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar:
-                for index, x in draw(self.module, seed, batches, ProgressSampler(sampler, bar)):
-                    evaluations = torch.full((len(index),), counted.num_evaluations)
-                    parts.write(index, x=x, evaluations=evaluations)
-                    counted.num_evaluations = 0
-        finally:
-            self.module.ema.denoiser = counted.denoiser  # type: ignore[assignment]
-        self.workers.link.barrier()
-        return parts
+    # Samples: list what is missing → generate → store → read → features → metrics
 
-    def _show(self, parts: ShardStore) -> None:
-        """A picture of the first samples beside their folder."""
-        if self.workers.rank == 0:
-            x = parts.merged(64 if len(self.module.shape) == 3 else None, ["x"])["x"]
-            save(grid(x / 127.5 - 1 if x.dtype == torch.uint8 else x), parts.folder.with_suffix(".png"))
-
-    def _mine(self, parts: ShardStore, num: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's part of the samples: every W-th file."""
-        for file in parts.files()[self.workers.rank :: self.workers.world_size]:
-            part = parts.read(file)
-            keep = part["index"] < num
-            if keep.any():
-                yield part["index"][keep], part["x"][keep]
-
-    def _values(
-        self, metric: LikelihoodMetric, seed: int, num: int, dequantizer: Dequantizer | None
-    ) -> ShardStore:
-        """Numbers of validation examples: those that are missing are computed."""
-        weights = weights_digest(dequantizer) if dequantizer else None
-        parts = ShardStore(
-            self.folder / f"examples-{self._key(metric, seed, self.data.fingerprint('val'), weights)}"
+    def _evaluate_samples(self) -> None:
+        """The numbers of all metrics that asked for samples, one seed's features in memory at a time."""
+        real = reference_set(
+            self._features, self.data, "train", self._sample_metrics, self.context, self.reference
         )
-        missing = self.workers.broadcast_from_rank_zero(lambda: parts.missing(num))
-        batches = self.workers.share(missing, self.batch_size)
+        stores = [self._generate_missing(seed) for seed in self.seeds]
+        self._sample_numbers = [self._compare(store, real) for store in stores]
+        self._write_picture(stores[0])
+        evaluations = torch.cat([s.merged(self.num_samples, ["evaluations"])["evaluations"] for s in stores])
+        known = self.reference or f"{examples_of(self.data, 'train').fingerprint()}, all {real.count}"
+        self.protocol |= {
+            "samples": f"{self.num_samples}, {_seeds(self.seeds)}",
+            "sampler": spec(self.source.sampler),
+            "evaluations per sample": round(evaluations.double().mean().item(), 2),
+            "rounding": "to the nearest of 256 levels" if len(self.source.shape) == 3 else "none",
+            "features": self._features.key,
+            "real examples": known,
+        }
+
+    def _generate_missing(self, seed: int) -> ShardStore:
+        """The samples of a seed: those that are not stored yet are drawn."""
+        sampler, labels = self.source.sampler, list(self.source.labels or ())
+        store = self._store("samples", sampler, labels, seed)
+        batches = self._missing(store, self.num_samples)
+        counting = CountingDenoiser(self.source.denoiser)
+        source = self.source._replace(denoiser=counting)
+        with self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar:
+            for index, x, _ in source.draw(seed, batches, bar):
+                evaluations = torch.full((len(index),), counting.num_evaluations)
+                store.write(index, x=quantize(x), evaluations=evaluations)
+                counting.num_evaluations = 0
+        self.context.barrier()
+        return store
+
+    def _compare(self, store: ShardStore, real: FeatureSet) -> list[dict[str, float]]:
+        """The numbers of each metric for the stored samples of one seed."""
+        fake = feature_set(self._read(store), self._features, self._sample_metrics, self.context)
+        return self.context.broadcast(lambda: [metric(real, fake) for metric in self._sample_metrics])
+
+    def _read(self, store: ShardStore) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of the samples: every W-th file."""
+        for file in store.files()[self.context.rank :: self.context.world_size]:
+            rows = store.read(file)
+            keep = rows["index"] < self.num_samples
+            if keep.any():
+                yield rows["index"][keep], rows["x"][keep]
+
+    def _write_picture(self, store: ShardStore) -> None:
+        """A picture of the first samples beside their folder."""
+        if self.context.is_main:
+            x = store.merged(64 if len(self.source.shape) == 3 else None, ["x"])["x"]
+            picture = grid(x / 127.5 - 1 if x.dtype == torch.uint8 else x)
+            save(picture, store.folder.with_suffix(".png"))
+
+    # Examples
+
+    def _evaluate_missing(self, metric: LikelihoodMetric, seed: int, num: int) -> ShardStore:
+        """The values of validation examples: those that are not stored yet are computed."""
+        examples, weights = self._validation, weights_digest(self.dequantizer) if self.dequantizer else None
+        store = self._store("examples", metric, examples.fingerprint(), weights, seed)
+        batches = self._missing(store, num)
         with self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar:
-            for batch in self.data.examples("val").batches(batches):
-                found = judge(
-                    metric,
-                    self.module.ema.denoiser,
-                    self._seen(batch),
-                    self.data.num_bins,
-                    seed,
-                    dequantizer,
+            for batch in examples.batches(batches, self.context.device):
+                store.write(
+                    **evaluate_examples(
+                        metric, self.source.denoiser, batch, examples.num_bins, seed, self.dequantizer
+                    )
                 )
-                parts.write(**found)
                 bar.update()
-        return parts
+        return store
 
-    def _seen(self, batch: Batch) -> Batch:
-        """A stored batch as the model sees it, on its device."""
-        device = self.workers.device
-        cond = {name: value.to(device) for name, value in batch.cond.items()}
-        return Batch(self.data.scale(batch.x0.to(device)), cond, batch.indices)
+    @cached_property
+    def _validation(self) -> ModelExamples:
+        return examples_of(self.data, "val")
 
-    def _evaluations(self, drawn: Sequence[ShardStore], num: int) -> float:
-        counts = torch.cat([parts.merged(num, ["evaluations"])["evaluations"] for parts in drawn])
-        return round(counts.double().mean().item(), 2)
+    @cached_property
+    def _features(self) -> FeatureExtractor:
+        features = self.features or default_features(self.source.shape)
+        return features.to(self.context.device)
+
+    # Storage
+
+    def _store(self, kind: str, *depends_on: Any) -> ShardStore:
+        """The store of what depends on the denoiser, its weights and all else that is given."""
+        key = [__version__, self._denoiser_key, *map(describe, depends_on)]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+        return ShardStore(self.folder / f"{kind}-{digest}")
+
+    @cached_property
+    def _denoiser_key(self) -> list[Any]:
+        return [describe(self.source.denoiser), weights_digest(self.source.denoiser)]
+
+    def _missing(self, store: ShardStore, num: int) -> Sequence[Tensor]:
+        """This process's part of the indices below `num` that the store has no row of, in batches."""
+        missing = self.context.broadcast(lambda: store.missing(num))
+        return self.context.shard(missing, self.batch_size)
 
     def _bar(self, what: str, total: int) -> Any:
-        hidden = self.workers.rank > 0 or not total
+        hidden = not self.context.is_main or not total
         return tqdm(desc=what, total=total, mininterval=0.5, disable=hidden)
-
-    def _key(self, *depends_on: Any) -> str:
-        """Twelve hexadecimal digits that stand for the weights and all else that is given."""
-        text = json.dumps([self.identity, *map(spec, depends_on)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-class ProgressSampler(Sampler):
-    """A sampler that moves a progress bar at every step.
-
-    Args:
-        sampler: The sampler.
-        bar: A tqdm bar.
-    """
-
-    def __init__(self, sampler: Sampler, bar: Any) -> None:
-        self.sampler = sampler
-        self.bar = bar
-
-    def trajectory(self, *args: Any) -> Iterator[Tensor]:
-        """That of the sampler."""
-        return self.sampler.trajectory(*args)
-
-    def sample_path(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
-        """Those of the sampler."""
-        for x in self.sampler.sample_path(*args, **kwargs):
-            self.bar.update()
-            yield x
 
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"for each of the seeds {', '.join(map(str, seeds))}"
-
-
-def _over_seeds(each: list[float]) -> Result:
-    mean = sum(each) / len(each)
-    spread = math.sqrt(sum((v - mean) ** 2 for v in each) / (len(each) - 1)) if len(each) > 1 else None
-    return Result(mean, spread / math.sqrt(len(each)) if spread is not None else None, "seeds", each)
-
-
-def _over_examples(values: Tensor) -> Result:
-    """Of values of shape (seeds, examples): the examples differ more than the noises of one of them."""
-    mean = values.double().mean(0)
-    error = mean.std().item() / math.sqrt(len(mean)) if len(mean) > 1 else None
-    return Result(mean.mean().item(), error, "examples", values.double().mean(1).tolist())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -17,15 +15,16 @@ from torch import Tensor
 
 from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
-from scorelight.images import grid, save, to_uint8
+from scorelight.evaluation.samples import SampleSource, write_archive
+from scorelight.images import grid, save
 from scorelight.storage.shards import ShardStore
-from scorelight.training.module import ScoreModule
+from scorelight.training.module import score_module
 
 __all__ = ["SampleGridCallback", "SampleWriter"]
 
 
 class SampleGridCallback(Callback):
-    """Draws samples of the averaged weights now and then: PNGs in the run folder, pictures in TensorBoard.
+    """Draws samples of the averaged weights every n steps: PNGs in the run folder, pictures in TensorBoard.
 
     The same seeds are drawn each time, so one sees the same samples become better. The folder
     ``samples`` also gets ``data.png``, validation examples to compare with.
@@ -77,14 +76,12 @@ class SampleGridCallback(Callback):
         return self.num_samples * (64 if len(shape) == 1 else 1)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ScoreModule)
-        step = trainer.global_step
+        module, step = score_module(pl_module), trainer.global_step
         if step == self._drawn_at or not trainer.is_global_zero or not self._folder:
             return
         self._drawn_at = step
-        number = self._number(pl_module.shape)
-        labels = pl_module.cycle_labels(torch.arange(number))
-        x = deque(pl_module.sample(self.seed, range(number), labels), maxlen=1).pop()
+        source = SampleSource(module.denoiser_for("ema"), module.sampler, module.shape, module.labels)
+        ((_, x, _),) = source.draw(self.seed, [torch.arange(self._number(module.shape))])
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -99,10 +96,7 @@ class SampleGridCallback(Callback):
 
 
 class SampleWriter(BasePredictionWriter):
-    """Writes what `trainer.predict` draws over a `SeedDataModule`: ``samples.npz`` and ``samples.png``.
-
-    The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
-    if there are any; and ``seed``. Row i is sample i, whatever process drew it.
+    """Writes what `trainer.predict` draws over a `SeedDataModule`: see `write_archive`.
 
     Args:
         folder: Where to write.
@@ -113,7 +107,7 @@ class SampleWriter(BasePredictionWriter):
         super().__init__("batch")
         self.folder = Path(folder)
         self.num_shown = num_shown
-        self._parts = ShardStore(self.folder / "parts")
+        self._store = ShardStore(self.folder / "parts")
         self._seed = 0
 
     def write_on_batch_end(
@@ -126,30 +120,19 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Put the batch aside: a batch that is done survives an interruption."""
+        """Store the batch."""
         self._seed = batch.seed
-        self._parts.write(batch.indices, x=prediction, **batch.cond)
+        self._store.write(batch.indices, x=prediction, **batch.cond)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what an interrupted run has left."""
         if trainer.is_global_zero:
-            shutil.rmtree(self._parts.folder, ignore_errors=True)
+            shutil.rmtree(self._store.folder, ignore_errors=True)
         trainer.strategy.barrier()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the parts of all processes together, in the order of the samples."""
+        """Put the samples of all processes together, in order."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self._merge()
+            write_archive(self._store, self.folder, self._seed, self.num_shown)
         trainer.strategy.barrier()
-
-    def _merge(self) -> None:
-        whole = self._parts.merged()
-        x = whole["x"]
-        found = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
-        if "label" in whole:
-            found["labels"] = whole["label"]
-        arrays = {name: value.numpy() for name, value in found.items()}
-        np.savez(self.folder / "samples.npz", seed=self._seed, **arrays)  # type: ignore[arg-type]
-        save(grid(x if x.ndim == 2 else x[: self.num_shown]), self.folder / "samples.png")
-        shutil.rmtree(self._parts.folder)

@@ -1,4 +1,4 @@
-"""How likely data are under a model."""
+"""Likelihoods of data under a model: densities, bits per dimension and bounds."""
 
 from scorelight.likelihood.bits_per_dim import BitsPerDim, LikelihoodProtocol, bits_per_dim
 from scorelight.likelihood.bounds import VariationalTerms, variational_bound

@@ -28,23 +28,23 @@ __all__ = ["BitsPerDim", "LikelihoodProtocol", "bits_per_dim", "grey_levels"]
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodProtocol:
-    """How `bits_per_dim` comes by its number: all that must be said with it.
+    """How `bits_per_dim` computes its number: what must be reported with it.
 
     Args:
         num_bins: Grey levels of the data, equally spaced; None for data that are not quantised, whose
             density is then given in nats per dimension.
-        data_range: Where the first and the last grey level lie. Each stands for the interval of one spacing
+        data_range: Values of the first and the last grey level. Each stands for the interval of one spacing
             around it; score_sde's (U + 255 x)/256, scaled to [−1, 1], is (−255/256, 255/256).
         repeats: Dequantisations, probes and noises drawn for each example, averaged.
         truncation: See `log_likelihood`; with `corrected` the bits are an estimate, and no bound.
         divergence: See `log_likelihood`.
         num_probes: See `log_likelihood`.
         probe: See `log_likelihood`.
-        rtol: See `log_likelihood`. 3·10⁻⁴ costs some 50 evaluations and 0.003 bits/dim on trained MNIST.
+        rtol: See `log_likelihood`. 3·10⁻⁴ costs about 50 evaluations and 0.003 bits/dim on trained MNIST.
         atol: See `log_likelihood`.
-        num_steps: See `log_likelihood`. 40 cost 41 evaluations and up to 0.006 bits/dim on trained MNIST.
+        num_steps: See `log_likelihood`. 40 costs 41 evaluations and up to 0.006 bits/dim on trained MNIST.
         dequantization: ``uniform``, ``learned``, or ``none`` for data that are not quantised; `bits_per_dim`
-            fills it in from what it was given, and refuses a protocol that says something else.
+            fills it in from its arguments, and refuses a protocol that contradicts them.
     """
 
     num_bins: int | None = 256
@@ -85,12 +85,12 @@ _PASSED_ON = ("truncation", "divergence", "num_probes", "probe", "rtol", "atol",
 
 @dataclass(frozen=True, slots=True)
 class BitsPerDim:
-    """What `bits_per_dim` found; `value`, `standard_error` and `num_evaluations` are of shape (B,)."""
+    """The result of `bits_per_dim`; `value`, `standard_error` and `num_evaluations` have shape (B,)."""
 
     value: Tensor
     """In `protocol.unit`, smaller is better."""
     standard_error: Tensor
-    """Of `value` over the repeats; NaN where a single one cannot tell."""
+    """Of `value` over the repeats; NaN with a single one."""
     num_evaluations: Tensor
     protocol: LikelihoodProtocol
 
@@ -120,46 +120,47 @@ def bits_per_dim(
 
     Args:
         denoiser: The model, of data in `protocol.data_range`.
-        x: Grey levels, shape (B, ...): integers from 0, or floats that lie on the levels.
+        x: Grey levels, shape (B, ...): integers from 0, or floats equal to the levels.
         protocol: How (default: 256 levels from −1 to 1).
-        dequantizer: Where within its level a value is put (default: anywhere, `UniformDequantization`).
+        dequantizer: Noise within a level (default `UniformDequantization`).
         prior: See `log_likelihood`.
-        generator: Where dequantisation, probes and noise come from; one per example, or one for all.
+        generator: Source of dequantisation, probes and noise; one per example, or one for all.
         **cond: Conditions for the network.
 
     Raises:
-        ConfigurationError: If x is not on the grey levels: it was dequantised already, or has other levels.
+        ConfigurationError: If x is not on the grey levels: already dequantised, or of other levels.
     """
-    protocol = _stated(protocol or LikelihoodProtocol(), dequantizer)
+    protocol = _with_dequantization(protocol or LikelihoodProtocol(), dequantizer)
     centres, spread = grey_levels(x, protocol)
     options = {name: getattr(protocol, name) for name in _PASSED_ON}
-    found, nats = [], []
+    results, nats = [], []
     for _ in range(protocol.repeats):
         noisy, log_q = centres, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if spread:
             noisy, log_q = (dequantizer or UniformDequantization()).dequantize(centres, spread, generator)
-        found.append(log_likelihood(denoiser, noisy, prior=prior, generator=generator, **options, **cond))
-        nats.append((log_q - found[-1].log_prob) / x[0].numel())
+        results.append(log_likelihood(denoiser, noisy, prior=prior, generator=generator, **options, **cond))
+        nats.append((log_q - results[-1].log_prob) / x[0].numel())
     unit, offset = (math.log(2), math.log2(spread)) if spread else (1.0, 0.0)
     value = torch.stack(nats, 1) / unit - offset
     known = protocol.num_bins is None and protocol.repeats == 1
-    error = found[0].standard_error / x[0].numel() if known else standard_error(value, False)
-    count = torch.stack([f.num_evaluations for f in found]).sum(0)
+    error = results[0].standard_error / x[0].numel() if known else standard_error(value, False)
+    count = torch.stack([result.num_evaluations for result in results]).sum(0)
     return BitsPerDim(value.mean(1), error, count, protocol)
 
 
-def _stated(protocol: LikelihoodProtocol, dequantizer: Dequantizer | None) -> LikelihoodProtocol:
-    """The protocol with the dequantisation in it."""
+def _with_dequantization(protocol: LikelihoodProtocol, dequantizer: Dequantizer | None) -> LikelihoodProtocol:
+    """The protocol with its dequantisation filled in."""
     if protocol.num_bins is None and dequantizer:
         raise ConfigurationError(
-            f"dequantizer={type(dequantizer).__name__}: with LikelihoodProtocol(num_bins=None) the data are not "
-            "quantised, and there is nothing to dequantise; give their num_bins, or no dequantizer"
+            f"dequantizer={type(dequantizer).__name__}: with LikelihoodProtocol(num_bins=None) the data are "
+            "not quantised, and there is nothing to dequantise; give their num_bins, or no dequantizer"
         )
     kind = dequantizer.kind if dequantizer else "none" if protocol.num_bins is None else "uniform"
     if protocol.dequantization not in (None, kind):
         raise ConfigurationError(
-            f"LikelihoodProtocol(dequantization={protocol.dequantization!r}): but by what bits_per_dim was given it is "
-            f"{kind!r}; pass dequantizer=load_dequantizer(FILE) for 'learned', nothing for 'uniform'"
+            f"LikelihoodProtocol(dequantization={protocol.dequantization!r}): by the arguments of "
+            f"bits_per_dim it is {kind!r}; pass dequantizer=load_dequantizer(FILE) for 'learned', nothing "
+            "for 'uniform'"
         )
     return replace(protocol, dequantization=kind)
 
@@ -179,10 +180,10 @@ def grey_levels(x: Tensor, protocol: LikelihoodProtocol) -> tuple[Tensor, float]
     if not off < 1e-3 or level.min() < -0.5 or level.max() > last + 0.5:
         raise ConfigurationError(
             f"the data x are not on {protocol.num_bins} grey levels from {low:g} to "
-            f"{protocol.data_range[1]:g}, or integers from 0 to {last}: they run from {x.min().item():g} to "
-            f"{x.max().item():g}, up to {off:.2g} of a level beside them. Give the data as they are before "
-            "dequantisation and their number of levels, or LikelihoodProtocol(num_bins=None) for the density of "
-            "data that are not quantised, in nats per dimension"
+            f"{protocol.data_range[1]:g}, or integers from 0 to {last}: they range from {x.min().item():g} "
+            f"to {x.max().item():g}, up to {off:.2g} of a level away from them. Give the data before "
+            "dequantisation and their number of levels, or LikelihoodProtocol(num_bins=None) for the density "
+            "of data that are not quantised, in nats per dimension"
         )
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     return (low + protocol.width * level.round()).to(dtype), protocol.width

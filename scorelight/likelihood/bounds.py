@@ -14,7 +14,7 @@ and as the levels close up (11) becomes (Kingma et al., 2021, eq. 15; Song, Durk
 
     −log p(x0) ≤ KL(...) + ½ ∫ g² E‖∇log p(x_t|x0) − s_θ(x_t)‖² dt + E[−log p(x0|x_{t_min})]         (13)
 
-The last term is that of a Gaussian around x̂0 with variance (σ/α)², or the learned one.
+The last term is for a Gaussian around x̂0 with variance (σ/α)², or the learned variance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch.special import erfcx, log_ndtr
 from scorelight.denoisers.base import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.parameterizations import Epsilon
-from scorelight.processes.base import ForwardProcess
+from scorelight.processes.base import ForwardProcess, Scalar, log
 from scorelight.rng import Generators, rand, randn_like
 from scorelight.times.base import log_snr_ends, resolve_num_timesteps, timestep_times
 
@@ -50,7 +50,7 @@ Variance = Literal["small", "large"]
 
 
 def check_bound(variance: Variance, num_bins: int | None) -> None:
-    """Raise unless the variance has a name and there are two grey levels."""
+    """Raise unless the variance is a known name and there are at least two grey levels."""
     if variance not in ("small", "large"):
         raise ConfigurationError(f"variance={variance!r}: small or large")
     if num_bins is not None and num_bins < 2:
@@ -96,9 +96,9 @@ def level_term(
     second = process.at(times[:2]).log_snr
     lost = -torch.expm1(second[1] - second[0])
     level = pred.level
-    log_variance = -level.log_snr
+    log_variance: Scalar = -level.log_snr
     if fraction is not None:
-        log_variance = 2 * level.sigma.log() + (1 - fraction) * lost.log().to(x0.dtype)
+        log_variance = 2 * log(level.sigma) + (1 - fraction) * lost.log().to(x0.dtype)
     last = negative_log_likelihood(pred.x0, log_variance, x0, num_bins)
     return torch.where(index == 0, last, divergence)
 
@@ -113,14 +113,15 @@ def _divergence(
     return 0.5 * terms.flatten(1).sum(1)
 
 
-def negative_log_likelihood(mean: Tensor, log_variance: Tensor, x0: Tensor, num_bins: int | None) -> Tensor:
-    """−log N(x0; mean, variance) in nats, shape (B,), or that of the bin around x0; in float64.
+def negative_log_likelihood(mean: Tensor, log_variance: Scalar, x0: Tensor, num_bins: int | None) -> Tensor:
+    """−log N(x0; mean, variance) in nats, shape (B,), or −log of the probability of the bin around x0.
 
-    The bins are those of so many grey levels, equally spaced from −1 to 1, the outermost open to infinity
-    (Ho et al., 2020, eq. 13).
+    Computed in float64. There are `num_bins` bins for grey levels equally spaced from −1 to 1; the outermost
+    are open to infinity (Ho et al., 2020, eq. 13).
     """
     dtype = mean.dtype
-    mean, log_std, x0 = mean.double(), 0.5 * log_variance.double(), x0.double()
+    log_variance = torch.as_tensor(log_variance, dtype=torch.float64, device=mean.device)
+    mean, log_std, x0 = mean.double(), 0.5 * log_variance, x0.double()
     if num_bins is None:
         terms = 0.5 * ((x0 - mean) / log_std.exp()) ** 2 + log_std + 0.5 * math.log(2 * math.pi)
     else:
@@ -133,7 +134,7 @@ def _log_bin_probability(x0: Tensor, mean: Tensor, std: Tensor, num_bins: int) -
     half = 1 / (num_bins - 1)
     low = torch.where(x0 < -1 + half, -math.inf, (x0 - half - mean) / std)
     high = torch.where(x0 > 1 - half, math.inf, (x0 + half - mean) / std)
-    flip = low > 0  # in the upper tail, by symmetry: there Φ is 1 and a difference nothing
+    flip = low > 0  # in the upper tail, by symmetry: there Φ rounds to 1 and a difference to 0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     log_high = _log_ndtr(high)
     return log_high + torch.log1p(-torch.exp(_log_ndtr(low) - log_high))
@@ -199,9 +200,9 @@ def variational_bound(
         x0: Clean data, shape (B, ...).
         num_timesteps: Number of levels (default: those of the process's table, else continuous time).
         variance: Variance of a step unless the network learns it, see `VariationalBound`.
-        num_bins: Number of grey levels of the data, from −1 to 1, for a bound on a probability, not on a density.
+        num_bins: Number of grey levels of the data, from −1 to 1, for a bound on a probability.
         num_slices: Slices of continuous time.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
         **cond: Conditions for the network.
     """
     check_bound(variance, num_bins)

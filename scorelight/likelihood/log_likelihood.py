@@ -5,20 +5,21 @@ Along the probability flow (20) of z = x_t/√(α² + σ²), from θ₀ at t_min
     log p(z at θ₀) = log p(z at θ₁) + ∫ tr ∂v̂/∂z dθ                                                  (21)
 
 (Chen et al., 2018; Song et al., 2021, eq. 39), integrated in τ = log tan θ: of a network's x̂0 and ε̂ the trace
-may grow as 1/sin θ and 1/cos θ, and dθ = sin θ cos θ dτ makes up for both. The trace is exact, by D passes
-backward, or vᵀ(∂v̂/∂z)v for random v that are kept over the flow (Hutchinson, 1990; Grathwohl et al., 2019);
-one evaluation of the network gives it together with v̂. What (21) leads to is the density at t_min, of noisy
-data. There are three ways on to that of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density of x0 + σ̄ ε:
+may grow as 1/sin θ and 1/cos θ, and dθ = sin θ cos θ dτ compensates both. The trace is exact, by D backward
+passes, or vᵀ(∂v̂/∂z)v for random v that stay the same along the flow (Hutchinson, 1990; Grathwohl et al.,
+2019); one evaluation of the network gives it together with v̂. The result of (21) is the density at t_min, of
+noisy data. There are three estimates of the density of clean data, with σ̄ = σ/α at t_min and p_σ̄ the density
+of x0 + σ̄ ε:
 
     smoothed    log p_σ̄(x0) = log p_{t_min}(α x0) + D log α        exact, for samples x_{t_min}/α
     corrected   log p_σ̄(x0) − ½σ̄² [tr ∇²log p_σ̄ + ‖∇log p_σ̄‖²](x0)   an estimate of log p(x0)          (22)
     bound       log p_{t_min}(x_t) + log p(x0|x_t) − log q(x_t|x0)  below log p(x0), in the mean over ε  (23)
 
-The bracket of (22) is ∂log p_σ̄/∂(½σ̄²), by the heat equation: the error left is of order σ̄⁴, where that of
-`smoothed` is σ̄², for a density that is smooth on the scale σ̄. In (23), p is the model that goes on to draw
+The bracket of (22) is ∂log p_σ̄/∂(½σ̄²), by the heat equation: for a density that is smooth on the scale σ̄ the
+error of `corrected` is of order σ̄⁴, that of `smoothed` σ̄². In (23), p is the model that in a last step draws
 x0 from N(x̂0, σ̄² I) (Song, Durkan et al., 2021), and −log q the entropy that is easily forgotten (Kim et
 al., 2022). `smoothed` and `bound` belong to densities that integrate to one, so that in the mean over the
-data neither can exceed what the data allow; `corrected`, the closest, can.
+data neither can exceed the true density's; `corrected`, the closest, can.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.likelihood.bounds import negative_log_likelihood
 from scorelight.numerics.adams import adams
-from scorelight.numerics.adaptive import State
 from scorelight.numerics.autodiff import input_gradients, quadratic_forms, unit_vectors
 from scorelight.processes.base import NoiseLevel
 from scorelight.rng import Generators, rademacher_like, randn_like
@@ -63,12 +63,12 @@ EXACT_UP_TO = 32
 
 @dataclass(frozen=True, slots=True)
 class LogLikelihood:
-    """What `log_likelihood` found, all of shape (B,)."""
+    """The result of `log_likelihood`, all of shape (B,)."""
 
     log_prob: Tensor
     """Nats, float64."""
     standard_error: Tensor
-    """Of `log_prob` over the probes: 0 with the exact trace, NaN where one probe cannot tell."""
+    """Of `log_prob` over the probes: 0 with the exact trace, NaN with a single probe."""
     num_evaluations: Tensor
     """Evaluations of the network."""
 
@@ -92,56 +92,44 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Log-density of x0 in nats under the probability flow of the model, equations (21) to (23).
 
-    It is the density of what the model samples: from N(0, σ² I) at t_max unless a `prior` says otherwise.
-    The data themselves have another density there, N(0, σ² I) blurred by α x0, which is known for none but
-    analytic ones: of the order of α x0/σ nats per dimension lie between the two (0.02 for σ_max = 50 and data
-    of order one). No process group is spoken to: a rank may call it as often as it likes. Not
-    differentiable.
+    It is the density of the model's samples, which start from N(0, σ² I) at t_max or from the `prior`. The
+    data have another density there, N(0, σ² I) blurred by α x0, which is known for analytic data only: they
+    differ by about α x0/σ nats per dimension (0.02 for σ_max = 50 and data of order one). There is no
+    communication between processes: ranks may call it different numbers of times. Not differentiable.
 
     Args:
         denoiser: The model; it carries the process, which may be a table.
         x0: Clean data of any shape (B, ...).
-        divergence: ``exact``, D passes backward per evaluation, or ``hutchinson``, `num_probes` of them;
+        divergence: ``exact``, D backward passes per evaluation, or ``hutchinson``, `num_probes` of them;
             by default exact up to 32 dimensions.
         num_probes: Directions v per example, kept over the flow; the standard error needs two.
         probe: Distribution of v; signs vary less than normal ones.
-        truncation: What is made of the density at t_min, see the top of this module.
+        truncation: How the density of clean data follows from that at t_min, see this module's docstring.
         prior: Log-density at t_max (default: the process's `prior_log_prob`).
         rtol: Relative tolerance of a step, of z and of log p per dimension.
         atol: Absolute tolerance of a step, likewise.
-        num_steps: Equal steps of log σ/α, an evaluation each and one more, instead of the tolerances: the
+        num_steps: Equal steps of log σ/α, one evaluation each and one more, instead of the tolerances: the
             cost is known, the error is not. Cheaper for networks whose output is rough in the noise level.
-        chunk_size: Directions taken backward together; bounds memory.
-        generator: Where probes and the noise of `bound` come from; one per example makes example i
+        chunk_size: Directions of one backward pass; bounds memory.
+        generator: Source of the probes and of the noise of `bound`; one per example makes example i
             independent of its batch.
-        **cond: Conditions for the network, rows of tensors going with the examples.
+        **cond: Conditions for the network; rows of tensors belong to the examples.
     """
     check_density(x0)
-    _check_named(
-        divergence=(divergence, Divergence), probe=(probe, Probe), truncation=(truncation, Truncation)
-    )
-    size = x0[0].numel()
-    probes = _probes(x0, divergence, num_probes, probe, generator)
-    model = _Model(denoiser, probes, chunk_size, cond, len(x0))
-    clean, noisy = denoiser.process.end_levels()
+    _check_names(divergence, probe, truncation)
+    model = _Model(denoiser, _probes(x0, divergence, num_probes, probe, generator), chunk_size, cond, len(x0))
+    clean, _ = denoiser.process.end_levels()
     epsilon = randn_like(x0, generator) if truncation == "bound" else torch.zeros_like(x0)
     x = clean.alpha * x0 + clean.sigma * epsilon
-    zero = x0.new_zeros(len(x0), 1 if probes is None else len(probes), dtype=torch.float64)
-    start = (x / clean.length, zero)
-    first, last = (math.log(math.tan(level.angle)) for level in (clean, noisy))
-    solution = adams(model.rates, start, first, last, rtol=rtol, atol=atol, num_steps=num_steps)
-    z, integral = solution.state
-    terminal = (prior or denoiser.process.prior_log_prob)(noisy.length * z).double()
-    log_prob = terminal[:, None] + size * (integral + math.log(noisy.length / clean.length))
-    more = int(truncation != "smoothed")
+    log_prob, num_evaluations = _log_prob_at_t_min(model, x, prior, rtol, atol, num_steps)
     if truncation == "bound":
         log_prob = log_prob + _decoded(denoiser, x0, epsilon, x, clean, cond)[:, None]
     else:
-        log_prob = log_prob + size * math.log(clean.alpha)
+        log_prob = log_prob + x0[0].numel() * math.log(clean.alpha)
     if truncation == "corrected":
-        log_prob = log_prob - _smoothing(model, start[0], clean)
-    error = standard_error(log_prob, exact=probes is None)
-    return LogLikelihood(log_prob.mean(1), error, solution.num_evaluations + more)
+        log_prob = log_prob - _smoothing(model, x / clean.length, clean)
+    error = standard_error(log_prob, exact=model.probes is None)
+    return LogLikelihood(log_prob.mean(1), error, num_evaluations + int(truncation != "smoothed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +159,29 @@ class _Model:
         parts = torch.split(self.probes[:, index], self.chunk_size)
         return torch.cat([quadratic_forms(v, z, part) for part in parts]).mT
 
-    def rates(self, tau: Tensor, state: State, index: Tensor) -> State:
+    def rates(self, tau: Tensor, state: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
         """The derivatives with respect to τ of z and of the integral of (21) per dimension."""
         theta = tau.exp().atan()
         v, trace = self(theta, state[0], index)
         rate = theta.sin() * theta.cos()
         return v * rate.to(v.dtype).reshape(-1, *(1,) * (v.ndim - 1)), rate[:, None] * trace / v[0].numel()
+
+
+def _log_prob_at_t_min(
+    model: _Model, x: Tensor, prior: LogDensity | None, rtol: float, atol: float, num_steps: int | None
+) -> tuple[Tensor, Tensor]:
+    """Log p_{t_min}(x) of (21) for each probe, shape (B, K), and the evaluations, shape (B,)."""
+    process, probes, size = model.denoiser.process, model.probes, x[0].numel()
+    clean, noisy = process.end_levels()
+    zero = x.new_zeros(len(x), 1 if probes is None else len(probes), dtype=torch.float64)
+    first, last = (math.log(math.tan(level.angle)) for level in (clean, noisy))
+    solution = adams(
+        model.rates, (x / clean.length, zero), first, last, rtol=rtol, atol=atol, num_steps=num_steps
+    )
+    z, integral = solution.state
+    terminal = (prior or process.prior_log_prob)(noisy.length * z).double()
+    log_prob = terminal[:, None] + size * (integral + math.log(noisy.length / clean.length))
+    return log_prob, solution.num_evaluations
 
 
 def _smoothing(model: _Model, z: Tensor, clean: NoiseLevel[float]) -> Tensor:
@@ -218,14 +223,18 @@ def standard_error(estimates: Tensor, exact: bool) -> Tensor:
 
 
 def check_density(x0: Tensor) -> None:
-    """Refuse integers."""
+    """Raise if the data are integers, which have no density."""
     if not x0.is_floating_point():
         raise ConfigurationError(
             f"log_likelihood: x0 is of type {x0.dtype}, and integers have no density; use bits_per_dim"
         )
 
 
-def _check_named(**given: tuple[str | None, Any]) -> None:
-    for name, (value, choices) in given.items():
-        if value is not None and value not in get_args(choices):
-            raise ConfigurationError(f"{name}={value!r}; {nearest(value, get_args(choices))}")
+def _check_names(divergence: Divergence | None, probe: Probe, truncation: Truncation) -> None:
+    for name, value, choices in (
+        ("divergence", divergence, get_args(Divergence)),
+        ("probe", probe, get_args(Probe)),
+        ("truncation", truncation, get_args(Truncation)),
+    ):
+        if value is not None and value not in choices:
+            raise ConfigurationError(f"{name}={value!r}; {nearest(value, choices)}")

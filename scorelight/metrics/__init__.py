@@ -1,6 +1,6 @@
 """How good samples are. `SampleQuality`, which needs torchmetrics, is in `scorelight.metrics.quality`."""
 
-from scorelight.metrics.base import Metric, SampleQualityMetric
+from scorelight.metrics.base import LikelihoodMetric, Metric, MetricResult, SampleQualityMetric
 from scorelight.metrics.features import (
     DigitsFeatures,
     FeatureExtractor,
@@ -13,7 +13,7 @@ from scorelight.metrics.features import (
 from scorelight.metrics.frechet import FrechetDistance, frechet_distance
 from scorelight.metrics.inception_score import InceptionScore, inception_score
 from scorelight.metrics.kernel import KernelDistance, kernel_distance
-from scorelight.metrics.likelihood import LikelihoodMetric, NegativeLogLikelihood, VariationalBoundMetric
+from scorelight.metrics.likelihood import NegativeLogLikelihood, VariationalBoundMetric
 from scorelight.metrics.mmd import MaximumMeanDiscrepancy, maximum_mean_discrepancy, median_distance
 from scorelight.metrics.precision_recall import PrecisionRecall, precision_recall
 from scorelight.metrics.statistics import FeatureSet, Moments
@@ -32,6 +32,7 @@ __all__ = [
     "MNISTFeatures",
     "MaximumMeanDiscrepancy",
     "Metric",
+    "MetricResult",
     "ModuleFeatures",
     "Moments",
     "NegativeLogLikelihood",

@@ -27,7 +27,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     """‖m₁ − m₂‖² + tr(S₁ + S₂ − 2 (S₁S₂)^½) (Dowson & Landau, 1982, eq. 4).
 
     The last trace is the sum of the singular values of L₁ᵀL₂ for any LᵢLᵢᵀ = Sᵢ. Unlike the eigenvalues of
-    S₁S₂ they are never negative or complex, and they are exact where covariances are singular.
+    S₁S₂ they are never negative or complex, and they are exact for singular covariances.
 
     Args:
         mean1: Shape (D,).
@@ -48,23 +48,26 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def _factor(cov: Tensor) -> Tensor:
-    """Some L, shape (D, R), with LLᵀ = cov: Cholesky's, or where that would lose digits, by eigenvalues.
+    """An L, shape (D, R), with LLᵀ = cov: Cholesky's or, where that would lose precision, by eigenvalues.
 
-    Eigenvalues that are 0 within rounding count as 0: their square roots would be far above rounding.
+    Eigenvalues that are 0 within rounding are set to 0: their square roots would be far above rounding.
     """
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(cov)
     pivots = factor.diagonal().square()
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return factor
     values, vectors = torch.linalg.eigh(cov)
     present = values > values.abs().max() * len(cov) * torch.finfo(cov.dtype).eps
-    return vectors[:, present] * values[present].sqrt()
+    factor = vectors[:, present] * values[present].sqrt()
+    return factor
 
 
 def _nuclear_norm(m: Tensor) -> Tensor:
-    """Sum of the singular values; by eigenvalues, in half the time, where these lose no digits that count."""
+    """Sum of the singular values; by eigenvalues, in half the time, where they are precise enough."""
     if m.numel():
-        squares = torch.linalg.eigvalsh(m.T @ m if m.shape[0] > m.shape[1] else m @ m.T)
+        squares: Tensor = torch.linalg.eigvalsh(m.T @ m if m.shape[0] > m.shape[1] else m @ m.T)
         if squares[0] > 1e-12 * squares[-1]:
             return squares.sqrt().sum()
-    return torch.linalg.svdvals(m).sum()
+    values: Tensor = torch.linalg.svdvals(m)
+    return values.sum()

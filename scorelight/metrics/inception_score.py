@@ -16,14 +16,14 @@ __all__ = ["InceptionScore", "inception_score"]
 
 
 class InceptionScore(SampleQualityMetric):
-    """How sure a classifier is of each sample, and how evenly it spreads over the classes.
+    """How confidently a classifier labels each sample, and how evenly the labels cover the classes.
 
-    exp E KL(p(y|x) ‖ p(y)) (Salimans et al., 2016, section 4): from 1 to the number of classes, more is
-    better. Real examples do not come into it.
+    exp E KL(p(y|x) ‖ p(y)) (Salimans et al., 2016, section 4): from 1 to the number of classes, larger is
+    better. It does not use real examples.
 
     Args:
-        splits: Parts that the samples are cut into; it is the mean over them.
-        seed: Seed of the order before they are cut; torch-fidelity's is 2020. None leaves them as they come.
+        splits: Number of parts of the samples; the score is the mean over the parts.
+        seed: Seed of the permutation before the split; torch-fidelity's is 2020. None keeps the order.
     """
 
     needs_logits = True
@@ -31,7 +31,7 @@ class InceptionScore(SampleQualityMetric):
     def __init__(self, splits: int = 10, seed: int | None = 2020) -> None:
         if splits < 1:
             raise ConfigurationError(f"InceptionScore: splits={splits}: at least 1")
-        self.splits = self.least = splits
+        self.splits = self.min_samples = splits
         self.seed = seed
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
@@ -46,7 +46,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 2020) -
     Args:
         logits: Shape (N, K).
         splits: Number of parts, equal within one sample.
-        seed: Seed of the order before they are cut, if any.
+        seed: Seed of the permutation before the split, if any.
 
     Returns:
         Mean and standard deviation over the parts.
@@ -69,5 +69,5 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 2020) -
 
 
 def _score(log_p: Tensor) -> float:
-    log_q = log_p.logsumexp(0) - np.log(len(log_p))
+    log_q = log_p.logsumexp(0) - float(np.log(len(log_p)))
     return (log_p.exp() * (log_p - log_q)).sum(1).mean().exp().item()

@@ -17,7 +17,7 @@ class KernelDistance(SampleQualityMetric):
     """Squared maximum mean discrepancy under a polynomial kernel, KID (Bińkowski et al., 2018, eq. 4).
 
     Unlike the Fréchet distance it is unbiased: its expectation does not depend on the number of samples, and
-    it is as often below 0 as above for samples that are perfect.
+    for perfect samples it is as often below 0 as above.
 
     Args:
         num_subsets: Number of random subsets of which it is the mean.
@@ -37,7 +37,7 @@ class KernelDistance(SampleQualityMetric):
                 "at least 1, 2 and 1"
             )
         self.num_subsets = num_subsets
-        self.subset_size = self.least = subset_size
+        self.subset_size = self.min_samples = subset_size
         self.degree = degree
         self.seed = seed
 
@@ -74,17 +74,17 @@ def kernel_distance(
     Raises:
         ConfigurationError: If there are fewer examples than a subset has.
     """
-    if (least := min(len(real), len(fake))) < subset_size:
+    if (num := min(len(real), len(fake))) < subset_size:
         raise ConfigurationError(
-            f"KernelDistance: subset_size={subset_size}, and there are only {least} examples: give more "
-            f"examples, or subset_size={least} at most"
+            f"KernelDistance: subset_size={subset_size}, and there are only {num} examples: give more "
+            f"examples, or subset_size={num} at most"
         )
     random = np.random.RandomState(seed)
-    found = []
+    values = []
     for _ in range(num_subsets):
         x, y = (_subset(features, subset_size, random) for features in (fake, real))
-        found.append(_mmd2(*pair(y, x), degree))
-    return float(np.mean(found)), float(np.std(found))
+        values.append(_mmd2(*pair(y, x), degree))
+    return float(np.mean(values)), float(np.std(values))
 
 
 def _subset(features: Tensor, size: int, random: np.random.RandomState) -> Tensor:

@@ -1,8 +1,7 @@
-"""Numbers of real examples: how likely a model finds each of them."""
+"""Metrics of real examples: how likely each of them is under a model."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -11,36 +10,10 @@ from scorelight.denoisers.base import Denoiser
 from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, bits_per_dim
 from scorelight.likelihood.bounds import variational_bound
 from scorelight.likelihood.dequantization import Dequantizer
-from scorelight.metrics.base import Metric
+from scorelight.metrics.base import LikelihoodMetric
 from scorelight.rng import Generators
 
-__all__ = ["LikelihoodMetric", "NegativeLogLikelihood", "VariationalBoundMetric"]
-
-
-class LikelihoodMetric(Metric):
-    """A number for each real example: how likely a model finds it."""
-
-    @abstractmethod
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        num_bins: int | None,
-        *,
-        generator: Generators = None,
-        dequantizer: Dequantizer | None = None,
-        **cond: Any,
-    ) -> dict[str, Tensor]:
-        """Names and numbers of shape (B,).
-
-        Args:
-            denoiser: The model.
-            x0: Clean data as the model sees them, shape (B, ...).
-            num_bins: Grey levels of the data; None if they are not quantised.
-            generator: Where the noise comes from; one per example makes example i reproducible.
-            dequantizer: Learned noise within a grey level, instead of uniform.
-            **cond: Conditions for the network.
-        """
+__all__ = ["NegativeLogLikelihood", "VariationalBoundMetric"]
 
 
 class NegativeLogLikelihood(LikelihoodMetric):
@@ -79,9 +52,9 @@ class NegativeLogLikelihood(LikelihoodMetric):
     ) -> dict[str, Tensor]:
         """Bits or nats per dimension, and the evaluations that they took."""
         protocol = LikelihoodProtocol(num_bins, **self.options)
-        found = bits_per_dim(denoiser, x0, protocol, dequantizer=dequantizer, generator=generator, **cond)
+        result = bits_per_dim(denoiser, x0, protocol, dequantizer=dequantizer, generator=generator, **cond)
         name = "bits_per_dim" if num_bins else "nats_per_dim"
-        return {name: found.value, "likelihood_evaluations": found.num_evaluations.double()}
+        return {name: result.value, "likelihood_evaluations": result.num_evaluations.double()}
 
 
 class VariationalBoundMetric(LikelihoodMetric):
@@ -105,10 +78,10 @@ class VariationalBoundMetric(LikelihoodMetric):
         **cond: Any,
     ) -> dict[str, Tensor]:
         """The bound and its three terms."""
-        found = variational_bound(
+        result = variational_bound(
             denoiser, x0, num_bins=num_bins, num_slices=self.num_slices, generator=generator, **cond
         )
-        bits = found.bits_per_dim / found.nats
-        terms = {"prior": found.prior, "steps": found.steps.sum(1), "decoder": found.decoder}
+        bits = result.bits_per_dim / result.nats
+        terms = {"prior": result.prior, "steps": result.steps.sum(1), "decoder": result.decoder}
         named = {f"variational_bound_{name}": bits * term for name, term in terms.items()}
-        return {"variational_bound": found.bits_per_dim, **named}
+        return {"variational_bound": result.bits_per_dim, **named}

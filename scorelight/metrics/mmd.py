@@ -14,14 +14,14 @@ from scorelight.metrics.statistics import FeatureSet, double, pair
 __all__ = ["MaximumMeanDiscrepancy", "maximum_mean_discrepancy", "median_distance"]
 
 _ENTRIES = 2**24
-"""Kernel values held at once: 128 MB."""
+"""Kernel values in memory at once: 128 MB."""
 
 
 class MaximumMeanDiscrepancy(SampleQualityMetric):
     """Unbiased MMD² under a mean of Gaussian kernels; for vector data (Gretton et al., 2012, eq. 3).
 
-    The widths are the median distance of the first 2,000 real examples times `scales`: samples have no say
-    in how they are measured. Samples that are perfect are as often below 0 as above.
+    The widths are the median distance of the first 2,000 real examples times `scales`, so that they do not
+    depend on the samples. For perfect samples it is as often below 0 as above.
 
     Args:
         scales: Widths of the kernels in units of the median distance.
@@ -66,7 +66,7 @@ def median_distance(x: Tensor, most: int = 2000) -> float:
 
 
 def _total(x: Tensor, y: Tensor, widths: Sequence[float]) -> float:
-    """Sum of the kernel over all pairs; in direct differences, so that a point is at 0 from itself."""
+    """Sum of the kernel over all pairs; by direct differences, so that a point has distance 0 to itself."""
     total = 0.0
     for part in torch.split(x, max(_ENTRIES // len(y), 1)):
         squares = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").square()

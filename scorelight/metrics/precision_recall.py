@@ -15,19 +15,19 @@ from scorelight.metrics.statistics import FeatureSet, pair
 __all__ = ["PrecisionRecall", "precision_recall"]
 
 _ENTRIES = 2**24
-"""Distances held at once: 128 MB."""
+"""Distances in memory at once: 128 MB."""
 
 
 class PrecisionRecall(SampleQualityMetric):
-    """Share of samples among the real examples, and of real examples among the samples.
+    """Fraction of the samples that are near real examples, and of real examples that are near samples.
 
-    Precision is about quality, recall about variety (Kynkäänniemi et al., 2019, eq. 1 and 2). Both depend on
-    the number of examples, which should be the same for all that is compared. As in the paper there are as
-    many real examples as samples: of more, a random part is taken.
+    Precision measures quality, recall variety (Kynkäänniemi et al., 2019, eq. 1 and 2). Both depend on the
+    number of examples, which should be equal in all comparisons. As in the paper there are as many real
+    examples as samples: a random subset, if there are more.
 
     Args:
-        k: Each example stands for the ball that reaches to its k-th nearest neighbour.
-        seed: Seed of the part of the real examples.
+        k: The radius of the ball around each example is the distance to its k-th nearest neighbour.
+        seed: Seed of the subset of the real examples.
     """
 
     needs_features = True
@@ -36,7 +36,7 @@ class PrecisionRecall(SampleQualityMetric):
         if k < 1:
             raise ConfigurationError(f"PrecisionRecall: k={k}: at least 1")
         self.k = k
-        self.least = k + 1
+        self.min_samples = k + 1
         self.seed = seed
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
@@ -48,12 +48,12 @@ class PrecisionRecall(SampleQualityMetric):
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of one set that lie within the k-nearest-neighbour balls of the other.
+    """Fraction of each set that is within the k-nearest-neighbour balls of the other.
 
     Args:
         real: Features of shape (N, D).
         fake: Features of shape (M, D).
-        k: Neighbours; an example is not its own.
+        k: Number of neighbours; an example is not its own neighbour.
 
     Returns:
         Precision and recall.
@@ -61,16 +61,16 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     Raises:
         ConfigurationError: If an example has fewer than k neighbours.
     """
-    if (least := min(len(real), len(fake))) <= k:
+    if (num := min(len(real), len(fake))) <= k:
         raise ConfigurationError(
-            f"PrecisionRecall: k={k}, and there are only {least} examples: give more examples, or a smaller k"
+            f"PrecisionRecall: k={k}, and there are only {num} examples: give more examples, or a smaller k"
         )
     x, y = pair(real, fake)
     return _covered(y, x, k), _covered(x, y, k)
 
 
 def _covered(points: Tensor, centres: Tensor, k: int) -> float:
-    """Share of the points that lie within the ball of some centre."""
+    """Fraction of the points that are within the ball of some centre."""
     radii = torch.cat([d.kthvalue(k + 1).values for d in _distances(centres, centres)])
     inside = [(d <= radii).any(1) for d in _distances(points, centres)]
     return torch.cat(inside).double().mean().item()

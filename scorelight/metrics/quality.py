@@ -1,4 +1,4 @@
-"""Samples come in batch by batch, on any number of processes; numbers come out."""
+"""Metrics of samples that are accumulated over batches and processes."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["SampleQuality"]
 class SampleQuality(Metric):
     """Metrics of samples against real examples, by the features of both.
 
-    Moments are summed up in float64; the features themselves are kept only if a metric needs them.
-    Processes are joined in `compute` and `feature_set`, which all of them must call. If `update` is told the
-    indices of examples, the numbers do not depend on how these were cut into batches and processes, but
-    for the last digits of float32 that a network's features may owe to the size of the batch.
+    Moments are accumulated in float64; the features themselves are stored only if a metric needs them.
+    Processes are synchronised in `compute` and `feature_set`, which all of them must call. If `update` is
+    given the indices of examples, the numbers do not depend on how these are distributed over batches and
+    processes, except for the rounding in float32 of features that depend on the size of the batch.
 
     Move it to the device of the process, like any metric of torchmetrics. The extractor is not part of its
-    state: it goes where the examples are.
+    state: it is moved to the device of the examples.
 
     Args:
-        features: What the examples are compared by.
-        metrics: What is computed.
-        real: Statistics of the real examples; without them, give the examples by ``update(x, real=True)``.
+        features: Feature extractor.
+        metrics: Metrics to compute.
+        real: Statistics of the real examples; without them, pass the examples to ``update(x, real=True)``.
 
     Raises:
-        ConfigurationError: If the statistics were made with other features.
+        ConfigurationError: If the statistics were computed with other features.
     """
 
     full_state_update = False
@@ -52,7 +52,7 @@ class SampleQuality(Metric):
         self.__dict__["features"] = features  # not a sub-module: no part of checkpoints
         self.metrics = list(metrics)
         self.real = real
-        self._kept = {
+        self._stored = {
             "features": any(metric.needs_features for metric in metrics),
             "logits": any(metric.needs_logits for metric in metrics),
         }
@@ -66,12 +66,12 @@ class SampleQuality(Metric):
             )
 
     def update(self, x: Tensor, indices: Tensor | None = None, real: bool = False) -> None:
-        """Take in examples.
+        """Add examples.
 
         Args:
             x: Stored examples: uint8 images (N, C, H, W), 0 to 255, or float vectors (N, D).
-            indices: Which of all examples they are, shape (N,): results are then put in this order.
-            real: Whether they are real ones.
+            indices: Their indices among all examples, shape (N,), which determine their order in the result.
+            real: Whether they are real examples.
         """
         if real and self.real:
             raise ConfigurationError(
@@ -79,9 +79,9 @@ class SampleQuality(Metric):
             )
         if not len(x):
             return
-        kind, found = "real" if real else "fake", self.features(x)
-        self._add_moments(kind, Moments.of(found.values.to(self.device)))
-        self._add_bank(kind, found)
+        kind, features = "real" if real else "fake", self.features(x)
+        self._add_moments(kind, Moments.of(features.values.to(self.device)))
+        self._add_bank(kind, features)
         if indices is not None:
             self._state(kind, "indices").append(indices.long().to(self.device))
 
@@ -91,14 +91,14 @@ class SampleQuality(Metric):
         Raises:
             ConfigurationError: If there are too few examples, or two metrics of one name.
         """
-        found = numbers_of(self.metrics, self.feature_set(real=True), self.feature_set())
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
+        numbers = numbers_of(self.metrics, self.feature_set(real=True), self.feature_set())
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
 
     def feature_set(self, real: bool = False) -> FeatureSet:
-        """What is known of the generated or the real examples of all processes; all of them must call it.
+        """Statistics of the generated or the real examples of all processes; all of them must call it.
 
         Raises:
-            ConfigurationError: If there are fewer than two examples, or one came in twice.
+            ConfigurationError: If there are fewer than two examples, or one was added twice.
         """
         if real and self.real:
             return self.real
@@ -107,42 +107,42 @@ class SampleQuality(Metric):
             return self._feature_set("real" if real else "fake")
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Join the processes; those without examples send empty tensors of the right kind."""
-        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if joined and not self._is_synced:
+        """Synchronise the processes; those without examples send empty tensors of the right type."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and not self._is_synced:
             for kind, name in product(("real", "fake"), _STATES):
                 parts = self._parts(kind, name) or [_STATES[name].to(self.device)]
                 setattr(self, f"{kind}_{name}", [torch.cat(parts)])
         super().sync(*args, **kwargs)
 
     def _feature_set(self, kind: str) -> FeatureSet:
-        found = {name: self._parts(kind, name) for name in _STATES}
-        if not found["count"]:
-            raise ConfigurationError(f"there are no {kind} examples to judge")
+        parts = {name: self._parts(kind, name) for name in _STATES}
+        if not parts["count"]:
+            raise ConfigurationError(f"there are no {kind} examples to evaluate")
         moments = reduce(Moments.merge, self._moments(kind))
-        order = _order(found["indices"], moments.number, kind)
-        banks = {k: torch.cat(found[k])[order] if found[k] else None for k in ("features", "logits")}
+        order = _order(parts["indices"], moments.count, kind)
+        banks = {k: torch.cat(parts[k])[order] if parts[k] else None for k in ("features", "logits")}
         return FeatureSet.from_moments(moments, **banks, key=self.features.key)
 
     def _moments(self, kind: str) -> Iterator[Moments]:
-        """One of each process that has examples; before `sync`, one or none."""
+        """The moments of each process that has examples; before `sync`, of this process only."""
         count, mean, scatter = (self._parts(kind, name) for name in ("count", "mean", "scatter"))
         for n, m, s in zip(count, mean, scatter, strict=True):
             yield Moments(int(n), m[0], s[0])
 
     def _add_moments(self, kind: str, moments: Moments) -> None:
         total = reduce(Moments.merge, [*self._moments(kind), moments])
-        count = torch.tensor(total.number, device=total.mean.device)
+        count = torch.tensor(total.count, device=total.mean.device)
         for name, value in (("count", count), ("mean", total.mean), ("scatter", total.scatter)):
             setattr(self, f"{kind}_{name}", [value[None]])
 
-    def _add_bank(self, kind: str, found: Features) -> None:
-        for name, value in (("features", found.values), ("logits", found.logits)):
-            if self._kept[name] and value is not None:
+    def _add_bank(self, kind: str, features: Features) -> None:
+        for name, value in (("features", features.values), ("logits", features.logits)):
+            if self._stored[name] and value is not None:
                 self._state(kind, name).append(value.to(self.device))
 
     def _parts(self, kind: str, name: str) -> list[Tensor]:
-        """What a state holds, without the placeholders of processes that have no examples."""
+        """The tensors of a state, without the empty ones of processes that have no examples."""
         return [part for part in self._state(kind, name) if len(part)]
 
     def _state(self, kind: str, name: str) -> list[Tensor]:
@@ -158,11 +158,11 @@ _STATES = {
     "logits": torch.empty(0, 0),
     "indices": torch.empty(0, dtype=torch.long),
 }
-"""Each a list of tensors, with what stands for an empty one."""
+"""The states, each a list of tensors, with the tensor for an empty list."""
 
 
 def _order(parts: list[Tensor], count: int, kind: str) -> Tensor | slice:
-    """Where the examples go by their indices; as they came if there are none."""
+    """The order of the examples by their indices; the order in which they were added without indices."""
     if not parts:
         return slice(None)
     indices = torch.cat(parts)

@@ -1,11 +1,11 @@
-"""What is known of the features of a set of examples, summed up batch by batch and process by process.
+"""Statistics of the features of a set of examples, accumulated over batches and processes.
 
 For two disjoint sets with numbers n, means m and scatters S = Σ (φ − m)(φ − m)ᵀ
 (Chan, Golub & LeVeque, 1979):
 
     n = n₁ + n₂,   m = m₁ + δ n₂/n,   S = S₁ + S₂ + δδᵀ n₁n₂/n,   δ = m₂ − m₁         (30)
 
-No difference of large sums is taken, so features far from 0 lose no digits.
+No difference of large sums is taken, so features far from 0 lose no precision.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.storage.atomic import atomic_write
+from scorelight.storage.atomic import write_npz
 
 __all__ = ["FeatureSet", "Moments", "double", "pair"]
 
 
-class Moments(NamedTuple):
-    """Number, mean and scatter of features, in float64."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Count, mean and scatter of features, in float64."""
 
-    number: int
+    count: int
     mean: Tensor
     """Shape (D,)."""
     scatter: Tensor
@@ -43,54 +44,54 @@ class Moments(NamedTuple):
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets together, by (30)."""
-        number, delta = self.number + other.number, other.mean - self.mean
+        count, delta = self.count + other.count, other.mean - self.mean
         scatter = (
-            self.scatter + other.scatter + torch.outer(delta, delta) * (self.number * other.number / number)
+            self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * other.count / count)
         )
-        return Moments(number, self.mean + delta * (other.number / number), scatter)
+        return Moments(count, self.mean + delta * (other.count / count), scatter)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureSet:
-    """What is known of the features of a set of examples."""
+    """Statistics of the features of a set of examples."""
 
     count: int
-    """Number of examples; 0 if a file does not say."""
+    """Number of examples; 0 if a file does not state it."""
     mean: Tensor
     """Shape (D,), float64."""
     cov: Tensor
     """Unbiased covariance, shape (D, D), float64."""
     features: Tensor | None = None
-    """The features themselves, shape (N, D), where some metric needs them."""
+    """The features themselves, shape (N, D), if a metric needs them."""
     logits: Tensor | None = None
-    """Class scores, shape (N, K), where some metric needs them."""
+    """Class scores, shape (N, K), if a metric needs them."""
     key: str = ""
-    """`FeatureExtractor.key`; empty if a file does not say."""
+    """`FeatureExtractor.key`; empty if a file does not state it."""
 
     @classmethod
     def of(cls, features: Tensor, logits: Tensor | None = None, key: str = "") -> Self:
-        """Of features of shape (N, D), all at hand."""
+        """Statistics of features of shape (N, D)."""
         return cls.from_moments(Moments.of(features), features, logits, key)
 
     @classmethod
     def from_moments(
         cls, moments: Moments, features: Tensor | None = None, logits: Tensor | None = None, key: str = ""
     ) -> Self:
-        """Of moments that have been summed up.
+        """Statistics from moments.
 
         Raises:
-            ConfigurationError: If there are fewer than two examples: they have no covariance.
+            ConfigurationError: If there are fewer than two examples, which have no covariance.
         """
-        if moments.number < 2:
-            raise ConfigurationError(f"{moments.number} example: at least 2 are needed for a covariance")
-        cov = moments.scatter / (moments.number - 1)
-        return cls(moments.number, moments.mean, cov, features, logits, key)
+        if moments.count < 2:
+            raise ConfigurationError(f"{moments.count} example: at least 2 are needed for a covariance")
+        cov = moments.scatter / (moments.count - 1)
+        return cls(moments.count, moments.mean, cov, features, logits, key)
 
     def bank(self, owner: str) -> Tensor:
         """The features themselves.
 
         Raises:
-            ConfigurationError: If only their moments were kept.
+            ConfigurationError: If only their moments were stored.
         """
         return _present(self.features, "features", owner)
 
@@ -103,12 +104,10 @@ class FeatureSet:
         return _present(self.logits, "logits", owner)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz that pytorch-fid reads too: ``mu``, ``sigma``, and more; all of it or nothing."""
-        arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.cov}
-        arrays |= {"features": self.features, "logits": self.logits}
-        found = {k: v.detach().cpu().numpy() for k, v in arrays.items() if v is not None}
-        with atomic_write(Path(path)) as file:
-            np.savez(file, n=np.int64(self.count), key=np.str_(self.key), **found)
+        """Write an .npz atomically, with the ``mu`` and ``sigma`` that pytorch-fid reads, and more."""
+        arrays = {"mu": self.mean, "sigma": self.cov, "features": self.features, "logits": self.logits}
+        present = {k: v.detach().cpu().numpy() for k, v in arrays.items() if v is not None}
+        write_npz(Path(path), {"n": np.int64(self.count), "key": np.str_(self.key), **present})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -119,34 +118,34 @@ class FeatureSet:
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in archive.files if name in _NAMES}
-            return cls._from_arrays(found)
+                arrays = {name: archive[name] for name in archive.files if name in _NAMES}
+            return cls._from_arrays(arrays)
         except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise ConfigurationError(
                 f"{path}: not statistics of features, an .npz with mu of shape (D,) and sigma (D, D): {error}"
             ) from error
 
     @classmethod
-    def _from_arrays(cls, found: dict[str, np.ndarray[Any, Any]]) -> Self:
-        mean, cov = (torch.from_numpy(found[name]).double() for name in ("mu", "sigma"))
+    def _from_arrays(cls, arrays: dict[str, np.ndarray[Any, Any]]) -> Self:
+        mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
             raise ValueError(f"mu has shape {tuple(mean.shape)} and sigma {tuple(cov.shape)}")
         features, logits = (
-            torch.from_numpy(found[n]) if n in found else None for n in ("features", "logits")
+            torch.from_numpy(arrays[n]) if n in arrays else None for n in ("features", "logits")
         )
-        return cls(int(found.get("n", 0)), mean, cov, features, logits, str(found.get("key", "")))
+        return cls(int(arrays.get("n", 0)), mean, cov, features, logits, str(arrays.get("key", "")))
 
 
 _NAMES = ("mu", "sigma", "n", "key", "features", "logits")
 
 
 def double(x: Tensor) -> Tensor:
-    """In float64, on a device that has it: Apple's has not."""
+    """In float64, on the CPU if the device does not support it, as Apple's does not."""
     return (x.cpu() if x.device.type == "mps" else x).detach().double()
 
 
 def pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 on one device: statistics of real examples may come from a file."""
+    """Both in float64 on one device: statistics of real examples may be read from a file."""
     fake = double(fake)
     return real.to(fake.device).detach().double(), fake
 
@@ -154,7 +153,7 @@ def pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 def _present(value: Tensor | None, name: str, owner: str) -> Tensor:
     if value is None:
         raise ConfigurationError(
-            f"{owner} needs the {name} of every example, and this set has none: gather it again with {owner} "
-            "among the metrics" + (", by an extractor that classifies" if name == "logits" else "")
+            f"{owner} needs the {name} of every example, and this set has none: compute it again with "
+            f"{owner} among the metrics" + (", by an extractor that classifies" if name == "logits" else "")
         )
     return value

@@ -17,8 +17,8 @@ class SlicedWasserstein(SampleQualityMetric):
     """Root mean square of the Wasserstein distances of the sets on random lines; for vector data.
 
     SW₂² = E_θ W₂²(θᵀx, θᵀy), θ uniform on the sphere (Bonneel et al., 2015, definition 1). Two finite sets
-    of one distribution have a distance above 0, of order N^−½: compare it with that of two sets of real
-    examples.
+    from one distribution have a distance above 0, of order N^−½: compare it with the distance of two sets of
+    real examples.
 
     Args:
         num_projections: Number of lines.
@@ -60,9 +60,9 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, num_projections: int = 128, s
 
 
 def _coupling(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of n sorted points goes to which of m, and how much of the mass: quantile to quantile.
+    """The optimal coupling of n and m sorted points by quantiles: indices of both, and the mass.
 
-    Both quantile functions are constant between the levels i/n and j/m, here in whole units of 1/(n m).
+    Both quantile functions are constant between the levels i/n and j/m, here in integer units of 1/(n m).
     """
     steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n])
     ends = torch.unique(steps)

@@ -1,4 +1,4 @@
-"""Networks: a noisy example and its noise level in, an output like the example out."""
+"""Networks: functions of a noisy example and its noise level, with an output like the example."""
 
 from scorelight.networks.base import ScoreNetwork
 from scorelight.networks.energy import Energy

@@ -1,4 +1,4 @@
-"""What a network is to scorelight."""
+"""The base of networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ScoreNetwork(Component, nn.Module, ABC):
 
     Args:
         shape: Shape of one example, (D,) or (C, H, W); the command line fills it in from the data.
-        num_classes: Number of classes that it can be conditioned on, if any.
+        num_classes: Number of classes to condition on, if any.
     """
 
     def __init__(self, shape: Sequence[int], num_classes: int | None = None) -> None:
@@ -32,22 +32,23 @@ class ScoreNetwork(Component, nn.Module, ABC):
         self.num_classes = num_classes
 
     learned_variance: bool = False
-    """Whether the output is twice as much as x: its second half is then the variance of the reverse step."""
+    """Whether the output is twice as large as x: its second half is then the variance of the reverse step."""
 
     @abstractmethod
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output like x, or twice as much along dimension 1 (`Prediction.variance_fraction`).
+        """Output like x, or twice as large along dimension 1 (`Prediction.variance_fraction`).
 
         Args:
             x: Scaled noisy data, shape (B, *shape).
-            noise_label: log(σ/α) of each example, shape (B,).
-            label: Class of each example, shape (B,); without `num_classes` it is not looked at.
+            noise_label: Label of each example's noise level, shape (B,); log(σ/α) unless the
+                parameterization defines another one.
+            label: Class of each example, shape (B,); ignored without `num_classes`.
         """
 
     def drop_condition(self, cond: Mapping[str, Tensor], drop: Tensor) -> dict[str, Tensor]:
-        """Conditions with those of the examples in `drop`, shape (B,), replaced by "none".
+        """The conditions, replaced by "none" for the examples with `drop`, shape (B,).
 
-        For a ``label`` that is the extra class `num_classes`, for anything else zeros.
+        For a ``label``, "none" is the extra class `num_classes`; for any other condition it is zero.
         """
 
         def dropped(name: str, value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ __all__ = ["ConditionEmbedding", "FourierEmbedding", "LevelEmbedding", "Position
 
 
 class ConditionEmbedding(nn.Module):
-    """The vector that conditions a network: noise level plus class, the last row standing for no class.
+    """The vector that conditions a network: noise level plus class, whose last row stands for no class.
 
     Args:
         dim: Size of the vector.
@@ -31,14 +31,15 @@ class ConditionEmbedding(nn.Module):
             return embedded
         if label is None:
             label = torch.full_like(noise_label, self.label.num_embeddings - 1, dtype=torch.long)
-        return embedded + self.label(label)
+        embedded = embedded + self.label(label)
+        return embedded
 
 
 class LevelEmbedding(nn.Module):
     """Sines and cosines of the noise label, then two layers: a vector per noise level.
 
-    Frequencies are geometric from 1/8 to 8 radians per unit of log(σ/α); this resolves 0.1 in log σ, and
-    is smooth from one end of the schedule (about −9) to the other (about 6).
+    Frequencies are geometric from 1/8 to 8 radians per unit of log(σ/α). This resolves 0.1 in log σ, and
+    is smooth over the range of noise levels, about −9 to 6.
 
     Args:
         dim: Size of the vector; a multiple of 2.
@@ -63,8 +64,8 @@ class PositionalEmbedding(nn.Module):
     """Ho et al.'s (2020) embedding of a step 0 to 1000: sin and cos of n/10000^(i/(m − 1)), then two layers.
 
     Here n = 50 (log(σ/α) + 14): 0 to 1000 for log(σ/α) from −14, where sub-VP begins at t = 1e-5, to 6. The
-    highest frequency is 50 radians per unit of log(σ/α). A network that was trained with labels n of its own,
-    such as 999 t, gets them as log(σ/α) = n/50 − 14.
+    highest frequency is 50 radians per unit of log(σ/α). For a network that was trained with other labels n,
+    such as 999 t, the noise label is n/50 − 14 (`Parameterization.noise_label`).
 
     Args:
         features: Sines and cosines, 2m of them.
@@ -87,10 +88,10 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """Sines and cosines of 2π w log(σ/α) at random frequencies w ~ N(0, scale²) that stay, then two layers.
+    """Sines and cosines of 2π w log(σ/α) at fixed random frequencies w ~ N(0, scale²), then two layers.
 
-    Tancik et al. (2020), as Song et al. (2021, app. H) take it for log σ. The frequencies are in the
-    checkpoint, since other ones would be another network.
+    Tancik et al. (2020), used for log σ by Song et al. (2021, app. H). The frequencies are stored in the
+    checkpoint, since the weights belong to them.
 
     Args:
         features: Number of frequencies.

@@ -16,18 +16,18 @@ __all__ = ["Energy"]
 
 
 class Energy(ScoreNetwork):
-    """Energy-based model: output −∇ₓE(x), E scalar, hence a field without rotation, as a true score is.
+    """Energy-based model: output −∇ₓE(x) of a scalar E, hence a gradient field, as a true score is.
 
     With the `Score` parameterization log p_t(x_t) = −E(c_in x_t)/c_in + const; the constant, the logarithm
-    of the partition function, is never needed (Song & Ermon, 2019; Salimans & Ho, 2021). E is what the
-    inner network returns if that is a scalar per example; from an output ψ like x it is −⟨x, ψ(x)⟩
-    (Du et al., 2023, sec. 4).
+    of the partition function, is never needed (Song & Ermon, 2019; Salimans & Ho, 2021). E is the output of
+    the inner network if that is a scalar per example; for an output ψ like x, E = −⟨x, ψ(x)⟩ (Du et al.,
+    2023, sec. 4).
 
     Args:
         shape: Shape of one example.
         network: The inner network, made from the shape.
-        num_classes: Number of classes to condition on, if any; handed to the inner network (default: as the
-            inner network says).
+        num_classes: Number of classes to condition on, if any, passed to the inner network (default: the
+            inner network's).
     """
 
     def __init__(
@@ -57,5 +57,5 @@ class Energy(ScoreNetwork):
         """−∇E, of x's shape; by automatic differentiation, also where gradients are switched off."""
         with input_gradients(x, noise_label, label) as (inputs, training):
             energy = self.energy(*inputs)
-            (gradient,) = torch.autograd.grad(energy.sum(), inputs[0], create_graph=training)
+            gradient: Tensor = torch.autograd.grad(energy.sum(), inputs[0], create_graph=training)[0]
         return -gradient

@@ -1,4 +1,4 @@
-"""What the U-Nets are made of: residual blocks, attention, and changes of resolution."""
+"""Layers of the U-Nets: residual blocks, attention, and changes of resolution."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = [
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU and convolution, twice, beside a shortcut; with a change of resolution and attention.
 
-    The noise level comes in between the two, as a scale and shift (`adaptive`; Nichol & Dhariwal, 2021) or
+    The noise level enters between the two, as a scale and shift (`adaptive`; Nichol & Dhariwal, 2021) or
     as a term (Ho et al., 2020). The second convolution starts at zero.
 
     Args:
-        inputs: Channels that come in.
-        width: Channels that go out.
-        size: Size of the vector that conditions.
+        inputs: Input channels.
+        width: Output channels.
+        size: Size of the conditioning vector.
         dropout: Rate before the second convolution.
-        num_heads: Heads of the self-attention behind the block; 0 for none.
-        resample: Changes the resolution of both branches (BigGAN's way).
-        adaptive: Whether the condition scales as well.
+        num_heads: Heads of the self-attention after the block; 0 for none.
+        resample: Changes the resolution of both branches, as in BigGAN.
+        adaptive: Whether the condition gives a scale as well.
         convolve_shortcut: Whether the shortcut is a 1x1 convolution (default: where channels differ).
-        weight: Of the residual sums: √½ keeps the variance (Song et al., 2021, app. H.1).
+        weight: Weight of the residual sums: √½ keeps the variance (Song et al., 2021, app. H.1).
         group_size: Channels that are normalised together, at least.
     """
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
     Args:
         channels: Channels.
         num_heads: Heads; a divisor of the channels.
-        weight: Of the residual sum.
+        weight: Weight of the residual sum.
         group_size: Channels that are normalised together, at least.
     """
 
@@ -122,15 +122,15 @@ class Attention(nn.Module):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same values, on a CPU with the channels of a pixel side by side, in which convolutions are faster.
+    """The same values, on a CPU in the memory format channels-last, in which convolutions are faster.
 
-    What follows keeps the order. On a GPU, group normalisation would undo it.
+    The layers after it keep the format. On a GPU, group normalisation would undo it.
     """
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) if x.is_cpu else x
 
 
 def residual_sum(x: Tensor, residual: Tensor, weight: float) -> Tensor:
-    """Weight times the sum, in the place of the residual: memory that is new takes twice the time."""
+    """Weight times the sum, in the memory of the residual: allocating new memory takes twice the time."""
     total = residual.add_(x)
     return total if weight == 1 else total.mul_(weight)
 
@@ -142,7 +142,7 @@ def group_norm(channels: int, size: int = 4) -> nn.GroupNorm:
 
 
 def zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """Start at zero, so that every block starts as its shortcut."""
+    """Set the weights to zero, so that every block starts as its shortcut."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -153,7 +153,7 @@ def zero(conv: nn.Conv2d) -> nn.Conv2d:
 def glorot(module: nn.Module) -> None:
     """From PyTorch's initial weights, U(±√(1/fan_in)), to Ho et al.'s: Glorot's U(±√(6/(fan_in + fan_out))).
 
-    For `nn.Module.apply`; zeros stay zeros.
+    For `nn.Module.apply`; zeros remain zero.
     """
     if isinstance(module, nn.Conv2d | nn.Linear):
         outputs, inputs = module.weight.shape[:2]
@@ -179,10 +179,11 @@ class Nearest(nn.Module):
 
 
 class FIRDown(nn.Module):
-    """Half the resolution behind a low-pass filter (Zhang, 2019; Karras et al., 2020), zeros around it.
+    """Half the resolution after a low-pass filter (Zhang, 2019; Karras et al., 2020), with zero padding.
 
     A convolution of each channel with the outer product of the taps. On a CPU (32x128x32x32, forward and
-    backward) 2 times as fast as a product with a band matrix, 5 as slices, 13 as channels put into the batch.
+    backward) it is 2 times as fast as a product with a band matrix, 5 times as slices, and 13 times as a
+    convolution with the channels in the batch dimension.
 
     Args:
         taps: The filter along an axis, symmetric and of even length; scaled to sum 1.
@@ -221,11 +222,11 @@ class FIRUp(nn.Module):
 
 
 class FIRConv(nn.Conv2d):
-    """A 3x3 convolution at half the resolution, the low-pass filter before it.
+    """A 3x3 convolution at half the resolution, after the low-pass filter.
 
     Args:
-        inputs: Channels that come in.
-        width: Channels that go out.
+        inputs: Input channels.
+        width: Output channels.
         taps: The filter along an axis, as for `FIRDown`.
     """
 
@@ -257,11 +258,11 @@ def _per_channel(kernel: Tensor, x: Tensor) -> Tensor:
 
 
 class StridedConv(nn.Conv2d):
-    """Ho et al.'s 3x3 convolution at half the resolution; the padding is all below and to the right.
+    """Ho et al.'s 3x3 convolution at half the resolution, with padding below and to the right.
 
     Args:
-        inputs: Channels that come in.
-        width: Channels that go out.
+        inputs: Input channels.
+        width: Output channels.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -295,7 +296,7 @@ def check_images(
     attention_stages: Sequence[int],
     patch_size: int = 1,
 ) -> None:
-    """Refuse what a U-Net cannot be built from.
+    """Refuse options from which a U-Net cannot be built.
 
     Raises:
         ConfigurationError: Naming the network and the argument.
@@ -304,25 +305,31 @@ def check_images(
         raise ConfigurationError(
             f"{network}: shape {tuple(shape)} is not (channels, height, width); use MLP for vectors"
         )
+    if not multipliers or min(multipliers) < 1:
+        raise ConfigurationError(f"{network}: multipliers={list(multipliers)}: one or more, each at least 1")
+    _check_divisible(network, shape, multipliers, patch_size)
+    if num_blocks < 1:
+        raise ConfigurationError(f"{network}: num_blocks={num_blocks}: at least 1")
+    last = len(multipliers) - 1
+    if bad := [stage for stage in attention_stages if not 0 <= stage <= last]:
+        raise ConfigurationError(
+            f"{network}: attention_stages={bad}: multipliers={list(multipliers)} has stages 0 to {last}"
+        )
+
+
+def _check_divisible(network: str, shape: Sequence[int], multipliers: Sequence[int], patch_size: int) -> None:
+    """Refuse images whose sides cannot be halved at every stage."""
     if patch_size < 1 or shape[1] % patch_size or shape[2] % patch_size:
         raise ConfigurationError(
             f"{network}: patch_size={patch_size}: must divide height and width, {shape[1]} and {shape[2]}"
         )
-    if not multipliers or min(multipliers) < 1:
-        raise ConfigurationError(f"{network}: multipliers={list(multipliers)}: one or more, each at least 1")
-    levels = len(multipliers)
-    factor = patch_size * 2 ** (levels - 1)
+    halvings = len(multipliers) - 1
+    factor = patch_size * 2**halvings
     if shape[1] % factor or shape[2] % factor:
         fits = math.gcd(shape[1], shape[2]) // patch_size
         patches = f" in patches of {patch_size}" if patch_size > 1 else ""
         raise ConfigurationError(
-            f"{network}: images of {shape[1]}x{shape[2]}{patches} cannot be halved {levels - 1} times, as "
+            f"{network}: images of {shape[1]}x{shape[2]}{patches} cannot be halved {halvings} times, as "
             f"multipliers={list(multipliers)} asks: height and width must be divisible by {factor}. "
             f"Give 1 to {(fits & -fits).bit_length()} multipliers, or resize or pad the images"
-        )
-    if num_blocks < 1:
-        raise ConfigurationError(f"{network}: num_blocks={num_blocks}: at least 1")
-    if bad := [level for level in attention_stages if not 0 <= level < levels]:
-        raise ConfigurationError(
-            f"{network}: attention_stages={bad}: multipliers={list(multipliers)} has levels 0 to {levels - 1}"
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from scorelight.networks.base import ScoreNetwork
 from scorelight.networks.embeddings import ConditionEmbedding
@@ -42,8 +43,8 @@ class MLP(ScoreNetwork):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    @override
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output like x."""
         condition = self.embed(noise_label, label)
         hidden = self.first(x.flatten(1))
         for layer in self.layers:

@@ -1,9 +1,9 @@
 """The networks of the papers, layer by layer: DDPM (Ho et al., 2020), DDPM++ and NCSN++ (Song et al., 2021).
 
-They walk down levels of half the resolution each and up again. On the way down every block leaves its output
-for a block on the way up, and so does every change of resolution. What a level is made of is in `_Parts`, the
-walk in `_StagedUNet`. Layers lie in the order of Song et al.'s ``all_modules``: a published checkpoint can be
-walked along them.
+An encoder of stages, each at half the resolution of the last, and a decoder in reverse order. The output of
+every encoder block and of every downsampling is the skip input of a decoder block. `_StagedUNet` connects the
+stages, a `_BlockFactory` makes their blocks. Layers are in the order of Song et al.'s ``all_modules``, so
+that the weights of a published checkpoint can be assigned in order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
@@ -39,162 +40,171 @@ from scorelight.networks.layers import (
 __all__ = ["DDPMUNet", "NCSNpp"]
 
 
-class _Parts(ABC):
-    """What the levels are made of."""
+class _BlockFactory(ABC):
+    """Makes the modules of the stages."""
 
     attend_every_block_up: bool
-    heads_at_every_level: bool = False
+    """Whether every decoder block of a stage has attention, or the last one only."""
+    heads_at_every_stage: bool = False
+    """Whether every decoder stage has an output, or the last one only."""
 
     @abstractmethod
     def block(self, inputs: int, width: int, attend: bool) -> nn.Module:
-        """Called as ``block(hidden, condition)``."""
+        """A residual block, called as ``block(hidden, condition)``."""
 
     @abstractmethod
-    def shrink(self, width: int) -> nn.Module:
-        """To half the resolution, called as a block is."""
+    def downsample(self, width: int) -> nn.Module:
+        """Half the resolution, called like a block."""
 
     @abstractmethod
-    def grow(self, width: int) -> nn.Module:
-        """To double the resolution, called as a block is."""
+    def upsample(self, width: int) -> nn.Module:
+        """Double the resolution, called like a block."""
 
     @abstractmethod
-    def enlarge(self) -> nn.Module:
+    def upsample_output(self) -> nn.Module:
         """Double the resolution of an output."""
 
-    def join(self, image_channels: int, width: int) -> tuple[nn.Module | None, int]:
-        """What brings the image in at half the resolution, and the channels of the image then."""
+    def merge_input(self, image_channels: int, width: int) -> tuple[nn.Module | None, int]:
+        """The module that adds the image at half the resolution, if any; the image's channels after it."""
         return None, image_channels
 
 
 class _Down(nn.Module):
-    """A level on the way down; `join` is called as ``hidden, image = join(hidden, image)``."""
+    """A stage of the encoder; ``hidden, image = merge_input(hidden, image)`` adds the image."""
 
-    def __init__(self, blocks: Sequence[nn.Module], shrink: nn.Module | None, join: nn.Module | None) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], downsample: nn.Module | None, merge_input: nn.Module | None
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.shrink = shrink
-        self.join = join
+        self.downsample = downsample
+        self.merge_input = merge_input
 
     def forward(
         self, hidden: Tensor, image: Tensor, skips: list[Tensor], condition: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next level's hidden layer and image; what was on the way is appended to the skips."""
+        """The next stage's hidden layer and image; the skips are appended to the list."""
         for block in self.blocks:
             hidden = block(hidden, condition)
             skips.append(hidden)
-        if self.shrink is not None:
-            hidden = self.shrink(hidden, condition)
-            if self.join is not None:
-                hidden, image = self.join(hidden, image)
+        if self.downsample is not None:
+            hidden = self.downsample(hidden, condition)
+            if self.merge_input is not None:
+                hidden, image = self.merge_input(hidden, image)
             skips.append(hidden)
         return hidden, image
 
 
 class _Up(nn.Module):
-    """A level on the way up."""
+    """A stage of the decoder."""
 
     def __init__(
-        self, blocks: Sequence[nn.Module], head: nn.Module | None, enlarge: nn.Module, grow: nn.Module | None
+        self,
+        blocks: Sequence[nn.Module],
+        head: nn.Module | None,
+        upsample_output: nn.Module,
+        upsample: nn.Module | None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.head = head
-        self.enlarge = enlarge
-        self.grow = grow
+        self.upsample_output = upsample_output
+        self.upsample = upsample
 
     def forward(
         self, hidden: Tensor, output: Tensor | None, skips: list[Tensor], condition: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The next level's hidden layer, and the output up to here; skips are taken off the list."""
+        """The next stage's hidden layer, and the output so far; the skips are removed from the list."""
         for block in self.blocks:
             hidden = block(torch.cat([hidden, skips.pop()], dim=1), condition)
         if self.head is not None:
-            here = self.head(hidden)
-            output = here if output is None else here + self.enlarge(output)
-        return hidden if self.grow is None else self.grow(hidden, condition), output
+            new = self.head(hidden)
+            output = new if output is None else new + self.upsample_output(output)
+        return hidden if self.upsample is None else self.upsample(hidden, condition), output
 
 
 class _StagedUNet(ScoreNetwork, ABC):
-    """The walk down the levels and up again, whatever they are made of."""
+    """An encoder and a decoder of stages, with the blocks of a factory."""
 
     def _build(
         self,
         embed: nn.Module,
-        parts: _Parts,
+        factory: _BlockFactory,
         base_channels: int,
         multipliers: Sequence[int],
         num_blocks: int,
         attention_stages: Sequence[int],
     ) -> None:
         widths = [base_channels * m for m in multipliers]
-        attend = [level in attention_stages for level in range(len(widths))]
+        attend = [stage in attention_stages for stage in range(len(widths))]
         self.embed = embed
         self.first = nn.Conv2d(self.shape[0], base_channels, 3, padding=1)
-        self.down, skips = _contract(parts, self.shape[0], base_channels, widths, num_blocks, attend)
+        self.down, skips = _build_encoder(factory, self.shape[0], base_channels, widths, num_blocks, attend)
         deepest = widths[-1]
-        self.middle = nn.ModuleList(parts.block(deepest, deepest, attends) for attends in (True, False))
+        self.middle = nn.ModuleList(factory.block(deepest, deepest, attends) for attends in (True, False))
         outputs = self.shape[0] * (1 + self.learned_variance)
-        self.up = _expand(parts, outputs, widths, num_blocks, attend, skips)
+        self.up = _build_decoder(factory, outputs, widths, num_blocks, attend, skips)
         self.apply(glorot)
 
+    @override
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output like x."""
         condition = silu(self.embed(noise_label, label))
-        hidden, image, output = channels_last(self.first(x)), x, None
+        hidden, image = channels_last(self.first(x)), x
+        output: Tensor | None = None
         skips = [hidden]
-        for level in self.down:
-            hidden, image = level(hidden, image, skips, condition)
+        for stage in self.down:
+            hidden, image = stage(hidden, image, skips, condition)
         for block in self.middle:
             hidden = block(hidden, condition)
-        for level in self.up:
-            hidden, output = level(hidden, output, skips, condition)
+        for stage in self.up:
+            hidden, output = stage(hidden, output, skips, condition)
         assert output is not None
         return output
 
 
-def _contract(
-    parts: _Parts,
+def _build_encoder(
+    factory: _BlockFactory,
     image_channels: int,
     channels: int,
     widths: Sequence[int],
     num_blocks: int,
     attend: Sequence[bool],
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The way down, and the channels of every skip from it."""
-    levels, skips = nn.ModuleList(), [channels]
+    """The encoder, and the channels of its skips."""
+    stages, skips = nn.ModuleList(), [channels]
     for i, width in enumerate(widths):
-        blocks = [parts.block(skips[-1], width, attend[i])]
-        blocks += [parts.block(width, width, attend[i]) for _ in range(num_blocks - 1)]
+        blocks = [factory.block(skips[-1], width, attend[i])]
+        blocks += [factory.block(width, width, attend[i]) for _ in range(num_blocks - 1)]
         skips += [width] * num_blocks
-        shrink = join = None
+        downsample = merge_input = None
         if i < len(widths) - 1:
-            shrink = parts.shrink(width)
-            join, image_channels = parts.join(image_channels, width)
+            downsample = factory.downsample(width)
+            merge_input, image_channels = factory.merge_input(image_channels, width)
             skips.append(width)
-        levels.append(_Down(blocks, shrink, join))
-    return levels, skips
+        stages.append(_Down(blocks, downsample, merge_input))
+    return stages, skips
 
 
-def _expand(
-    parts: _Parts,
+def _build_decoder(
+    factory: _BlockFactory,
     outputs: int,
     widths: Sequence[int],
     num_blocks: int,
     attend: Sequence[bool],
     skips: list[int],
 ) -> nn.ModuleList:
-    """The way up: one block more per level, each taking a skip."""
-    levels, channels = nn.ModuleList(), widths[-1]
+    """The decoder: one block more per stage than in the encoder, each with a skip."""
+    stages, channels = nn.ModuleList(), widths[-1]
     for i, width in reversed(list(enumerate(widths))):
         blocks = []
         for k in range(num_blocks + 1):
             last = k == num_blocks
-            attends = attend[i] and (last or parts.attend_every_block_up)
-            blocks.append(parts.block(channels + skips.pop(), width, attends))
+            attends = attend[i] and (last or factory.attend_every_block_up)
+            blocks.append(factory.block(channels + skips.pop(), width, attends))
             channels = width
-        head = _head(width, outputs) if i == 0 or parts.heads_at_every_level else None
-        levels.append(_Up(blocks, head, parts.enlarge(), parts.grow(width) if i else None))
-    return levels
+        head = _head(width, outputs) if i == 0 or factory.heads_at_every_stage else None
+        stages.append(_Up(blocks, head, factory.upsample_output(), factory.upsample(width) if i else None))
+    return stages
 
 
 def _head(width: int, outputs: int) -> nn.Sequential:
@@ -205,15 +215,15 @@ def _head(width: int, outputs: int) -> nn.Sequential:
 class DDPMUNet(_StagedUNet):
     """Ho et al.'s (2020, app. B) U-Net; the defaults are theirs for CIFAR-10, of 35,746,307 parameters.
 
-    Blocks that add the noise level, sums without weights, strided convolutions between the levels, attention
-    behind every block of its levels. The embedding is sinusoidal (`PositionalEmbedding`).
+    Blocks that add the noise level, sums without weights, strided convolutions between the stages, attention
+    after every block of its stages. The embedding is sinusoidal (`PositionalEmbedding`).
 
     Args:
-        shape: (C, H, W); H and W must be divisible by 2^(levels − 1), they need not be equal.
-        base_channels: Channels of the first level.
-        multipliers: Channel multiplier of each level, hence also their number.
-        num_blocks: Residual blocks per level on the way down (one more on the way up).
-        attention_stages: Indices of the levels with self-attention, 0 being full resolution.
+        shape: (C, H, W); H and W must be divisible by 2^(stages − 1), they need not be equal.
+        base_channels: Channels of the first stage.
+        multipliers: Channel multiplier of each stage, hence also their number.
+        num_blocks: Residual blocks per encoder stage (one more per decoder stage).
+        attention_stages: Indices of the stages with self-attention, 0 being full resolution.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         num_classes: Number of classes to condition on, if any.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
@@ -235,11 +245,11 @@ class DDPMUNet(_StagedUNet):
         check_images("DDPMUNet", shape, multipliers, num_blocks, attention_stages)
         size = 4 * base_channels
         embed = ConditionEmbedding(size, num_classes, PositionalEmbedding(base_channels, size))
-        parts = _DDPMParts(size, dropout)
-        self._build(embed, parts, base_channels, multipliers, num_blocks, attention_stages)
+        factory = _DDPMBlockFactory(size, dropout)
+        self._build(embed, factory, base_channels, multipliers, num_blocks, attention_stages)
 
 
-class _DDPMParts(_Parts):
+class _DDPMBlockFactory(_BlockFactory):
     attend_every_block_up = True
 
     def __init__(self, size: int, dropout: float) -> None:
@@ -249,18 +259,18 @@ class _DDPMParts(_Parts):
     def block(self, inputs: int, width: int, attend: bool) -> nn.Module:
         return ResidualBlock(inputs, width, self.size, self.dropout, int(attend), weight=1.0)
 
-    def shrink(self, width: int) -> nn.Module:
+    def downsample(self, width: int) -> nn.Module:
         return _Unconditional(StridedConv(width, width))
 
-    def grow(self, width: int) -> nn.Module:
+    def upsample(self, width: int) -> nn.Module:
         return _Unconditional(NearestConv(width))
 
-    def enlarge(self) -> nn.Module:
+    def upsample_output(self) -> nn.Module:
         return Nearest()
 
 
 class _Unconditional(nn.Module):
-    """A layer in the place of a block, which the condition does not reach."""
+    """A layer in the place of a block, which ignores the condition."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -274,8 +284,8 @@ class _Unconditional(nn.Module):
 class NCSNpp(_StagedUNet):
     """Song et al.'s (2021, app. H) NCSN++ and, with other options, DDPM++.
 
-    Blocks that add the noise level and change the resolution themselves, sums weighted by √½, attention
-    behind every block of its levels on the way down, once on the way up. The defaults are NCSN++ cont.:
+    Blocks that add the noise level and change the resolution, sums weighted by √½, attention after every
+    encoder block of its stages and after the last decoder block. The defaults are NCSN++ cont.:
 
     ======================= ============================================================= ===========
     network                 options                                                        parameters
@@ -290,16 +300,16 @@ class NCSNpp(_StagedUNet):
     ======================= ============================================================= ===========
 
     Args:
-        shape: (C, H, W); H and W must be divisible by 2^(levels − 1), they need not be equal.
-        base_channels: Channels of the first level.
-        multipliers: Channel multiplier of each level, hence also their number.
-        num_blocks: Residual blocks per level on the way down (one more on the way up).
-        attention_stages: Indices of the levels with self-attention, 0 being full resolution.
+        shape: (C, H, W); H and W must be divisible by 2^(stages − 1), they need not be equal.
+        base_channels: Channels of the first stage.
+        multipliers: Channel multiplier of each stage, hence also their number.
+        num_blocks: Residual blocks per encoder stage (one more per decoder stage).
+        attention_stages: Indices of the stages with self-attention, 0 being full resolution.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         fir: Taps of the low-pass filter that resamples; None for means and repeated pixels.
         fourier_scale: Of the `FourierEmbedding` of the noise level; None for `PositionalEmbedding`.
-        progressive_input: How the image comes in at every level: as the residual branch of a sum that goes on
-            down, through a 1x1 convolution, or not at all.
+        progressive_input: How the image is added at every stage: as the residual branch of a running sum,
+            through a 1x1 convolution, or not at all.
         progressive_output: Whether the output is a sum of images of all resolutions.
         num_classes: Number of classes to condition on, if any.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
@@ -324,17 +334,17 @@ class NCSNpp(_StagedUNet):
         self.learned_variance = learned_variance
         check_images("NCSNpp", shape, multipliers, num_blocks, attention_stages)
         size = 4 * base_channels
-        level: nn.Module = (
+        embedding: nn.Module = (
             PositionalEmbedding(base_channels, size)
             if fourier_scale is None
             else FourierEmbedding(base_channels, size, fourier_scale)
         )
-        parts = _NCSNppParts(size, dropout, fir, progressive_input, progressive_output)
-        embed = ConditionEmbedding(size, num_classes, level)
-        self._build(embed, parts, base_channels, multipliers, num_blocks, attention_stages)
+        factory = _NCSNppBlockFactory(size, dropout, fir, progressive_input, progressive_output)
+        embed = ConditionEmbedding(size, num_classes, embedding)
+        self._build(embed, factory, base_channels, multipliers, num_blocks, attention_stages)
 
 
-class _NCSNppParts(_Parts):
+class _NCSNppBlockFactory(_BlockFactory):
     attend_every_block_up = False
 
     def __init__(
@@ -345,30 +355,30 @@ class _NCSNppParts(_Parts):
         progressive_input: str,
         progressive_output: bool,
     ) -> None:
-        if progressive_input not in _JOINS:
-            raise ConfigurationError(f"progressive_input={progressive_input!r}: {', '.join(_JOINS)}")
+        if progressive_input not in _INPUT_MERGES:
+            raise ConfigurationError(f"progressive_input={progressive_input!r}: {', '.join(_INPUT_MERGES)}")
         self.size = size
         self.dropout = dropout
         self.fir = fir
-        self.join_class = _JOINS[progressive_input]
-        self.heads_at_every_level = progressive_output
+        self.merge_input_class = _INPUT_MERGES[progressive_input]
+        self.heads_at_every_stage = progressive_output
 
     def block(self, inputs: int, width: int, attend: bool) -> nn.Module:
         return ResidualBlock(inputs, width, self.size, self.dropout, int(attend))
 
-    def shrink(self, width: int) -> nn.Module:
+    def downsample(self, width: int) -> nn.Module:
         return self._resampling(width, Average() if self.fir is None else FIRDown(self.fir))
 
-    def grow(self, width: int) -> nn.Module:
-        return self._resampling(width, self.enlarge())
+    def upsample(self, width: int) -> nn.Module:
+        return self._resampling(width, self.upsample_output())
 
-    def join(self, image_channels: int, width: int) -> tuple[nn.Module | None, int]:
-        if self.join_class is None:
+    def merge_input(self, image_channels: int, width: int) -> tuple[nn.Module | None, int]:
+        if self.merge_input_class is None:
             return None, image_channels
-        join = self.join_class(image_channels, width, self.fir)
-        return join, join.image_channels
+        merge_input = self.merge_input_class(image_channels, width, self.fir)
+        return merge_input, merge_input.image_channels
 
-    def enlarge(self) -> nn.Module:
+    def upsample_output(self) -> nn.Module:
         return Nearest() if self.fir is None else FIRUp(self.fir)
 
     def _resampling(self, width: int, resample: nn.Module) -> nn.Module:
@@ -376,7 +386,7 @@ class _NCSNppParts(_Parts):
 
 
 class _InputResidual(nn.Module):
-    """The image, convolved at half the resolution, plus the hidden layer, is both from then on."""
+    """The image, convolved to half the resolution, plus the hidden layer: the new image and hidden layer."""
 
     def __init__(self, image_channels: int, width: int, fir: Sequence[int] | None) -> None:
         super().__init__()
@@ -394,15 +404,15 @@ class _InputSkip(nn.Module):
     def __init__(self, image_channels: int, width: int, fir: Sequence[int] | None) -> None:
         super().__init__()
         self.image_channels = image_channels
-        self.shrink: nn.Module = Average() if fir is None else FIRDown(fir)
+        self.downsample: nn.Module = Average() if fir is None else FIRDown(fir)
         self.conv = nn.Conv2d(image_channels, width, 1)
 
     def forward(self, hidden: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        image = self.shrink(image)
+        image = self.downsample(image)
         return self.conv(image) + hidden, image
 
 
-_JOINS: dict[str, type[_InputResidual | _InputSkip] | None] = {
+_INPUT_MERGES: dict[str, type[_InputResidual | _InputSkip] | None] = {
     "residual": _InputResidual,
     "input_skip": _InputSkip,
     "none": None,

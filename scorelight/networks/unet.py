@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
@@ -28,21 +29,21 @@ __all__ = ["UNet"]
 class UNet(ScoreNetwork):
     """Residual blocks with the noise level, self-attention, and skips between equal resolutions.
 
-    Level l works at (H, W)/(patch_size 2ˡ) with ``base_channels * multipliers[l]`` channels. Residual sums
+    Stage l works at (H, W)/(patch_size 2ˡ) with ``base_channels * multipliers[l]`` channels. Residual sums
     are scaled by 1/√2 and the last convolution of each block starts at zero.
 
     Args:
-        shape: (C, H, W); H and W must be divisible by patch_size 2^(levels − 1), they need not be equal.
-        base_channels: Channels of the first level.
-        multipliers: Channel multiplier of each level, hence also their number.
-        num_blocks: Residual blocks per level on the way down (one more on the way up).
-        attention_stages: Indices of the levels with self-attention, 0 being full resolution.
+        shape: (C, H, W); H and W must be divisible by patch_size 2^(stages − 1), they need not be equal.
+        base_channels: Channels of the first stage.
+        multipliers: Channel multiplier of each stage, hence also their number.
+        num_blocks: Residual blocks per encoder stage (one more per decoder stage).
+        attention_stages: Indices of the stages with self-attention, 0 being full resolution.
         num_heads: Attention heads.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
         num_classes: Number of classes to condition on, if any.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
-        patch_size: Side of the squares of pixels that become the channels of one, at the input, and back at
-            the output: 2 makes every level four times as cheap.
+        patch_size: Side of the squares of pixels that become the channels of one pixel at the input, and the
+            reverse at the output: 2 makes every stage four times as cheap.
         group_size: Channels that are normalised together, at least. On a CPU groups of 16 are normalised two
             to three times as fast as groups of 4.
     """
@@ -62,32 +63,23 @@ class UNet(ScoreNetwork):
         group_size: int = 4,
     ) -> None:
         super().__init__(shape, num_classes)
-        self.learned_variance = learned_variance
-        self.patch_size = patch_size
+        self.learned_variance, self.patch_size = learned_variance, patch_size
         check_images("UNet", shape, multipliers, num_blocks, attention_stages, patch_size)
-        _check_heads(num_heads, base_channels, multipliers)
-        if group_size < 1:
-            raise ConfigurationError(f"UNet: group_size={group_size}: at least 1")
         size, channels = 4 * base_channels, shape[0] * patch_size**2
+        widths = [base_channels * m for m in multipliers]
+        _check_groups(num_heads, group_size, widths)
+        heads = [num_heads * (stage in attention_stages) for stage in range(len(widths))]
+        block = partial(ResidualBlock, size=size, dropout=dropout, adaptive=True, group_size=group_size)
         self.embed = ConditionEmbedding(size, num_classes)
         self.first = nn.Conv2d(channels, base_channels, 3, padding=1)
-        widths = [base_channels * m for m in multipliers]
-
-        make = partial(ResidualBlock, size=size, dropout=dropout, adaptive=True, group_size=group_size)
-
-        def block(level: int, inputs: int, resample: nn.Module | None = None) -> ResidualBlock:
-            heads = num_heads if level in attention_stages and resample is None else 0
-            return make(inputs, widths[level], num_heads=heads, resample=resample)
-
-        self.down, skips = _contract(block, widths, num_blocks, base_channels)
-        deepest = widths[-1]
-        self.middle = nn.ModuleList(make(deepest, deepest, num_heads=heads) for heads in (num_heads, 0))
-        self.up = _expand(block, widths, num_blocks, skips)
+        self.down, skips = _build_encoder(block, widths, heads, num_blocks, base_channels)
+        self.middle = nn.ModuleList(block(widths[-1], widths[-1], num_heads=n) for n in (num_heads, 0))
+        self.up = _build_decoder(block, widths, heads, num_blocks, skips)
         self.last_norm = group_norm(widths[0], group_size)
         self.last = zero(nn.Conv2d(widths[0], channels * (1 + learned_variance), 3, padding=1))
 
+    @override
     def forward(self, x: Tensor, noise_label: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output like x."""
         condition = silu(self.embed(noise_label, label))
         hidden = channels_last(self.first(pixel_unshuffle(x, self.patch_size)))
         skips = [hidden]
@@ -103,35 +95,43 @@ class UNet(ScoreNetwork):
         return pixel_shuffle(self.last(silu(self.last_norm(hidden))), self.patch_size)
 
 
-def _contract(
-    block: Callable[..., ResidualBlock], widths: list[int], num_blocks: int, channels: int
+_MakeBlock = Callable[..., ResidualBlock]
+
+
+def _build_encoder(
+    block: _MakeBlock, widths: Sequence[int], heads: Sequence[int], num_blocks: int, channels: int
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The way down, and the channels of every skip from it."""
+    """The encoder, and the channels of its skips."""
     blocks, skips = nn.ModuleList(), [channels]
-    for level, width in enumerate(widths):
-        for resample in [Average()] * (level > 0) + [None] * num_blocks:
-            blocks.append(block(level, skips[-1], resample))
+    for stage, width in enumerate(widths):
+        if stage > 0:
+            blocks.append(block(skips[-1], width, resample=Average()))
+            skips.append(width)
+        for _ in range(num_blocks):
+            blocks.append(block(skips[-1], width, num_heads=heads[stage]))
             skips.append(width)
     return blocks, skips
 
 
-def _expand(
-    block: Callable[..., ResidualBlock], widths: list[int], num_blocks: int, skips: list[int]
+def _build_decoder(
+    block: _MakeBlock, widths: Sequence[int], heads: Sequence[int], num_blocks: int, skips: list[int]
 ) -> nn.ModuleList:
-    """The way up: one block more per level, each taking a skip, then on to the level above."""
+    """The decoder: one block more per stage than in the encoder, each with a skip, then an upsampling."""
     blocks, channels = nn.ModuleList(), widths[-1]
-    for level in reversed(range(len(widths))):
-        if level < len(widths) - 1:
-            blocks.append(block(level, channels, Nearest()))
-            channels = widths[level]
+    for stage, width in reversed(list(enumerate(widths))):
+        if stage < len(widths) - 1:
+            blocks.append(block(channels, width, resample=Nearest()))
+            channels = width
         for _ in range(num_blocks + 1):
-            blocks.append(block(level, channels + skips.pop()))
-            channels = widths[level]
+            blocks.append(block(channels + skips.pop(), width, num_heads=heads[stage]))
+            channels = width
     return blocks
 
 
-def _check_heads(num_heads: int, base_channels: int, multipliers: Sequence[int]) -> None:
+def _check_groups(num_heads: int, group_size: int, widths: Sequence[int]) -> None:
     if num_heads < 1:
         raise ConfigurationError(f"UNet: num_heads={num_heads}: at least 1")
-    if bad := [base_channels * m for m in multipliers if base_channels * m % num_heads]:
+    if bad := [width for width in widths if width % num_heads]:
         raise ConfigurationError(f"UNet: {bad[0]} channels cannot be split into num_heads={num_heads}")
+    if group_size < 1:
+        raise ConfigurationError(f"UNet: group_size={group_size}: at least 1")

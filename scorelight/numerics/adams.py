@@ -1,10 +1,10 @@
-"""Adams methods with steps of each example's own, or with equal steps.
+"""Adams methods with a step size for each example, or with equal steps.
 
 Hairer, Nørsett & Wanner (1993), "Solving Ordinary Differential Equations I", sec. III.5: a multistep method
 with variable steps and one evaluation per step. The predictor integrates the polynomial through the last
 k ≤ 4 slopes (Adams–Bashforth); with the slope at its end the corrector integrates that through k + 1
-(Adams–Moulton), and the next step starts from that slope. The estimated error is that of the corrector without
-its oldest point, and
+(Adams–Moulton), and the next step starts from that slope. The error is estimated by the corrector without its
+oldest point, and
 
     h ← 0.8 h r^(−1/(k + 1))
 
@@ -14,8 +14,8 @@ For a smooth solution it takes about half the evaluations of `dopri5` for the sa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from scorelight.numerics.adaptive import (
     Method,
     Norm,
     Rows,
+    Run,
     Solution,
     State,
     combine,
@@ -42,7 +43,7 @@ _POINTS = 4
 
 
 def adams(
-    field: Field,
+    field: Field[State],
     state: State,
     start: float,
     end: float,
@@ -51,12 +52,12 @@ def adams(
     atol: float = 1e-5,
     max_steps: int = 6000,
     num_steps: int | None = None,
-) -> Solution:
+) -> Solution[State]:
     """Integrate from `start` to `end` as `dopri5` does, with one evaluation a step.
 
     Args:
-        field: f(t, y, index) for the examples at the places `index` of the batch.
-        state: y at `start`, a tensor of shape (B, ...) or a tuple of such.
+        field: f(t, y, index) for the examples at the positions `index` of the batch.
+        state: y at `start`, a tensor of shape (B, ...) or a tuple of such tensors.
         start: First t.
         end: Last t. The first step tried is a fiftieth of the way.
         rtol: Relative tolerance of a step.
@@ -75,32 +76,28 @@ def adams(
     return _equal_steps(field, state, start, end, num_steps)
 
 
-class _AdamsRun(NamedTuple):
-    """The examples on their way: as `_Run`, with the last slopes, newest first, and how many are known."""
-
-    place: Tensor
-    t: Tensor
-    h: Tensor
-    y: Tensor
+@dataclass(slots=True)
+class _Run(Run):
     times: Tensor
+    """Times of the last slopes, newest first, shape (n, 4)."""
     slopes: Tensor
+    """f at these times, shape (n, 4, D)."""
     known: Tensor
-    rejected: Tensor
+    """How many of them have been computed."""
 
 
-def _depart_adams(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _AdamsRun:
-    """The first slope."""
+def _start(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
+    """Compute the first slope."""
     index, t = first_times(start, y)
     times = t[:, None].repeat(1, _POINTS)
     slopes = f(t, y, index)[:, None].repeat(1, _POINTS, 1)
     h = torch.full_like(t, (end - start) / 50)
-    return _AdamsRun(
-        index, t, h, y, times, slopes, torch.ones_like(index), torch.zeros_like(index, dtype=torch.bool)
-    )
+    rejected = torch.zeros_like(index, dtype=torch.bool)
+    return _Run(index, t, h, y, rejected, times, slopes, torch.ones_like(index))
 
 
-def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_AdamsRun, Tensor]:
-    """Try a step of each example; also, which of them have arrived."""
+def _advance(f: Rows, norm: Norm, run: _Run, end: float) -> tuple[_Run, Tensor]:
+    """Try a step of each example."""
     h, last = next_step(run, end)
     places = (run.times - run.t[:, None]) / h[:, None]
     predicted = run.y + _polynomial_step(h, places, run.slopes, run.known)
@@ -113,15 +110,15 @@ def _advance_adams(f: Rows, norm: Norm, run: _AdamsRun, end: float) -> tuple[_Ad
     growth = 0.8 * ratio.clamp(min=1e-10) ** (-1 / (run.known + 1))
     growth = torch.where(taken & ~run.rejected, growth.clamp(0.2, 2.0), growth.clamp(0.2, 1.0))
     growth = torch.where(taken, growth, growth.clamp(max=0.8))
-    after = _AdamsRun(
+    after = _Run(
         run.place,
         torch.where(taken, run.t + h, run.t),
         h * growth,
         torch.where(taken[:, None], y, run.y),
+        ~taken,
         torch.where(taken[:, None], times[:, :-1], run.times),
         torch.where(taken[:, None, None], slopes[:, :-1], run.slopes),
         torch.where(taken, (run.known + 1).clamp(max=_POINTS), run.known),
-        ~taken,
     )
     return after, taken & last
 
@@ -142,20 +139,21 @@ def _polynomial_weights(places: Tensor) -> Tensor:
     return torch.stack(interpolatory_weights(r, moments), dim=1)
 
 
-_ADAMS = Method("adams", _depart_adams, _advance_adams, first_evaluations=1, evaluations=1)
+_ADAMS = Method("adams", _start, _advance, first_evaluations=1, evaluations=1)
 
 
-def _equal_steps(field: Field, state: State, start: float, end: float, num_steps: int) -> Solution:
+def _equal_steps(
+    field: Field[State], state: State, start: float, end: float, num_steps: int
+) -> Solution[State]:
     """`adams` in steps of one size for all examples."""
     layout = Layout.of(state)
     y = layout.pack(state)
-    index = torch.arange(len(y), device=y.device)
+    rows, (index, _), h = layout.rows(field), first_times(start, y), (end - start) / num_steps
 
     def f(n: int, y: Tensor) -> Tensor:
         t = torch.full((len(y),), start + n * h, dtype=torch.float64, device=y.device)
-        return layout.pack(field(t, layout.unpack(y), index))
+        return rows(t, y, index)
 
-    h = (end - start) / num_steps
     slopes = [f(0, y)]
     for n in range(1, num_steps + 1):
         predicted = y + h * combine(_equal_weights(0, len(slopes)), slopes)

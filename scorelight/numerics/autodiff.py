@@ -15,12 +15,12 @@ __all__ = ["input_gradients", "outside_inference", "quadratic_forms", "unit_vect
 
 @contextmanager
 def input_gradients(x: Tensor, *others: Any) -> Iterator[tuple[tuple[Any, ...], bool]]:
-    """A block in which outputs can be differentiated in x, whatever mode it is entered in.
+    """A block in which outputs can be differentiated in x, in any mode of autograd around it.
 
-    Yields (x, *others) to use in the block, x with a gradient, and whether gradients were switched on
-    outside: only then must a derivative be differentiable itself. Under `torch.inference_mode` tensors are
-    copied, since those made there cannot take part; attention runs in its plain form, the only one that
-    can be differentiated twice.
+    Yields (x, *others) to use in the block, x with a gradient, and whether gradients were enabled outside:
+    only then must a derivative be differentiable itself. Under `torch.inference_mode` tensors are copied,
+    since inference tensors have no gradients; attention runs in its plain form, the only one that can be
+    differentiated twice.
     """
     training = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -30,7 +30,7 @@ def input_gradients(x: Tensor, *others: Any) -> Iterator[tuple[tuple[Any, ...], 
 
 
 def outside_inference(value: Any) -> Any:
-    """A copy of a tensor that was made under `torch.inference_mode`, which can take part in autograd."""
+    """The value, copied if it is a tensor made under `torch.inference_mode`, which has no gradients."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
@@ -40,7 +40,7 @@ def quadratic_forms(y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False)
     Args:
         y: A function of x of x's shape, example by example.
         x: Shape (B, ...).
-        v: Directions; all of them are taken backward together.
+        v: Directions, of which all are in one backward pass.
         create_graph: Whether the result must be differentiable.
     """
     one = len(v) == 1

@@ -1,4 +1,4 @@
-"""Dormand & Prince (1980), RK5(4)7M, with step sizes of each example's own.
+"""Dormand & Prince (1980), RK5(4)7M, with a step size for each example.
 
 Order 5, an error estimate of order 4, the last stage of a step being the first of the next; six evaluations
 per step. Step sizes follow Hairer, Nørsett & Wanner (1993), "Solving Ordinary Differential Equations I",
@@ -9,7 +9,7 @@ sec. II.4: with r the ratio of the estimated error to the tolerance, a step is a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from scorelight.numerics.adaptive import (
     Method,
     Norm,
     Rows,
+    Run,
     Solution,
     State,
     combine,
@@ -42,7 +43,7 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 
 def dopri5(
-    field: Field,
+    field: Field[State],
     state: State,
     start: float,
     end: float,
@@ -50,15 +51,15 @@ def dopri5(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 1000,
-) -> Solution:
+) -> Solution[State]:
     """Integrate from `start` to `end`, in either direction, on the device of the state.
 
-    The error of a step is held to atol + rtol |y|, in the root mean square over an example's state; of a
-    tuple, over each of its tensors. Arithmetic is done in the widest type of the state; t is in float64.
+    The error of a step is at most atol + rtol |y|, in the root mean square over an example's state; for a
+    tuple, over each of its tensors. Arithmetic uses the widest type of the state, and float64 for t.
 
     Args:
-        field: f(t, y, index) for the examples at the places `index` of the batch.
-        state: y at `start`, a tensor of shape (B, ...) or a tuple of such.
+        field: f(t, y, index) for the examples at the positions `index` of the batch.
+        state: y at `start`, a tensor of shape (B, ...) or a tuple of such tensors.
         start: First t.
         end: Last t.
         rtol: Relative tolerance of a step.
@@ -71,19 +72,15 @@ def dopri5(
     return integrate(_DOPRI5, field, state, start, end, rtol, atol, max_steps)
 
 
-class _Run(NamedTuple):
-    """The examples on their way, a row each: place in the batch, t, next step h, state, f, last ratio."""
-
-    place: Tensor
-    t: Tensor
-    h: Tensor
-    y: Tensor
+@dataclass(slots=True)
+class _Run(Run):
     k: Tensor
+    """f at (t, y)."""
     ratio: Tensor
-    rejected: Tensor
+    """Error over tolerance of the last accepted step."""
 
 
-def _depart(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
+def _start(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
     """The first step: Hairer et al., sec. II.4, "Starting Step Size"; two evaluations."""
     index, t = first_times(start, y)
     span, sign = abs(end - start), 1.0 if end > start else -1.0
@@ -95,11 +92,11 @@ def _depart(f: Rows, norm: Norm, y: Tensor, start: float, end: float) -> _Run:
     largest = torch.maximum(d1, d2)
     h1 = torch.where(largest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), (0.01 / largest) ** 0.2)
     h = sign * torch.minimum(100 * h0, h1).clamp(max=span)
-    return _Run(index, t, h, y, k, torch.full_like(t, 1e-4), torch.zeros_like(index, dtype=torch.bool))
+    return _Run(index, t, h, y, torch.zeros_like(index, dtype=torch.bool), k, torch.full_like(t, 1e-4))
 
 
 def _advance(f: Rows, norm: Norm, run: _Run, end: float) -> tuple[_Run, Tensor]:
-    """Try a step of each example; also, which of them have arrived."""
+    """Try a step of each example."""
     h, last = next_step(run, end)
     y, k, error = _step(f, run, h)
     ratio = norm(error, run.y, y)
@@ -112,9 +109,9 @@ def _advance(f: Rows, norm: Norm, run: _Run, end: float) -> tuple[_Run, Tensor]:
         torch.where(taken, run.t + h, run.t),
         h * growth,
         torch.where(which, y, run.y),
+        ~taken,
         torch.where(which, k, run.k),
         torch.where(taken, ratio.clamp(min=1e-4), run.ratio),
-        ~taken,
     )
     return after, taken & last
 
@@ -129,4 +126,4 @@ def _step(f: Rows, run: _Run, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return y, slopes[-1], width * combine(_ERROR, slopes)
 
 
-_DOPRI5 = Method("dopri5", _depart, _advance, first_evaluations=2, evaluations=6)
+_DOPRI5 = Method("dopri5", _start, _advance, first_evaluations=2, evaluations=6)

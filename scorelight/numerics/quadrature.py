@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
+
+from torch import Tensor
 
 __all__ = ["interpolatory_weights"]
 
 
-def interpolatory_weights(places: Sequence[Any], moments: Sequence[Any]) -> list[Any]:
+Number = TypeVar("Number", float, Tensor)
+
+
+def interpolatory_weights(places: Sequence[Number], moments: Sequence[Number]) -> list[Number]:
     """Weights w_j that integrate the polynomial through values at n places: Σ_j w_j r_j^k = m_k for k < n.
 
     By Björck & Pereyra (1970), algorithm 2, without cancellation for ordered places.

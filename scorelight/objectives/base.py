@@ -1,10 +1,10 @@
-"""What is minimised.
+"""Training losses.
 
 Losses are averaged over the dimensions and stated so that all of them agree with
 
     L = E[ w(t) λ(t) mean_d (∇log p_t(x_t) − s_θ(x_t))² ] + const           (7)
 
-for the same λ: the same learning rate and gradient clipping serve every objective, and data of every size.
+for the same λ: the same learning rate and gradient clipping suit every objective, and data of every size.
 Song et al.'s ½·sum is D/2 times this. The bounds alone are sums, in nats.
 """
 
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 
 
 class NoisyBatch(NamedTuple):
-    """Clean examples and the same at random times: what every loss is computed from."""
+    """Clean examples and their noisy versions at random times: the input of every loss."""
 
     x0: Tensor
     """Clean data, shape (B, ...)."""
@@ -56,15 +56,15 @@ class NoisyBatch(NamedTuple):
 class Objective(Component, nn.Module, ABC):
     """A training loss whose minimiser is the true score.
 
-    A subclass writes `loss`; this base draws times and noise, applies the weight of the time sampler, and lets
-    the time sampler observe the losses in training.
+    A subclass writes `loss`; this base draws times and noise, applies the weight of the time sampler, and
+    passes the losses to the time sampler in training.
 
     Args:
         time_sampler: Distribution of t (default `UniformTime`).
     """
 
     trains_process: bool = False
-    """Whether a process with parameters may be trained by it: its value must not depend on the process."""
+    """Whether it may train a process with parameters: its expected value must not depend on the process."""
 
     def __init__(self, time_sampler: TimeSampler | None = None) -> None:
         super().__init__()
@@ -112,8 +112,8 @@ class Objective(Component, nn.Module, ABC):
         """
         if not self.trains_process and any(p.requires_grad for p in process.parameters()):
             raise ConfigurationError(
-                f"{type(process).__name__} is learned, and {type(self).__name__} would make it easy, not "
-                "right; use VariationalBound"
+                f"{type(process).__name__} is learned, and the value of {type(self).__name__} depends on the "
+                "process: it would learn one that is easy to denoise; use VariationalBound"
             )
         self.times(process).quantile(process, torch.tensor([0.5], dtype=torch.float64))
 
@@ -130,7 +130,7 @@ class Weighting(Component, ABC):
     """Weight λ of a noise level in the objective."""
 
     space: Parameterization = Score()
-    """What the residual is measured in, unless the objective is given another space."""
+    """The space of the residual, unless the objective is given another one."""
 
     @abstractmethod
     def __call__(self, level: AnyLevel) -> Scalar:

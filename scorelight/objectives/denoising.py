@@ -1,4 +1,4 @@
-"""Denoising score matching: regression on what was added to the data.
+"""Denoising score matching: regression on the noise that was added to the data.
 
     L = E_{t, x0, ε}[ w(t) λ(t) mean_d (y_j(x_t) − y_j(x0, ε))² ]          (7a)
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.denoisers.base import Denoiser
 from scorelight.objectives.base import NoisyBatch, Objective, Weighting, mean_over_dims
@@ -28,7 +29,7 @@ class DenoisingScoreMatching(Objective):
     With `DiscreteTime` it is the loss of SMLD (Song & Ermon, 2019, eq. 6) and of DDPM.
 
     Args:
-        space: What the residual is measured in, whatever the network outputs (default: the weighting's).
+        space: Space of the residual, whatever the network outputs (default: the weighting's).
         weighting: λ of each noise level (default `SigmaSquaredWeighting`).
         time_sampler: Distribution of t (default `UniformTime`).
     """
@@ -62,9 +63,9 @@ class EpsilonPrediction(Objective):
     def __init__(self, time_sampler: TimeSampler | None = None) -> None:
         super().__init__(time_sampler)
 
+    @override
     def loss(
         self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
     ) -> Tensor:
-        """mean_d (ε̂ − ε)²."""
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
         return mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, Epsilon()) ** 2)

@@ -2,9 +2,9 @@
 
     L = E_{t, x_t}[ w(t) λ(t) mean_d (y_j(x_t) − y_j*(x_t))² ]              (7b)
 
-with y_j* the exact posterior mean, not a single draw, when the data are the training points themselves:
-p_t is then the kernel density Σ_n N(x_t; α x_n, σ² I)/N (Vincent, 2011, eq. 7). The minimiser and, but
-for a constant, the loss are those of (7a); the variance is that of x_t and t alone.
+with y_j* the exact posterior mean, not a single draw, if the distribution of the data is the set of training
+points: p_t is then the kernel density Σ_n N(x_t; α x_n, σ² I)/N (Vincent, 2011, eq. 7). The minimiser and, up
+to a constant, the loss are those of (7a); its only variance is due to x_t and t.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["ExplicitScoreMatching"]
 
 
 class ExplicitScoreMatching(Objective):
-    """Equation (7b). The bank of training points is taken from the data module, at the start of training.
+    """Equation (7b). The bank of training points is read from the data module at the start of training.
 
-    With a ``label`` the density is that of the points of the same class; a label that no point has, such as
-    that for "no class", stands for all. Every step compares every example with every point of the bank.
+    With a ``label`` the density is that of the points of the same class; a label without a point, such as the
+    one for "no class", stands for all points. Every step compares every example with every point of the bank.
 
     Args:
-        space: What the residual is measured in, whatever the network outputs (default: the weighting's).
+        space: Space of the residual, whatever the network outputs (default: the weighting's).
         weighting: λ of each noise level (default `SigmaSquaredWeighting`).
         time_sampler: Distribution of t (default `UniformTime`).
-        chunk_size: Points of the bank that are looked at together; bounds the memory.
+        chunk_size: Points of the bank that are processed together; bounds the memory.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ExplicitScoreMatching(Objective):
         self.bank: Batch | None = None
 
     def prepare(self, training_set: Callable[[], Batch]) -> None:
-        """Take the training set as the bank."""
+        """Store the training set as the bank."""
         self.bank = training_set()
 
     def loss(

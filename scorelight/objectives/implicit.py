@@ -1,16 +1,16 @@
-"""Implicit score matching: no noise is looked at, the score's own derivative takes its place.
+"""Implicit score matching: the derivative of the score in place of a regression target.
 
     L = E_{t, x_t}[ w(t) λ(t)/D (‖s‖² + 2 tr ∂s/∂x) ]                       (7c)
 
-is, after integration by parts, the Fisher divergence of (7) but for a constant (Hyvärinen, 2005, thm. 1,
+is, after integration by parts, the Fisher divergence of (7) up to a constant (Hyvärinen, 2005, thm. 1,
 times 2/D). With random v, E[v vᵀ] = I, the trace is E[vᵀ (∂s/∂x) v]: sliced score matching (Song, Garg,
-Shi & Ermon, 2019) needs one more pass through the network for each v, however many dimensions there are.
+Shi & Ermon, 2019) needs one more pass through the network for each v, for any number of dimensions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -34,12 +34,12 @@ Curvature = Callable[[Tensor], Tensor]
 
 
 class ImplicitScoreMatching(Objective):
-    """Equation (7c) with the exact trace: D passes backward through the network, vectorised.
+    """Equation (7c) with the exact trace: D backward passes through the network, vectorised.
 
     Args:
         weighting: λ of each noise level (default `SigmaSquaredWeighting`).
         time_sampler: Distribution of t (default `UniformTime`); `FixedTime` for one noise level.
-        chunk_size: Dimensions differentiated together; bounds the memory of validation, while training keeps
+        chunk_size: Dimensions differentiated together; bounds the memory of validation, while training needs
             all of them for its own derivative.
     """
 
@@ -61,18 +61,20 @@ class ImplicitScoreMatching(Objective):
         """λ/D (‖s‖² + 2 tr ∂s/∂x)."""
 
         def fisher(score: Tensor, curvature: Curvature) -> Tensor:
-            axes = unit_vectors(score, self.chunk_size)
-            trace = torch.stack([curvature(v).sum(0) for v in axes]).sum(0)
+            trace = torch.stack([curvature(v).sum(0) for v in self._axes(score)]).sum(0)
             return (score.square().flatten(1).sum(1) + 2 * trace) / score[0].numel()
 
         return _weighted_fisher(fisher, self.weighting, denoiser, noisy, cond)
+
+    def _axes(self, like: Tensor) -> Iterator[Tensor]:
+        return unit_vectors(like, self.chunk_size)
 
 
 class SlicedScoreMatching(Objective):
     """Equation (7c) with the trace along random directions (Song et al., 2019, eq. 7 and 8, times 2/D).
 
     Directions are drawn over all dimensions of an example, with E[v vᵀ] = I, so that every choice has the
-    same expectation, that of `ImplicitScoreMatching`.
+    same expectation as `ImplicitScoreMatching`.
 
     Args:
         weighting: λ of each noise level (default `SigmaSquaredWeighting`).
@@ -121,8 +123,8 @@ class SlicedScoreMatching(Objective):
             return rademacher_like(like, generator)
         v = randn_like(like, generator)
         if self.projection == "sphere":
-            length = v.flatten(1).norm(dim=1).reshape(-1, *(1,) * (v.ndim - 1))
-            return v * (math.sqrt(v[0].numel()) / length)
+            length: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+            return v * (math.sqrt(v[0].numel()) / length.reshape(-1, *(1,) * (v.ndim - 1)))
         return v
 
 

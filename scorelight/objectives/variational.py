@@ -1,4 +1,4 @@
-"""Variational bounds on −log p(x0) as training losses: the terms (11) to (13) of `scorelight.likelihood.bounds`."""
+"""Variational bounds on −log p(x0) as losses, by (11) to (13) of `scorelight.likelihood.bounds`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ __all__ = ["HybridObjective", "VariationalBound"]
 
 
 class VariationalBound(Objective):
-    """The bound (11) on levels, (13) in continuous time: an unbiased estimate for each example, in nats.
+    """The bound (11) on timesteps, (13) in continuous time: an unbiased estimate for each example, in nats.
 
-    On levels each example gets one of the N terms after the first, N-fold; in continuous time one t and
+    On timesteps each example gets N times one of the N terms after the first; in continuous time one t and
     the last term, with two evaluations of the network.
 
     Args:
-        num_timesteps: Number of levels (default: those of the process's table, else continuous time).
+        num_timesteps: Number of timesteps (default: the process's table, else continuous time).
         variance: Variance of a step unless the network learns it: ``small`` is c², ``large`` σ²_{t|s}. At
             little noise ``large`` is exact; ``small`` costs DDPM's table 0.29 nats per dimension for any N.
-        num_bins: Number of grey levels of the data, equally spaced from −1 to 1, each standing for the interval
-            around it; the bound is then on a probability (Ho et al., 2020, eq. 13). Default: on a density.
+        num_bins: Number of grey levels of the data, equally spaced from −1 to 1, each standing for the
+            interval around it; the bound is then on a probability (Ho et al., 2020, eq. 13). Default: on a
+            density.
         time_sampler: Distribution of t, which must be unbiased (default `DiscreteTime` or `ImportanceTime`).
     """
 
@@ -52,7 +53,7 @@ class VariationalBound(Objective):
             name = type(time_sampler).__name__
             raise ConfigurationError(
                 f"VariationalBound: with time_sampler={name} it would be no bound; use UniformTime, "
-                "StratifiedTime, ImportanceTime, or on levels DiscreteTime or LossAwareTime"
+                "StratifiedTime, ImportanceTime, or on timesteps DiscreteTime or LossAwareTime"
             )
         self.num_timesteps = num_timesteps
         self.variance = variance
@@ -71,7 +72,7 @@ class VariationalBound(Objective):
         return 0.5 * (process.t_max - process.t_min) * (noisy.level.g2 * squared).flatten(1).sum(1)
 
     def unweighted_terms(self, denoiser: Denoiser, noisy: NoisyBatch, **cond: Any) -> Scalar:
-        """The prior's term, and in continuous time that of the decoder."""
+        """The prior's term, and in continuous time the decoder's."""
         prior = prior_term(denoiser.process, noisy.x0)
         return prior if self._is_discrete(denoiser.process) else prior + self._decoder(denoiser, noisy, cond)
 
@@ -79,7 +80,7 @@ class VariationalBound(Objective):
         return self.times(process).num_timesteps_of(process) is not None
 
     def times(self, process: ForwardProcess) -> TimeSampler:
-        """The time sampler, on the levels of the bound if it has levels."""
+        """The time sampler, on the timesteps of the bound if it has any."""
         number = process.num_timesteps if self.num_timesteps is None else self.num_timesteps
         if self.time_sampler is None:
             return ImportanceTime() if number is None else DiscreteTime(number)
@@ -114,9 +115,9 @@ class HybridObjective(Objective):
 
     Args:
         bound_weight: Their λ.
-        num_timesteps: Number of levels (default: those of the process's table).
+        num_timesteps: Number of timesteps (default: those of the process's table).
         num_bins: Number of grey levels of the data, see `VariationalBound`.
-        time_sampler: Distribution of the level (default `DiscreteTime`).
+        time_sampler: Distribution of the timestep (default `DiscreteTime`).
     """
 
     def __init__(
@@ -137,13 +138,13 @@ class HybridObjective(Objective):
             )
 
     def check(self, process: ForwardProcess, network: nn.Module | None = None) -> None:
-        """Refuse a network that does not learn the variance, too."""
+        """Also refuse a network that does not learn the variance."""
         super().check(process, network)
         if not getattr(network, "learned_variance", True):
             raise ConfigurationError(_NO_VARIANCE)
 
     def times(self, process: ForwardProcess) -> TimeSampler:
-        """The time sampler, on the levels of the bound."""
+        """The time sampler, on the timesteps of the bound."""
         number = resolve_num_timesteps(process, self.bound.num_timesteps, "HybridObjective")
         return _on_timesteps(number, super().times(process), process, "HybridObjective")
 
@@ -163,15 +164,15 @@ class HybridObjective(Objective):
 def _on_timesteps(
     number: int | None, time_sampler: TimeSampler, process: ForwardProcess, owner: str
 ) -> TimeSampler:
-    """The time sampler, if its levels are those of the bound: `number` of them, or no levels at all."""
-    found = time_sampler.num_timesteps_of(process)
-    if found == number:
+    """The time sampler, after a check that it has as many timesteps as the bound; None in continuous time."""
+    actual = time_sampler.num_timesteps_of(process)
+    if actual == number:
         return time_sampler
-    name, levels = type(time_sampler).__name__, f"{found} levels" if found else "no levels"
+    name, timesteps = type(time_sampler).__name__, f"{actual} timesteps" if actual else "no timesteps"
     need = (
         f"the bound {number}: use DiscreteTime or LossAwareTime with as many"
         if number
-        else f"the bound is in continuous time: give {owner} num_timesteps={found}, or use UniformTime, "
+        else f"the bound is in continuous time: give {owner} num_timesteps={actual}, or use UniformTime, "
         "StratifiedTime or ImportanceTime"
     )
-    raise ConfigurationError(f"{owner}: time_sampler={name} has {levels}, {need}")
+    raise ConfigurationError(f"{owner}: time_sampler={name} has {timesteps}, {need}")

@@ -1,10 +1,11 @@
-"""Weights λ of the noise levels, each with the space of the residual that its paper states it for."""
+"""Weights λ of the noise levels, each with the space of the residual for which its paper states it."""
 
 from __future__ import annotations
 
 import math
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.objectives.base import Weighting
@@ -24,16 +25,16 @@ __all__ = [
 class UniformWeighting(Weighting):
     """λ = 1."""
 
+    @override
     def __call__(self, level: AnyLevel) -> Scalar:
-        """1."""
         return 1.0
 
 
 class SigmaSquaredWeighting(Weighting):
     """λ = σ² of the score's residual, which makes it L_simple (Song et al., 2021, sec. 3.3)."""
 
+    @override
     def __call__(self, level: AnyLevel) -> Scalar:
-        """σ²."""
         return level.sigma**2
 
 
@@ -44,8 +45,8 @@ class LikelihoodWeighting(Weighting):
     theorem 1. Its variance is lowest with `ImportanceTime`.
     """
 
+    @override
     def __call__(self, level: AnyLevel) -> Scalar:
-        """g²."""
         return level.g2
 
 
@@ -63,16 +64,16 @@ class MinSNRWeighting(Weighting):
             raise ConfigurationError(f"gamma={gamma}: must be positive")
         self.gamma = gamma
 
+    @override
     def __call__(self, level: AnyLevel) -> Scalar:
-        """min(α²/σ², γ)."""
         snr = level.snr
         return snr.clamp(max=self.gamma) if isinstance(snr, Tensor) else min(snr, self.gamma)
 
 
 class EDMWeighting(Weighting):
-    """λ = (r² + s²)/(r s)² of x0's residual, r = σ/α, s that of the data (Karras et al., 2022, table 1).
+    """λ = (r² + s²)/(r s)² of x0's residual, r = σ/α, s the data's (Karras et al., 2022, table 1).
 
-    The loss of `EDM`'s own output without weights. Goes with `LogNormalTime`.
+    It is the unweighted loss of `EDM`'s own output, and is used with `LogNormalTime`.
 
     Args:
         sigma_data: Standard deviation s of the data.

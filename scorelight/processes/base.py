@@ -17,7 +17,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +25,30 @@ from torch import Tensor, nn
 from scorelight.errors import ConfigurationError
 from scorelight.storage.component import Component
 
-__all__ = ["AnyLevel", "ForwardProcess", "NoiseLevel", "Scalar"]
+__all__ = ["AnyLevel", "ForwardProcess", "NoiseLevel", "Scalar", "log"]
 
 Scalar = float | Tensor
-"""A Python float (one level for a whole batch) or a Tensor that broadcasts against the data."""
+"""A Python float (one level for the batch) or a Tensor that broadcasts against the data."""
 
 S = TypeVar("S", float, Tensor)
+U = TypeVar("U", float, Tensor)
+
+
+@overload
+def log(value: float) -> float: ...
+@overload
+def log(value: Tensor) -> Tensor: ...
+def log(value: Scalar) -> Scalar:
+    """The natural logarithm of a positive scalar."""
+    return value.log() if isinstance(value, Tensor) else math.log(value)
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevel(Generic[S]):
-    """The process at one time: α, σ and their derivatives, as floats or as tensors shaped to the data.
+    """The process at one time: α, σ and their derivatives, as floats or as tensors that broadcast over data.
 
-    Floats come from `ForwardProcess.grid_levels` (sampling: computed once, free to use), tensors from
-    `ForwardProcess.at` (training: a time for each example). The algebra is the same.
+    `ForwardProcess.grid_levels` returns floats, for sampling: computed once, on the host. `ForwardProcess.at`
+    returns tensors, for training: a time for each example. The algebra is the same.
     """
 
     time: S
@@ -65,8 +75,7 @@ class NoiseLevel(Generic[S]):
     @property
     def log_snr(self) -> S:
         """log(α²/σ²), decreasing in t."""
-        ratio = self.alpha / self.sigma
-        return 2 * (ratio.log() if isinstance(ratio, Tensor) else math.log(ratio))
+        return 2 * log(self.alpha / self.sigma)
 
     @property
     def angle(self) -> S:
@@ -81,8 +90,8 @@ class NoiseLevel(Generic[S]):
         length: S = (self.alpha**2 + self.sigma**2) ** 0.5
         return length
 
-    def map(self, function: Callable[[S], S]) -> NoiseLevel[S]:
-        """The level with a function applied to each of its numbers."""
+    def map(self, function: Callable[[S], U]) -> NoiseLevel[U]:
+        """The level with a function applied to each of its five numbers."""
         numbers = self.time, self.alpha, self.sigma, self.dalpha, self.dsigma
         return NoiseLevel(*map(function, numbers))
 
@@ -107,7 +116,7 @@ def check_open(t_min: float, t_max: float) -> None:
 
 @functools.cache
 def _load_jvp() -> None:
-    """Load what `torch.func.jvp` needs, which warns of torch's own deprecated torch.jit.script."""
+    """Import what `torch.func.jvp` needs, without the warning about torch's own use of torch.jit.script."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.func.jvp(torch.exp, (torch.zeros(()),), (torch.ones(()),))
@@ -121,7 +130,7 @@ def _jvp(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tenso
 
 
 def _vjp(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative, as constants: in a tenth of the time, under no_grad and inference_mode too."""
+    """Value and derivative, as constants: takes a tenth of the time, and works in inference mode too."""
     with torch.inference_mode(False), torch.enable_grad():
         t = t.detach().clone().requires_grad_()
         value = function(t)

@@ -1,7 +1,7 @@
-"""Discrete-time processes: a table of N noise levels, joined up to a process in continuous time.
+"""Discrete-time processes: a table of N noise levels, interpolated to a process in continuous time.
 
-Level i = 1, ..., N lies at t = i/N. Between two levels log ᾱ (β-table) or log σ (σ-table) is linear in t:
-the levels are exact, and equation (2) holds in between, with f and g² constant there (DDPM) or σ geometric
+Level i = 1, ..., N has the time t = i/N. Between two levels log ᾱ (β-table) or log σ (σ-table) is linear in
+t: the levels are exact, and equation (2) holds in between, with f and g² constant there (DDPM) or σ geometric
 (SMLD). The N times of a `UniformGrid` are the levels themselves.
 
 The tables are plain float64 tensors, not buffers: a module that is cast to half precision casts its buffers.
@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess, check_sigmas
@@ -38,7 +39,7 @@ class DDPMProcess(ForwardProcess):
     Args:
         num_timesteps: Number N of levels.
         schedule: Name of a β-table.
-        betas: A table of one's own instead, each 0 < β < 1; its length is then N.
+        betas: A custom table instead, each 0 < β < 1; its length is then N.
         keep: Levels to keep, increasing, from 1 to N (default all): β'_i = 1 − ᾱ_{s_i}/ᾱ_{s_{i−1}}, respacing
             (Nichol & Dhariwal, 2021, sec. 4).
     """
@@ -75,12 +76,12 @@ class DDPMProcess(ForwardProcess):
     def _log_alpha_bar_at(self, t: Tensor) -> Tensor:
         return _interpolate(self.log_alpha_bar, t * self.num_timesteps)
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """√ᾱ."""
         return torch.exp(0.5 * self._log_alpha_bar_at(t))
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """√(1 − ᾱ)."""
         return torch.sqrt(-torch.expm1(self._log_alpha_bar_at(t)))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class SMLDProcess(ForwardProcess):
         num_timesteps: Number N of levels, at least 2.
         sigma_min: σ_1, positive.
         sigma_max: σ_N.
-        sigmas: An increasing table of one's own instead.
+        sigmas: A custom table instead, increasing.
     """
 
     def __init__(
@@ -120,12 +121,12 @@ class SMLDProcess(ForwardProcess):
         self.num_timesteps: int = len(log_sigma)
         self.log_sigma = log_sigma
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
         return torch.ones_like(t)
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """σ_i at t = i/N, geometric in between."""
         return torch.exp(_interpolate(self.log_sigma, t * self.num_timesteps - 1))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.processes.base import ForwardProcess, check_open
 
@@ -22,12 +23,12 @@ class RectifiedFlow(ForwardProcess):
         super().__init__(t_min, t_max)
         check_open(t_min, t_max)
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """1 − t."""
         return 1 - t
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """The time itself."""
         return t.clone()
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
     γ(t) = γ₀ + (γ₁ − γ₀) (γ̃(t) − γ̃(0))/(γ̃(1) − γ̃(0))                                            (2)
     γ̃(t) = l₁(t) + l₃(φ(l₂(l₁(t)))),   l₁, l₂, l₃ linear with positive weights, φ the sigmoid          (3)
 
-The biases of l₁ and l₃ are left out: they cancel in (2), or add to that of l₂.
+The biases of l₁ and l₃ are left out: they cancel in (2), or add to the bias of l₂.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
@@ -24,7 +25,7 @@ _STEEPNESS = 10.0
 
 
 def _positive(free: Tensor) -> Tensor:
-    """softplus, with all its digits: that of torch is the identity from 20 on."""
+    """Softplus to full precision; torch's own is the identity from 20 on."""
     return -logsigmoid(-free)
 
 
@@ -53,7 +54,7 @@ class LearnedVPSDE(ForwardProcess):
             raise ConfigurationError(
                 f"log_snr_max={log_snr_max}, log_snr_min={log_snr_min}: log_snr_min < log_snr_max is needed"
             )
-        centres = (torch.arange(width) + 0.5) / width  # a unit turns on at each: no two of them are alike
+        centres = (torch.arange(width) + 0.5) / width  # each unit turns on at another time
         self.gamma_0 = nn.Parameter(torch.tensor(-float(log_snr_max)))
         self.span = nn.Parameter(_free(torch.tensor(float(log_snr_max) - log_snr_min)))
         self.weight_1 = nn.Parameter(_free(torch.ones(())))
@@ -75,14 +76,14 @@ class LearnedVPSDE(ForwardProcess):
         hidden = torch.sigmoid(weight_2 * (weight_1 * t[..., None]) + bias_2) - torch.sigmoid(bias_2)
         return weight_1 * t + (weight_3 * hidden).sum(-1)
 
+    @override
     def log_snr(self, t: Tensor) -> Tensor:
-        """Minus γ."""
         return -self.gamma(t)
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """sqrt(sigmoid(−γ))."""
         return torch.sqrt(torch.sigmoid(-self.gamma(t)))
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(sigmoid(γ))."""
         return torch.sqrt(torch.sigmoid(self.gamma(t)))

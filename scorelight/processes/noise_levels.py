@@ -1,17 +1,17 @@
-"""Noise levels for data of one's own: the techniques of NCSNv2 (Song & Ermon, 2020).
+"""Noise levels for given data: the techniques of NCSNv2 (Song & Ermon, 2020).
 
 Levels σ_min = σ_1 < ... < σ_N = σ_max are geometric with ratio γ; D is the number of values of an example.
 
-| technique | what it sets | here               |
-| --------- | ------------ | ------------------ |
-| 1         | σ_max        | `largest_distance` |
-| 2         | γ, hence N   | `level_ratio`, `num_timesteps` |
-| 4         | the step of annealed Langevin dynamics | `langevin_step` |
+| technique | what it sets                           | here                                |
+| --------- | -------------------------------------- | ----------------------------------- |
+| 1         | σ_max                                  | `largest_distance`                  |
+| 2         | γ, hence N                             | `level_ratio`, `count_noise_levels` |
+| 4         | the step of annealed Langevin dynamics | `langevin_step`                     |
 
-(Technique 3, an output divided by σ, is what `Epsilon` and `EDM` do; 5 is the average of the weights.)
+(Technique 3, an output divided by σ, is `Epsilon` and `EDM`; Technique 5 is the average of the weights.)
 
-Against the settings that the paper used: the formulas give 5.5 % fewer levels, in each of its five rows,
-since "≈ 0.5" in Technique 2 was 0.567 there; and for its levels the same steps, but for one (LSUN church).
+Compared with the settings that the paper used, the formulas give 5.5 % fewer levels in each of its five rows,
+since "≈ 0.5" in Technique 2 was 0.567 there; for its levels they give its steps, except one (LSUN church).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from scorelight.errors import ConfigurationError
 
 __all__ = [
     "NCSN_RATIO",
-    "Schedule",
+    "NoiseLevelSchedule",
+    "count_noise_levels",
     "langevin_step",
     "largest_distance",
     "level_ratio",
-    "num_timesteps",
     "overlap",
     "suggest_schedule",
     "variance_ratio",
@@ -50,12 +50,12 @@ def largest_distance(
     """Technique 1: σ_max = max_ij ‖x_i − x_j‖, over all pairs.
 
     The pair is found in single precision, its distance computed in double: the relative error is below 1e-6.
-    Takes N² D operations at most (pairs whose norms do not add up to the best so far are left out) and the
-    memory of one copy of x.
+    It takes at most N² D operations, since pairs whose norms add up to less than the best distance so far are
+    skipped, and the memory of one copy of x.
 
     Args:
         x: Examples, shape (N, ...), N at least 2.
-        progress: Goes round the list of the pairs of blocks, such as ``tqdm``.
+        progress: Wraps the list of the pairs of blocks, such as ``tqdm``.
         block_size: Examples per block.
 
     Raises:
@@ -64,7 +64,7 @@ def largest_distance(
     if len(x) < 2:
         raise ConfigurationError(f"the data has {len(x)} examples: at least 2 are needed")
     x = x.flatten(1) if x.is_floating_point() else x.flatten(1).float()
-    centred = (x - x.mean(0)).float()  # distances stay, rounding gets smaller
+    centred = (x - x.mean(0)).float()  # the same distances with less rounding
     norm = torch.linalg.vector_norm(centred, dim=1)
     if not norm.isfinite().all():
         raise ConfigurationError("the data has values that are NaN, infinite or beyond single precision")
@@ -87,8 +87,8 @@ def _farthest(x: Tensor, y: Tensor) -> tuple[int, int]:
 def overlap(dim: int, ratio: float) -> float:
     """Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ), the left side of Technique 2.
 
-    Around a point ‖σ_i ε‖ is nearly N(√D σ_i, σ_i²/2) (Proposition 2). This is the probability that it lies
-    within three standard deviations of where the next larger level, γσ_i, has its own.
+    Around a point ‖σ_i ε‖ is nearly N(√D σ_i, σ_i²/2) (Proposition 2). This is the probability that it is
+    within three standard deviations of its mean at the next larger level, γσ_i.
 
     Args:
         dim: Number D of values of an example.
@@ -105,8 +105,8 @@ def _normal_cdf(z: float) -> float:
 def level_ratio(dim: int) -> float:
     """Technique 2: the ratio γ of neighbouring levels at which their `overlap` is 0.5.
 
-    Infinite for D ≤ 4, where the overlap of any two levels is above 0.99. About √(2D)/(√(2D) − 3) otherwise:
-    of use from some D = 30, since a wide ratio with a mere handful of values is outside of Proposition 2.
+    Infinite for D ≤ 4, where the overlap of any two levels is above 0.99; about √(2D)/(√(2D) − 3) otherwise.
+    Useful from about D = 30: Proposition 2 does not hold for a wide ratio and few dimensions.
 
     Raises:
         ConfigurationError: If dim is not positive.
@@ -119,7 +119,7 @@ def level_ratio(dim: int) -> float:
     return _root(lambda ratio: 0.5 - overlap(dim, ratio), 1.0, (slope + 4) / slope)
 
 
-def num_timesteps(sigma_min: float, sigma_max: float, ratio: float) -> int:
+def count_noise_levels(sigma_min: float, sigma_max: float, ratio: float) -> int:
     """Fewest levels, at least 2, from σ_min to σ_max in steps of at most `ratio`.
 
     Raises:
@@ -136,8 +136,8 @@ def num_timesteps(sigma_min: float, sigma_max: float, ratio: float) -> int:
 def variance_ratio(step: float, ratio: float, num_steps: int) -> float:
     """s_T²/σ_i² of Proposition 3, equation (4): (1 − e)^{2T} (γ² − v) + v with v = 2e/(1 − (1 − e)²).
 
-    s_T² is the variance that T steps of Langevin dynamics x + α∇log p + √(2α) z, α = e σ_i², end with if they
-    start from N(0, γ²σ_i² I) and p = N(0, σ_i² I); v is where they tend to.
+    s_T² is the variance after T steps of Langevin dynamics x + α∇log p + √(2α) z, α = e σ_i², that start from
+    N(0, γ²σ_i² I), with p = N(0, σ_i² I); v is its limit.
 
     Args:
         step: e = ε/σ_min², 0 < e < 2.
@@ -151,9 +151,9 @@ def variance_ratio(step: float, ratio: float, num_steps: int) -> float:
 def langevin_step(sigma_min: float, ratio: float, num_steps: int) -> float:
     """Technique 4: the ε for which `variance_ratio` is closest to 1, with step sizes α_i = ε σ_i²/σ_min².
 
-    The ratio is above 1 for every ε: it lies between γ² and v > 1. It is closest at its minimum, of which
-    there is one: its derivative in e = ε/σ_min² is ½v² (1 − (1 − e)^{2T}) − 2T (1 − e)^{2T−1} (γ² − v), in
-    which the first term grows from 0 and the second falls to 0.
+    The ratio is above 1 for every ε: it is between γ² and v > 1. It is closest to 1 at its only minimum: its
+    derivative in e = ε/σ_min² is ½v² (1 − (1 − e)^{2T}) − 2T (1 − e)^{2T−1} (γ² − v), in which the first term
+    grows from 0 and the second falls to 0.
 
     Args:
         sigma_min: Smallest level.
@@ -173,8 +173,8 @@ def langevin_step(sigma_min: float, ratio: float, num_steps: int) -> float:
     return sigma_min**2 * _root(slope, 0.0, 1.0)
 
 
-class Schedule(NamedTuple):
-    """Geometric levels from σ_min to σ_max and a step of Langevin dynamics that suits them."""
+class NoiseLevelSchedule(NamedTuple):
+    """Geometric noise levels from σ_min to σ_max, and the step of Langevin dynamics for them."""
 
     sigma_min: float
     sigma_max: float
@@ -185,11 +185,13 @@ class Schedule(NamedTuple):
     """ε: steps of ε σ_i²/σ_min²."""
 
 
-def suggest_schedule(sigma_min: float, sigma_max: float, dim: int, langevin_steps: int = 5) -> Schedule:
+def suggest_schedule(
+    sigma_min: float, sigma_max: float, dim: int, langevin_steps: int = 5
+) -> NoiseLevelSchedule:
     """Techniques 2 and 4 for levels that end exactly at σ_min and σ_max.
 
-    The ratio is that of Technique 2, or `NCSN_RATIO` where that is smaller (D ≤ 28), reduced to what fits a
-    whole number of levels.
+    The ratio is the one of Technique 2, or `NCSN_RATIO` where that is smaller (D ≤ 28), reduced so that the
+    number of levels is an integer.
 
     Args:
         sigma_min: Smallest level.
@@ -200,10 +202,10 @@ def suggest_schedule(sigma_min: float, sigma_max: float, dim: int, langevin_step
     Raises:
         ConfigurationError: If a value is out of range.
     """
-    number = num_timesteps(sigma_min, sigma_max, min(level_ratio(dim), NCSN_RATIO))
+    number = count_noise_levels(sigma_min, sigma_max, min(level_ratio(dim), NCSN_RATIO))
     ratio = (sigma_max / sigma_min) ** (1 / (number - 1))
     step = langevin_step(sigma_min, ratio, langevin_steps)
-    return Schedule(sigma_min, sigma_max, number, ratio, step)
+    return NoiseLevelSchedule(sigma_min, sigma_max, number, ratio, step)
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:

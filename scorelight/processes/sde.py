@@ -12,14 +12,14 @@ With B(t) = ∫₀ᵗ β = β_min t + ½ (β_max − β_min) t²:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.processes.base import ForwardProcess, check_open, check_sigmas
+from scorelight.processes.base import ForwardProcess, S, check_open, check_sigmas
 
 __all__ = ["VESDE", "VPSDE", "CosineVPSDE", "KarrasVESDE", "SubVPSDE"]
 
@@ -49,13 +49,13 @@ class _LinearBetaSDE(ForwardProcess):
         return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
     def _time_of_integral(self, integral: Tensor) -> Tensor:
-        """Positive root of B(t) = B, with no difference in it and hence good for β_min = β_max too."""
+        """Positive root of B(t) = B, written without a difference: it holds for β_min = β_max too."""
         integral = integral.clamp(max=0.5 * (self.beta_min + self.beta_max))
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
         return self._within(2 * integral / (self.beta_min + root))
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """exp(−B/2)."""
         return torch.exp(-0.5 * self._integral(t))
 
 
@@ -69,8 +69,8 @@ class VPSDE(_LinearBetaSDE):
         t_max: Time of the prior.
     """
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(1 − exp(−B))."""
         return torch.sqrt(-torch.expm1(-self._integral(t)))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ class SubVPSDE(_LinearBetaSDE):
         t_max: Time of the prior.
     """
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """1 − exp(−B)."""
         return -torch.expm1(-self._integral(t))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ class SubVPSDE(_LinearBetaSDE):
 class VESDE(ForwardProcess):
     """Variance-exploding process, the continuous SMLD: dx = σ(t) sqrt(2 log(σ_max/σ_min)) dw.
 
-    The state at t = 0 already carries noise of σ_min, as equation (1) says; Song et al. start the SDE
-    at the data and then call its variance σ(t)² where it is σ(t)² − σ_min².
+    By equation (1) the state at t = 0 already has noise of σ_min. Song et al. start the SDE at the data and
+    write σ(t)² for its variance, which is then σ(t)² − σ_min².
 
     Args:
         sigma_min: σ(0), positive.
@@ -118,12 +118,12 @@ class VESDE(ForwardProcess):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
         return torch.ones_like(t)
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """σ_min (σ_max/σ_min)ᵗ."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class CosineVPSDE(ForwardProcess):
     Args:
         offset: Their s, which keeps the first steps from being too small; not negative.
         t_min: Smallest time used; σ(t_min) = 0.0064 by default.
-        t_max: Time of the prior, below 1, where α = 0; by default that of Lu et al. (2022), app. D.
+        t_max: Time of the prior, below 1, where α = 0; by default the value of Lu et al. (2022), app. D.
     """
 
     def __init__(self, offset: float = 0.008, t_min: float = 1e-3, t_max: float = 0.9946) -> None:
@@ -151,11 +151,11 @@ class CosineVPSDE(ForwardProcess):
             raise ConfigurationError(f"offset={offset}: 0 <= offset is needed")
         self.offset = offset
 
-    def _angle(self, t: Tensor | float) -> Any:
+    def _angle(self, t: S) -> S:
         return math.pi / 2 * (t + self.offset) / (1 + self.offset)
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """The ratio cos a(t)/cos a₀."""
         return torch.cos(self._angle(t)) / math.cos(self._angle(0.0))
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class CosineVPSDE(ForwardProcess):
         return torch.sqrt(torch.sin(rise) * torch.sin(rise + 2 * start)) / math.cos(start)
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """tan² a = tan² a₀ + q² with q = σ/(α cos a₀); a − a₀ follows with no difference of near numbers."""
+        """tan² a = tan² a₀ + q² with q = σ/(α cos a₀); a − a₀ follows without cancellation."""
         start = self._angle(0.0)
         low, q = math.tan(start), _sigma_over_alpha(log_snr.clamp(-600, 600)) / math.cos(start)
         high = torch.sqrt(low**2 + q**2)
@@ -202,17 +202,17 @@ class KarrasVESDE(ForwardProcess):
         self.sigma_max = sigma_max
         self.rho = rho
 
+    @override
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
         return torch.ones_like(t)
 
+    @override
     def sigma(self, t: Tensor) -> Tensor:
-        """(σ_min^(1/ρ) + t (σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ."""
         low, high = self._ends()
         return (low + t * (high - low)) ** self.rho
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The share of σ^(1/ρ) between its two ends."""
+        """The position of σ^(1/ρ) between its two ends, from 0 to 1."""
         low, high = self._ends()
         return self._within((_sigma_over_alpha(log_snr) ** (1 / self.rho) - low) / (high - low))
 

@@ -1,11 +1,11 @@
-"""The probability flow with the step size chosen from an estimate of the error.
+"""The probability flow with steps chosen from an estimate of the error.
 
 With tan θ = σ/α and z = x_t/√(α² + σ²), equations (1) and (4) become
 
     z = cos θ x0 + sin θ ε        dz/dθ = cos θ ε̂ − sin θ x̂0 = v̂                                  (20)
 
-(Salimans & Ho, 2022, app. D, there for α² + σ² = 1). The process enters by its log-SNR alone: a table has no
-jumps here, z is of order one for VE too, and z hardly moves for data of unit variance.
+(Salimans & Ho, 2022, app. D, there for α² + σ² = 1). The process enters through its log-SNR alone: a table
+has no jumps here, z is of order one for VE too, and z is nearly constant for data of unit variance.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RK45(Sampler):
         atol: Absolute tolerance of a step.
         num_steps: States to report, at the times of the grid and, with `denoise`, the posterior mean at
             t_min; the steps in between are the integrator's own. Each interval costs two evaluations more.
-        grid: Where these times lie (default `UniformGrid`, on a table its `NearestLevels`).
+        grid: These times (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether to end with the posterior mean at t_min.
         max_steps: Steps tried in an interval, six evaluations each.
     """
@@ -80,14 +80,14 @@ def flow(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 1000,
-) -> Solution:
+) -> Solution[Tensor]:
     """Carry x of shape (B, ...) along the probability flow (20) from one level to another.
 
     Args:
         predict: The model, with its conditions.
         x: States at `start`.
         start: The level x is at, of floats (`ForwardProcess.grid_levels`).
-        end: The level to arrive at.
+        end: The level to integrate to.
         rtol: Relative tolerance of a step, in z.
         atol: Absolute tolerance of a step, in z.
         max_steps: Steps tried, six evaluations each.
@@ -104,9 +104,9 @@ def flow(
 
 
 def encode(denoiser: Denoiser, x0: Tensor, *, rtol: float = 1e-6, atol: float = 1e-6, **cond: Any) -> Tensor:
-    """Unit noise, like x0, from which the probability flow leads to x0 (Song et al., 2021, sec. 4.3).
+    """Unit noise, like x0, that the probability flow carries to x0 (Song et al., 2021, sec. 4.3).
 
-    The flow starts from α x0 at t_min and ends at σ(t_max) times the noise: `RK45.encode` in one interval.
+    The flow starts at α x0 at t_min and ends at σ(t_max) times the noise: `RK45.encode` in one interval.
 
     Args:
         denoiser: The model.
@@ -137,8 +137,8 @@ def decode(
 def slerp(a: Tensor, b: Tensor, share: Tensor | float) -> Tensor:
     """Spherical interpolation, sin((1−s)φ)/sin φ a + sin(sφ)/sin φ b (Shoemake, 1985), of a's shape.
 
-    φ is the angle between a and b, over all dimensions of an example; where they point the same way the
-    limit, a straight line, is taken. Between noises the norm stays what it is for noise.
+    φ is the angle between a and b, over all dimensions of an example. Where they have the same direction the
+    result is the limit, a straight line. Between two noises the norm remains that of noise.
 
     Args:
         a: Shape (B, ...).

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
@@ -26,14 +27,15 @@ __all__ = ["DDIM", "AncestralSampler"]
 def noise_lost(t: NoiseLevel[float], s: NoiseLevel[float]) -> float:
     """1 − r² with r = α_t σ_s/(α_s σ_t), from 0 to 1: σ²_{t|s} = σ_t² (1 − r²), c² = σ_s² (1 − r²).
 
-    Written with it, no difference of two squares can round below 0 and turn a state complex.
+    Written this way, no difference of two squares can be below 0 by rounding and make a state complex.
     """
     return max(1 - float(t.alpha / s.alpha * s.sigma / t.sigma) ** 2, 0.0)
 
 
 def diffuse(x: Tensor, s: NoiseLevel[float], t: NoiseLevel[float], noise: NoiseSource) -> Tensor:
     """x_t ~ q(x_t | x_s) of (8), t the noisier level."""
-    return (t.alpha / s.alpha) * x + t.sigma * noise_lost(t, s) ** 0.5 * noise(x)
+    state: Tensor = (t.alpha / s.alpha) * x + t.sigma * noise_lost(t, s) ** 0.5 * noise(x)
+    return state
 
 
 class AncestralSampler(Sampler):
@@ -41,11 +43,11 @@ class AncestralSampler(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
+        grid: The times (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
-        variance: ``small`` is that of (9), exact for a single data point; ``large`` is σ²_{t|s}, exact
-            for Gaussian data of unit variance under VP (Ho et al., 2020, sec. 3.2); ``learned`` is what the
-            network says between the two (Nichol & Dhariwal, 2021, eq. 15).
+        variance: ``small`` is the variance of (9), exact for a single data point; ``large`` is σ²_{t|s},
+            exact for Gaussian data of unit variance under VP (Ho et al., 2020, sec. 3.2); ``learned`` is the
+            network's, between the two (Nichol & Dhariwal, 2021, eq. 15).
     """
 
     order = 1
@@ -62,10 +64,10 @@ class AncestralSampler(Sampler):
             raise ConfigurationError(f"variance={variance!r}: small, large or learned")
         self.variance = variance
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         for t, s in pairwise(levels):
             lost = noise_lost(t, s)
             pred = predict(x, t)
@@ -74,7 +76,7 @@ class AncestralSampler(Sampler):
             yield x
 
     def _fraction(self, pred: Prediction) -> Tensor | float:
-        """How far the logarithm of the variance is from that of ``small`` to that of ``large``."""
+        """Position of the log-variance between ``small``, 0, and ``large``, 1."""
         if self.variance != "learned":
             return float(self.variance == "large")
         if pred.variance_fraction is None:
@@ -92,7 +94,7 @@ class DDIM(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
+        grid: The times (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         eta: Amount of noise η, from 0 (deterministic) to 1.
     """
@@ -108,12 +110,12 @@ class DDIM(Sampler):
             raise ConfigurationError(f"eta={eta}: 0 <= eta <= 1 is needed")
         self.eta = eta
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         for t, s in pairwise(levels):
-            fresh = self.eta**2 * noise_lost(t, s)  # share of σ_s² that is drawn anew, c²/σ_s²
+            fresh = self.eta**2 * noise_lost(t, s)  # fraction of σ_s² that is new noise, c²/σ_s²
             pred = predict(x, t)
             x = s.alpha * pred.x0 + s.sigma * (1 - fresh) ** 0.5 * pred.epsilon
             if self.eta:

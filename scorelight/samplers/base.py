@@ -1,6 +1,6 @@
 """How noise turns into data.
 
-A sampler walks a `TimeGrid` from t_max to t_min. Its `trajectory` is the paper's loop and nothing
+A sampler steps along a `TimeGrid` from t_max to t_min. Its `trajectory` is the paper's loop and nothing
 else; this base scales the unit noise to the prior, and takes the last step to clean data.
 """
 
@@ -48,7 +48,7 @@ class BoundDenoiser:
         return self.denoiser.predict(x, level, **self.cond)
 
     def select(self, index: Tensor, size: int) -> BoundDenoiser:
-        """The same for the examples at the places `index` of a batch of `size`."""
+        """The same for the examples at the positions `index` of a batch of `size`."""
         return BoundDenoiser(self.denoiser, **select_conditions(self.cond, index, size))
 
 
@@ -60,14 +60,14 @@ class Sampler(Component, ABC):
 
     Args:
         num_steps: Steps in all. With `denoise`, the last of them is the posterior mean at t_min.
-        grid: Where the times lie (default: `default_grid`, on a table its `NearestLevels`).
+        grid: The times (default: `default_grid`, on a table its `NearestLevels`).
         denoise: Whether to end with E[x0 | x] at t_min, which removes the noise σ(t_min) that is left.
     """
 
     order: int | None = None
     """Order of accuracy in the step, in the strong (deterministic) or weak (stochastic) sense."""
     default_grid: TimeGrid = UniformGrid()
-    """The grid unless another one is given; on a table, moved to its noise levels."""
+    """The grid unless another one is given; on a table, rounded to its noise levels."""
 
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
         if not 1 + denoise <= num_steps <= _MOST_STEPS:
@@ -99,9 +99,9 @@ class Sampler(Component, ABC):
         Args:
             denoiser: Predicts x0, ε, score and velocity; it carries the process.
             noise: Standard normal, shape (B, ...).
-            generator: Where a stochastic sampler's noise comes from; one per example makes example i
-                independent of the batch that it is drawn in.
-            noise_source: The noise itself instead: called as ``noise_source(like)`` for each draw.
+            generator: Source of a stochastic sampler's noise; one per example makes example i independent
+                of its batch.
+            noise_source: Called as ``noise_source(like)`` for each draw, instead of the generator.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
         levels = self.levels(denoiser.process)
@@ -128,9 +128,9 @@ class Sampler(Component, ABC):
         return deque(path, maxlen=1).pop()
 
     def encode(self, denoiser: Denoiser, x0: Tensor, **cond: Any) -> Tensor:
-        """Unit noise like x0 that the sampler turns into x0 up to the error of its steps: its way backwards.
+        """Unit noise like x0 that the sampler turns into x0 up to the error of its steps, run backwards.
 
-        Of DDIM it is the encoding of Song, Meng & Ermon (2021, sec. 5.4). It starts from α x0 at the last
+        With DDIM it is the encoding of Song, Meng & Ermon (2021, sec. 5.4). It starts from α x0 at the last
         time of the grid and ends at σ(t_max) times the noise.
 
         Args:
@@ -157,6 +157,6 @@ class Sampler(Component, ABC):
 
     def _no_noise(self, like: Tensor) -> Tensor:
         raise ConfigurationError(
-            f"{type(self).__name__} draws noise, so no way leads back from x0; take a deterministic sampler, "
-            "such as DDIM or RK45"
+            f"{type(self).__name__} draws noise and cannot be run backwards from x0; use a deterministic "
+            "sampler, such as DDIM or RK45"
         )

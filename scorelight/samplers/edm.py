@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
@@ -26,13 +27,13 @@ class EDMSampler(Sampler):
         x' = x̂ + (σ̄_s − σ̂) ε̂(x̂, σ̂)
         x̄_s = x̂ + (σ̄_s − σ̂) [ε̂(x̂, σ̂) + ε̂(x', σ̄_s)]/2
 
-    Noise and step both keep to the marginals of the process, so churn costs no order. Two corners are cut: σ̂
-    never exceeds σ̄ at t_max, beyond which the process does not go, and no noise is added before the last
-    step, the posterior mean (theirs would be, for S_tmin ≤ σ_min).
+    Noise and step both preserve the marginals of the process, so churn does not lower the order. Two
+    differences: σ̂ is at most σ̄ at t_max, where the process ends, and no noise is added before the last step,
+    the posterior mean (in theirs it is, for S_tmin ≤ σ_min).
 
     Args:
         num_steps: Steps in all, two network evaluations each, one for the last with `denoise`.
-        grid: Where the times lie (default `KarrasGrid`, on a table its `NearestLevels`).
+        grid: The times (default `KarrasGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min, which is their step to σ = 0.
         s_churn: Their S_churn, not negative: γ = min(S_churn/num_steps, √2 − 1); 0 is deterministic.
         s_tmin: Smallest σ̄ at which noise is added.
@@ -64,10 +65,10 @@ class EDMSampler(Sampler):
         self.s_tmax = s_tmax
         self.s_noise = s_noise
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """Two evaluations a step."""
         for (t, s), hat in zip(pairwise(levels), self._churned(predict.process, levels), strict=True):
             added = (hat.sigma / hat.alpha) ** 2 - (t.sigma / t.alpha) ** 2
             x = x / t.alpha
@@ -80,7 +81,7 @@ class EDMSampler(Sampler):
             yield x
 
     def _churned(self, process: ForwardProcess, levels: Levels) -> Levels:
-        """The level of σ̂ for each step: that of its start where nothing is added."""
+        """The level of σ̂ for each step: the level of its start where no noise is added."""
         gamma = min(self.s_churn / self.num_steps, math.sqrt(2) - 1)
         ratios = [level.sigma / level.alpha for level in levels[:-1]]
         churned = [self.s_tmin <= r <= self.s_tmax and gamma > 0 for r in ratios]

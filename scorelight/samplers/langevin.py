@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess, NoiseLevel, Scalar
@@ -68,10 +69,10 @@ class LangevinDynamics(Sampler):
         self.step = step
         self.start_std = start_std
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         x = x * (self.start_std / levels[0].sigma)
         for level in levels[1:]:
             x = _step(predict(x, level).score, x, self.step, noise(x))
@@ -79,7 +80,7 @@ class LangevinDynamics(Sampler):
 
 
 class _OneLevel(TimeGrid):
-    """The same time again and again."""
+    """The same time at every step."""
 
     def __init__(self, t: float | None, sigma: float | None) -> None:
         self.time = None if t is None and sigma is None else FixedTime(t, sigma)
@@ -93,13 +94,13 @@ class _OneLevel(TimeGrid):
 class AnnealedLangevin(Sampler):
     """Langevin dynamics at every level of the grid in turn: Song & Ermon (2019), algorithm 1.
 
-    The step is h = ε σ_t² α_L²/σ_L² with the last level L; for VE that is their ε σ_i²/σ_L². Between levels
+    The step is h = ε σ_t² α_L²/σ_L² with the last level L; for VE it is their ε σ_i²/σ_L². Between levels
     the state is scaled by α_s/α_t. ``scorelight advise`` suggests levels and ε. With `denoise` it ends as in
     Song & Ermon (2020), sec. 5.
 
     Args:
         num_steps: Levels; without `denoise` there is one more.
-        grid: Where the levels lie (default `LogSNRGrid`, geometric; on a table its `NearestLevels`).
+        grid: The levels (default `LogSNRGrid`, geometric; on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         steps_per_level: Their T, network evaluations per level.
         step: Their ε.
@@ -143,7 +144,7 @@ class AnnealedLangevin(Sampler):
 
 
 class Corrector(Component, ABC):
-    """Brings a state that is nearly from p_t nearer to it; see `PredictorCorrector`."""
+    """Moves a state closer to the distribution p_t; see `PredictorCorrector`."""
 
     @abstractmethod
     def __call__(
@@ -155,8 +156,8 @@ class Corrector(Component, ABC):
 class LangevinCorrector(Corrector):
     """Steps (19) with h = 2 (r ‖z‖/‖∇log p_t(x)‖)²: Song et al. (2021), algorithms 4 and 5, with α_i = 1.
 
-    The norms are those of each example, so that no sample depends on those that it is drawn with. That needs
-    many dimensions, where norms hardly vary: in a few, use `AnnealedCorrector`.
+    The norms are taken for each example, so that no sample depends on its batch. This needs many dimensions,
+    where norms hardly vary: in few, use `AnnealedCorrector`.
 
     Args:
         snr: Their r, "signal-to-noise ratio"; useful from 0.05 to 0.2.
@@ -168,10 +169,10 @@ class LangevinCorrector(Corrector):
         self.snr = snr
         self.num_steps = num_steps
 
+    @override
     def __call__(
         self, predict: BoundDenoiser, x: Tensor, level: NoiseLevel[float], noise: NoiseSource
     ) -> Tensor:
-        """`num_steps` evaluations."""
         for _ in range(self.num_steps):
             score, z = predict(x, level).score, noise(x)
             x = _step(score, x, 2 * (self.snr * _norm(z) / _norm(score)) ** 2, z)
@@ -181,7 +182,7 @@ class LangevinCorrector(Corrector):
 class AnnealedCorrector(Corrector):
     """Steps (19) with h = 2 (r σ_t)², which depends on the level alone, in any number of dimensions.
 
-    That is Song & Ermon's (2019) step, r² = ε/(2σ_L²), as Song et al.'s (2021) "ald" corrector takes it.
+    It is Song & Ermon's (2019) step, r² = ε/(2σ_L²), in the form of Song et al.'s (2021) "ald" corrector.
 
     Args:
         snr: r.
@@ -193,10 +194,10 @@ class AnnealedCorrector(Corrector):
         self.snr = snr
         self.num_steps = num_steps
 
+    @override
     def __call__(
         self, predict: BoundDenoiser, x: Tensor, level: NoiseLevel[float], noise: NoiseSource
     ) -> Tensor:
-        """`num_steps` evaluations."""
         for _ in range(self.num_steps):
             x = _step(predict(x, level).score, x, 2 * (self.snr * level.sigma) ** 2, noise(x))
         return x
@@ -204,7 +205,8 @@ class AnnealedCorrector(Corrector):
 
 def _norm(x: Tensor) -> Tensor:
     """Of each example, shape (B, 1, ...)."""
-    return x.flatten(1).norm(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 class PredictorCorrector(Sampler):
@@ -212,11 +214,11 @@ class PredictorCorrector(Sampler):
 
     Args:
         num_steps: Steps in all; with `denoise` the last is the posterior mean at t_min.
-        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
+        grid: The times (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         predictor: The sampler; its own number of steps, grid and last step are not used (default
             `AncestralSampler`).
-        corrector: What is done at each level (default `LangevinCorrector`).
+        corrector: The correction at each level (default `LangevinCorrector`).
     """
 
     def __init__(
@@ -234,7 +236,7 @@ class PredictorCorrector(Sampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """The evaluations of a step of the predictor and of the corrector."""
+        """A step of the predictor and a correction, with the evaluations of both."""
         for t, s in pairwise(levels):
             (x,) = self.predictor.trajectory(predict, x, (t, s), noise)
             x = self.corrector(predict, x, s, noise)

@@ -15,16 +15,16 @@ through the last k predictions Y_j at λ_j:
     x_s = c_s [e^(−κh) x_t/c_t + Σ_j w_j Y_j] + σ_s √(1 − e^(−2(κ−1)h)) z    (17)
     w_j = ∫ κ e^(κ(λ − λ_s)) ℓ_j(λ) dλ,   ℓ_j the Lagrange polynomials        (18)
 
-In the angle θ = arctan(σ/α) of equation (20) there is nothing to relax to: du = v̂ dθ with c = √(α² + σ²), and
-w_j = ∫ ℓ_j(θ) dθ. x̂0 changes most where there is much noise and ε̂ where there is little; v̂ is good for both.
+In the angle θ = arctan(σ/α) of equation (20) there is no relaxation: du = v̂ dθ with c = √(α² + σ²), and
+w_j = ∫ ℓ_j(θ) dθ. x̂0 changes most at high noise and ε̂ at low noise; v̂ changes slowly at both.
 
 Every solver of this file is (17) with these weights, for any process and any grid: the predictor
-extrapolates (Adams–Bashforth); the corrector redoes the last step with the evaluation at its end, which the
+extrapolates (Adams–Bashforth); the corrector repeats the last step with the evaluation at its end, which the
 next predictor needs anyway, as one more point (Adams–Moulton).
 
-The first step has one point to go by, the second two: as h → 0 that leaves order 2, with a corrector 3. But
-at t_max the predictions change with e^(2λ) only, and it is not seen before the error is below 1e-7: until
-then the orders declared are those measured.
+The first step has one point, the second two: as h → 0 this limits the order to 2, with a corrector to 3. But
+at t_max the predictions change with e^(2λ) only, so that the limit shows only below an error of 1e-7: above,
+the measured orders are the declared ones.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
@@ -51,14 +52,14 @@ __all__ = ["DPMSolverPP", "ExponentialAdams", "UniPC"]
 class DPMSolverPP(Sampler):
     """DPM-Solver++, multistep (Lu et al., 2022, "DPM-Solver++", algorithm 2 and app. B): (17) with c = α.
 
-    Order 1 is DDIM (η = 0; for the SDE η = 1). Order 2 is the paper's 2M and SDE-2M to the digit: for (18) it
-    takes the linear polynomial at the middle of the step. Order 3 is (18) itself: the published third-order
-    code has half of the quadratic term, and measures 2.2. For the SDE it is refused: one normal number a step
-    cannot carry more than weak order 2.
+    Order 1 is DDIM (η = 0; for the SDE η = 1). Order 2 is exactly the paper's 2M and SDE-2M: for (18) it uses
+    the linear polynomial at the middle of the step. Order 3 is (18) itself: the published third-order code
+    has half of the quadratic term, and its measured order is 2.2. The SDE has no order 3: with one normal
+    number a step, weak order 2 is the limit.
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
+        grid: The times (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated, 1 to 3; fewer in the first steps.
         stochastic: Whether to solve the reverse SDE instead of the probability flow; order 1 or 2.
@@ -79,10 +80,10 @@ class DPMSolverPP(Sampler):
         self.order: int = order
         self.stochastic = stochastic
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         form = _FORMS["x0"]._replace(kappa=2 if self.stochastic else 1)
         points: deque[_Point] = deque(maxlen=self.order)
         for t, s in pairwise(levels):
@@ -96,13 +97,13 @@ class DPMSolverPP(Sampler):
 class UniPC(Sampler):
     """UniPC in data prediction with B₂(h) = e^h − 1 (Zhao et al., 2023, algorithms 1 and 2): (17) with c = α.
 
-    Predictor and corrector are the paper's to the digit: its weights are (18), but where two points are
-    interpolated it takes the polynomial at the middle of the step. The last state is not corrected, as that
-    would take an evaluation more.
+    Predictor and corrector are exactly the paper's: its weights are (18), but for two points it uses the
+    polynomial at the middle of the step. The last state is not corrected, which would need one more
+    evaluation.
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
+        grid: The times (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated by the predictor, 1 to 3; fewer in the first steps. The corrector
             interpolates one more.
@@ -124,10 +125,10 @@ class UniPC(Sampler):
         self.order: int = order
         self.corrector = corrector
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         n = self.order
         return _predict_and_correct(_FORMS["x0"], predict, x, levels, n, self.corrector, n, rough=True)
 
@@ -135,25 +136,25 @@ class UniPC(Sampler):
 class ExponentialAdams(Sampler):
     """Adams–Bashforth predictor and Adams–Moulton corrector with exact weights for any steps.
 
-    The corrector is that of SA-Solver (Xue et al., 2023) without its noise. Of ε̂ the predictor is DEIS (Zhang
-    & Chen, 2023, tAB) with polynomials in λ; of v̂ the coordinates are those of Salimans & Ho (2022, app. D).
-    The last state is not corrected, as that would take an evaluation more.
+    The corrector is SA-Solver's (Xue et al., 2023) without its noise. With ε̂ the predictor is DEIS (Zhang &
+    Chen, 2023, tAB) with polynomials in λ; with v̂ the coordinates are Salimans & Ho's (2022, app. D). The
+    last state is not corrected, which would need one more evaluation.
 
-    What is best to interpolate depends on the model. The defaults are for trained networks: x̂0, two or three
-    points. For smooth scores, such as exact ones, ``v`` with order 4 is ten times as accurate from some
-    fifteen steps on; of networks and few steps it is ten times worse.
+    The best prediction to interpolate depends on the model. The defaults are for trained networks: x̂0, two or
+    three points. For smooth scores, such as exact ones, ``v`` with order 4 is ten times as accurate from
+    about fifteen steps on; for networks and few steps it is ten times worse.
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `MixedGrid`, up to 20 steps the `TrailingGrid` of it; on a table
+        grid: The times (default `MixedGrid`, up to 20 steps the `TrailingGrid` of it; on a table
             its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         order: Predictions interpolated by the predictor, 1 to 4; fewer in the first steps (default: 2 up to
             12 steps, then 3). The corrector interpolates one more.
-        corrector: Whether to correct (default: from nine steps on; fewer are too long for it). Without it the
-            start leaves order 2.
-        prediction: What is interpolated: ``x0``, ``v`` or ``epsilon``. Of ``epsilon``, a last step that is
-            long, h > ½, is taken with the last prediction only.
+        corrector: Whether to correct (default: from nine steps on; the steps of fewer are too long for it).
+            Without it the order is at most 2.
+        prediction: What is interpolated: ``x0``, ``v`` or ``epsilon``. With ``epsilon``, a last step with
+            h > ½ uses the last prediction only.
     """
 
     def __init__(
@@ -175,21 +176,21 @@ class ExponentialAdams(Sampler):
         self.order: int = self.num_points if self.corrector else min(self.num_points, 2)
         self.prediction = prediction
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         long = self.prediction == "epsilon" and _lambda(levels[-1]) - _lambda(levels[-2]) > 0.5
         form, n = _FORMS[self.prediction], self.num_points
         return _predict_and_correct(form, predict, x, levels, n, self.corrector, 1 if long else n)
 
 
 _Point = tuple[float, Tensor]
-"""Where a prediction Y was made, and Y."""
+"""The coordinate of a prediction Y, and Y."""
 
 
 class _Form(NamedTuple):
-    """How the flow is written: where a level is on the axis, c, Y and κ of (16); κ = 0 for du = Y dθ."""
+    """How the flow is written: the coordinate of a level, c, Y and κ of (16); κ = 0 for du = Y dθ."""
 
     place: Callable[[NoiseLevel[float]], float]
     scale: Callable[[NoiseLevel[float]], float]
@@ -219,7 +220,7 @@ def _predict_and_correct(
     last_order: int,
     rough: bool = False,
 ) -> Iterator[Tensor]:
-    """One evaluation a step: it ends the step before, by the corrector, and starts the next."""
+    """One evaluation a step: the corrector ends the last step with it, and the next step starts with it."""
     points: deque[_Point] = deque(maxlen=order + 1)
     before, last = x, len(levels) - 2
     for i, (t, s) in enumerate(pairwise(levels)):
@@ -263,7 +264,8 @@ def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[flo
 def _moments(z: float, n: int) -> list[float]:
     """m_k = ∫₀¹ e^(−z(1−r)) r^k dr for k < n: m_0 = (1 − e^−z)/z, m_k = (1 − k m_(k−1))/z.
 
-    Upwards this multiplies rounding errors by k/z, downwards by z/k; they shrink in the direction taken.
+    Upwards this multiplies rounding errors by k/z, downwards by z/k; the direction is the one that reduces
+    them.
     """
     if abs(z) >= 1:
         moments = [-math.expm1(-z) / z]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
 from scorelight.times import LogSNRGrid, TimeGrid
@@ -18,7 +19,7 @@ class Euler(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
+        grid: The times (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
@@ -28,10 +29,10 @@ class Euler(Sampler):
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
         super().__init__(num_steps, grid, denoise)
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         for t, s in pairwise(levels):
             x = x + (s.time - t.time) * predict(x, t).velocity
             yield x
@@ -42,7 +43,7 @@ class Heun(Sampler):
 
     Args:
         num_steps: Steps in all, two network evaluations each, one for the last with `denoise`.
-        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
+        grid: The times (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
@@ -52,10 +53,10 @@ class Heun(Sampler):
     def __init__(self, num_steps: int = 25, grid: TimeGrid | None = None, denoise: bool = True) -> None:
         super().__init__(num_steps, grid, denoise)
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """Two evaluations a step."""
         for t, s in pairwise(levels):
             h = s.time - t.time
             d = predict(x, t).velocity

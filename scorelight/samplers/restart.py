@@ -17,22 +17,22 @@ __all__ = ["Restart"]
 
 
 class Restart(Sampler):
-    """A sampler that is sent back from σ/α = low to σ/α = high, several times, before it goes on.
+    """A sampler that returns from σ/α = low to σ/α = high several times before it continues.
 
     Xu et al. (2023), algorithm 1 with one interval. The way back is (8), exact for every process:
 
         x_high = (α_high/α_low) x_low + σ_{high|low} z
 
-    Each time the noise makes the state forget a part of what went wrong before it; the errors of the last way
-    down stay. A way down costs the steps of the interval once more.
+    Each time the added noise removes a part of the earlier errors; those of the last pass remain. A pass
+    costs the steps of the interval once more.
 
     Args:
         num_steps: Steps in all, the repeated ones not counted; with `denoise` the last is the posterior mean.
-        grid: Where the times lie (default `LogSNRGrid`, on a table its `NearestLevels`).
+        grid: The times (default `LogSNRGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
         sampler: The sampler; its own number of steps, grid and last step are not used (default `DDIM`).
-        low: σ/α to go back from, positive: the smallest of the grid that is not below.
-        high: σ/α to go back to: the largest of the grid that is not above.
+        low: σ/α to return from, positive: the smallest of the grid that is not below.
+        high: σ/α to return to: the largest of the grid that is not above.
         num_restarts: How often, at least 1.
     """
 
@@ -61,7 +61,7 @@ class Restart(Sampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """The evaluations of the sampler's steps, those of the interval `num_restarts` times more."""
+        """The sampler's steps, those of the interval `num_restarts` times more."""
 
         def down(x: Tensor, first: int, last: int) -> Iterator[Tensor]:
             return self.sampler.trajectory(predict, x, levels[first : last + 1], noise)
@@ -77,7 +77,7 @@ class Restart(Sampler):
         yield from down(x, low, len(levels) - 1)
 
     def _interval(self, levels: Levels) -> tuple[int, int]:
-        """Indices of the levels to go back to and from."""
+        """Indices of the levels to return to and from."""
         inside = [i for i, level in enumerate(levels) if self.low <= _ratio(level) <= self.high]
         if len(inside) < 2:
             span = f"from σ/α = {_ratio(levels[0]):.3g} to {_ratio(levels[-1]):.3g}"

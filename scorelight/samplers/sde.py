@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.samplers.ancestral import noise_lost
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
@@ -20,16 +21,16 @@ class EulerMaruyama(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
+        grid: The times (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
     order = 1
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         for t, s in pairwise(levels):
             h = s.time - t.time
             drift = t.f * x - t.g2 * predict(x, t).score
@@ -49,16 +50,16 @@ class ReverseDiffusion(Sampler):
 
     Args:
         num_steps: Steps in all, one network evaluation each.
-        grid: Where the times lie (default `UniformGrid`, on a table its `NearestLevels`).
+        grid: The times (default `UniformGrid`, on a table its `NearestLevels`).
         denoise: Whether the last step is the posterior mean at t_min.
     """
 
     order = 1
 
+    @override
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        """One evaluation a step."""
         for t, s in pairwise(levels):
             a = t.alpha / s.alpha
             g2 = t.sigma**2 * noise_lost(t, s)

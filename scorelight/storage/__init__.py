@@ -1,1 +1,1 @@
-"""What lies on disk: files written atomically, checkpoints, shards, and models as plain data."""
+"""Storage on disk: atomic writes, checkpoints, shards, and models as plain data."""

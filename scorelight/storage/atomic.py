@@ -1,23 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["atomic_write", "link_or_copy", "write_error_message"]
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["atomic_write", "link_or_copy", "write_error_message", "write_npz"]
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write in the block; it takes its place, over what is there, when all of it is on the disk.
+    """A file to write in the block; it replaces the file at the path when all of it is on the disk.
 
-    Its folder is made. After an error nothing of it is left.
+    Its folder is created. After an error the path is as before, and no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,8 +34,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_npz(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write named arrays atomically as an .npz."""
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
 def link_or_copy(path: Path, under: Path) -> None:
-    """Let a file be there under another name as well, in place of what is there under that."""
+    """Make a file available under another name as well, replacing the file there."""
     temporary = under.with_name(f".{under.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -45,16 +54,16 @@ def link_or_copy(path: Path, under: Path) -> None:
 
 
 def write_error_message(path: str | Path, error: BaseException) -> str:
-    """A message on a file that could not be written whole: what, why and what to do."""
+    """A message about a file that could not be written: which, why, and what to do."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
-    said = str(error).strip().partition("\n")[0][:200]
-    reason = (cause.strerror or str(cause)) if isinstance(cause, OSError) else said
+    first_line = str(error).strip().partition("\n")[0][:200]
+    reason = (cause.strerror or str(cause)) if isinstance(cause, OSError) else first_line
     remedy = {
         errno.ENOSPC: "make room on the disk",
         errno.EDQUOT: "make room: the quota is used up",
-        errno.EACCES: "see to the permissions of its folder, or choose another trainer.default_root_dir",
+        errno.EACCES: "check the permissions of its folder, or choose another trainer.default_root_dir",
         errno.EROFS: "the file system is read-only: choose another trainer.default_root_dir",
-    }.get(getattr(cause, "errno", None) or 0, "see to its folder, or choose another trainer.default_root_dir")
-    return f"{path} cannot be written: {reason}; {remedy}. What was there before is as it was"
+    }.get(getattr(cause, "errno", None) or 0, "check its folder, or choose another trainer.default_root_dir")
+    return f"{path} cannot be written: {reason}; {remedy}. The previous file is unchanged"

@@ -1,14 +1,15 @@
-"""What a model is made of, written down so that it can be built again.
+"""Models as plain data from which they can be built again.
 
 Every plug point of scorelight (process, parameterization, network, objective, sampler, ...) is a
-`Component`. A component remembers the arguments it was constructed with, so that `spec` can turn a
-model that was put together in Python into the same nested ``{class_path, init_args}`` that a YAML
-file holds. A checkpoint stores that and nothing else, and therefore rebuilds the model by itself.
+`Component`. A component remembers the arguments of its constructor, so that `spec` can turn a model
+that was built in Python into the nested ``{class_path, init_args}`` of a YAML file. A checkpoint
+stores it, and can therefore rebuild the model by itself.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import sys
 import types
@@ -21,20 +22,22 @@ import numpy as np
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["Component", "class_path", "refuse_none", "spec"]
+__all__ = ["Component", "class_path", "describe", "refuse_none", "spec"]
 
 
 class Component:
     """Remembers its constructor arguments; the base of every plug point."""
 
+    _init_args: dict[str, Any]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Record the arguments as ``{name: value}``, the defaults left out."""
+        """Record the given arguments as ``{name: value}``, without defaults."""
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         _, *given = signature.bind_partial(self, *args, **kwargs).arguments.items()
         refuse_none(cls.__init__, dict(given), cls.__name__)
         init_args: dict[str, Any] = {}
-        for name, value in given:  # those that went into **kwargs are recorded under their own names
+        for name, value in given:  # those of **kwargs are recorded under their own names
             rest = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             init_args |= value if rest else {name: value}
         object.__setattr__(self, "_init_args", init_args)  # nn.Module's own setattr is not ready yet
@@ -50,7 +53,7 @@ def refuse_none(function: Callable[..., Any], given: Mapping[str, Any], owner: s
         owner: How the message names the constructor.
 
     Raises:
-        ConfigurationError: If there is such an argument.
+        ConfigurationError: If an argument is None and may not be.
     """
     parameters = inspect.signature(function).parameters
     for name in (name for name, value in given.items() if value is None):
@@ -64,7 +67,7 @@ def refuse_none(function: Callable[..., Any], given: Mapping[str, Any], owner: s
 
 
 def _type_hint(function: Callable[..., Any], name: str) -> Any:
-    """The annotation of a parameter, resolved; Any where there is none or it cannot be resolved."""
+    """The resolved annotation of a parameter; Any without one, or if it cannot be resolved."""
     function = inspect.unwrap(function)
     annotation = getattr(function, "__annotations__", {}).get(name, Any)
     alone = types.SimpleNamespace(__annotations__={name: annotation})
@@ -91,7 +94,7 @@ def _admits_none(hint: Any) -> bool:
 def class_path(cls: type) -> str:
     """Shortest public import path: ``scorelight.VPSDE``, not ``scorelight.processes.sde.VPSDE``.
 
-    The short path outlives a move of the class between files.
+    The short path remains valid when the class moves to another file.
     """
     parents = cls.__module__.split(".")
     for n in range(1, len(parents)):
@@ -117,8 +120,7 @@ def spec(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Component):
-        init_args: Mapping[str, Any] = value._init_args  # type: ignore[attr-defined]
-        return _entry(type(value), init_args)
+        return _entry(type(value), value._init_args)
     if isinstance(value, type):
         return _entry(value, {})
     if isinstance(value, functools.partial):
@@ -131,6 +133,30 @@ def spec(value: Any) -> Any:
         f"{value!r} cannot be written to a checkpoint: pass a scorelight component, a class, or "
         f"functools.partial(SomeClass, option=...) of a class"
     )
+
+
+def describe(value: Any) -> Any:
+    """`spec` for the key of a cache, which also takes what cannot be stored: functions, tensors, modules.
+
+    A function stands for its code and a tensor for its content; of any other object the class alone is in
+    the key, so that weights have to be added to it.
+    """
+    if isinstance(value, Component):
+        arguments = {name: describe(argument) for name, argument in value._init_args.items()}
+        return {"class_path": class_path(type(value)), "init_args": arguments}
+    if isinstance(value, types.FunctionType):
+        code = value.__code__
+        return _digest(f"{value.__qualname__} {code.co_names} {code.co_consts}".encode() + code.co_code)
+    if hasattr(value, "numpy"):
+        return _digest(repr((value.dtype, value.shape)).encode() + value.detach().cpu().numpy().tobytes())
+    try:
+        return spec(value)
+    except TypeError:
+        return class_path(type(value))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _entry(cls: type, init_args: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run folders: which checkpoint to take from one."""
+"""The checkpoint of a run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["find_checkpoint", "latest_valid"]
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file as it is; for a run folder its last checkpoint.
+    """The path itself if it is a file; the last valid checkpoint if it is a run folder.
 
     Raises:
         ConfigurationError: If there is none.
@@ -23,31 +23,31 @@ def find_checkpoint(path: str | Path) -> Path:
     runs = sorted(path.glob("version_*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
     own = path.parent if path.name == "checkpoints" else path
     for folder in (own, *(run.parents[1] for run in reversed(runs))):
-        if found := latest_valid(folder):
-            return found
+        if checkpoint := latest_valid(folder):
+            return checkpoint
     what = "has no checkpoint in it" if path.is_dir() else "does not exist"
     raise ConfigurationError(f"{path} {what}: give a .ckpt file or a run folder with checkpoints/last.ckpt")
 
 
 def latest_valid(run: Path) -> Path | None:
-    """The newest checkpoint of a run folder that is what was written; damaged ones are named on stderr.
+    """The newest valid checkpoint of a run folder, if it has checkpoints; corrupted ones are named on stderr.
 
     Raises:
-        ConfigurationError: If there are checkpoints, and all are damaged.
+        CorruptedCheckpointError: If there are checkpoints, and all are corrupted.
     """
-    there = [
+    existing = [
         p for name in ("last", "previous", "best") if (p := run / "checkpoints" / f"{name}.ckpt").is_file()
     ]
-    damaged = []
-    for path in there:
+    corrupted = []
+    for path in existing:
         try:
             verify(path)
         except CorruptedCheckpointError as error:
-            damaged.append(str(error))
+            corrupted.append(str(error))
             continue
-        if damaged:
-            print(f"{'; '.join(damaged)}; using {path}", file=sys.stderr)
+        if corrupted:
+            print(f"{'; '.join(corrupted)}; using {path}", file=sys.stderr)
         return path
-    if damaged:
-        raise CorruptedCheckpointError(f"{'; '.join(damaged)}; no sound checkpoint is left in {run}")
+    if corrupted:
+        raise CorruptedCheckpointError(f"{'; '.join(corrupted)}; no valid checkpoint is left in {run}")
     return None

@@ -1,7 +1,7 @@
-"""Whose code a checkpoint may name.
+"""The packages whose code a checkpoint may import.
 
-A checkpoint is plain data, but it names the classes that the model is built from, and to build it these are
-imported: importing runs code. Only scorelight, torch and what the user names are imported.
+A checkpoint is plain data, but it names the classes that the model is built from, and building the model
+imports them, which runs code. Only scorelight, torch and what the user names are imported.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def trust(*packages: str) -> None:
 
 
 def check_trusted(configuration: Any, path: Path) -> None:
-    """Refuse a checkpoint's configuration that would import somebody else's code.
+    """Refuse a checkpoint's configuration that would import untrusted code.
 
     Args:
-        configuration: What `read_checkpoint` found, or a part of it that objects will be built from.
+        configuration: The checkpoint, or the part of it from which objects will be built.
         path: The checkpoint's file, for the message.
 
     Raises:
-        ConfigurationError: If it does.
+        ConfigurationError: If it names an untrusted package.
     """
     for package, name in third_party_packages(configuration).items():
         if package not in _trusted:
@@ -48,7 +48,7 @@ def check_trusted(configuration: Any, path: Path) -> None:
 
 
 def third_party_packages(*configurations: Any) -> dict[str, str]:
-    """Packages that are neither scorelight nor torch, and for each something of it that is named."""
+    """Installed packages that are named, other than scorelight and torch, each with one of its names."""
     names = {
         name.partition(".")[0]: name for name in import_paths(list(configurations)) if name not in _LIGHTNING
     }
@@ -56,7 +56,7 @@ def third_party_packages(*configurations: Any) -> dict[str, str]:
 
 
 def import_paths(value: Any) -> Iterator[str]:
-    """Every string that could be the path of something to import."""
+    """Every string that could be an import path."""
     if isinstance(value, str):
         if _PATH.fullmatch(value):
             yield value
@@ -73,7 +73,7 @@ _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def _exists(package: str) -> bool:
-    """Whether there is anything to import; looking runs nothing."""
+    """Whether the package can be imported; runs none of its code."""
     try:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):

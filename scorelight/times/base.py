@@ -1,11 +1,12 @@
-"""What a training time and a sampling grid are.
+"""Training times and sampling grids.
 
-A time sampler is the quantile function of a density p(t) on [t_min, t_max]. There are two kinds. The
-*unbiased* ones leave the expected loss what it is under uniform t, by the weight
+A time sampler is the quantile function of a density p(t) on [t_min, t_max]. There are two kinds. *Unbiased*
+ones do not change the expected loss under uniform t, by the weight
 
     w(t) = 1/((t_max − t_min) p(t))   (on N levels 1/(N p_i))               (10)
 
-and change only its variance. The others, such as `LogNormalTime`, are meant to change it: their weight is 1.
+and change only its variance. The others, such as `LogNormalTime`, change the loss on purpose: their weight
+is 1.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class TimeSampler(Component, nn.Module, ABC):
     """Distribution of the training time."""
 
     unbiased: bool = True
-    """Whether the weights (10) make up for the density."""
+    """Whether the weights (10) compensate for the density."""
 
     @abstractmethod
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,30 +44,30 @@ class TimeSampler(Component, nn.Module, ABC):
     def forward(
         self, process: ForwardProcess, num: int, *, generator: Generators, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Draw `num` times and the weights that go with them, both of shape (num,), float64."""
+        """Draw `num` times and their weights, both of shape (num,), float64."""
         return self.quantile(process, rand(num, generator, device))
 
     def num_timesteps_of(self, process: ForwardProcess) -> int | None:
-        """N if the times are levels: equally spaced ones, for a table its entries. None on a continuum."""
+        """N if the times are N timesteps, equally spaced or those of a table; None in continuous time."""
         return None
 
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
-        """Learn from the losses, without weights, at the times t of a training step; both of shape (B,)."""
+        """Learn from the unweighted losses at the times t of a training step; both of shape (B,)."""
 
 
 class TimeGrid(Component, ABC):
-    """Rule that lays out the times of a sampler, from t_max down to t_min of the process."""
+    """The times of a sampler's steps, from t_max down to t_min of the process."""
 
     @abstractmethod
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
-        """Decreasing times, shape (num_times,), float64; from t_max to t_min where the grid says no other."""
+        """Decreasing times, shape (num_times,), float64; from t_max to t_min unless documented otherwise."""
 
 
 def resolve_num_timesteps(process: ForwardProcess, num_timesteps: int | None, owner: str) -> int:
-    """Number of levels asked for, else that of the process.
+    """The given number of timesteps, else the process's.
 
     Raises:
-        ConfigurationError: If there is none, or fewer than two.
+        ConfigurationError: If neither is given, or there are fewer than two.
     """
     number = process.num_timesteps if num_timesteps is None else num_timesteps
     if number is None:
@@ -80,12 +81,12 @@ def resolve_num_timesteps(process: ForwardProcess, num_timesteps: int | None, ow
 
 
 def timestep_times(process: ForwardProcess, num_timesteps: int, device: torch.device) -> Tensor:
-    """Times of the levels, increasing, shape (num_timesteps,), float64: i/N for a table of N entries."""
+    """The timesteps, increasing, shape (num_timesteps,), float64: i/N for a table of N entries."""
     return torch.linspace(process.t_min, process.t_max, num_timesteps, dtype=torch.float64, device=device)
 
 
 def timestep_index(process: ForwardProcess, num_timesteps: int, t: Tensor) -> Tensor:
-    """Index of the level nearest to each time, from 0."""
+    """Index of the timestep nearest to each time, from 0."""
     share = (t.double() - process.t_min) / (process.t_max - process.t_min)
     return (share * (num_timesteps - 1)).round().long()
 

@@ -1,4 +1,4 @@
-"""Times on a continuum."""
+"""Training times in continuous time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
@@ -26,9 +27,9 @@ class UniformTime(TimeSampler):
 class StratifiedTime(TimeSampler):
     """Low-discrepancy times: u_i = (u + i/B) mod 1 with one u for the batch (Kingma et al., 2021, app. I.1).
 
-    Each time is distributed as without it; their average over the batch, of all processes together,
-    varies less. With one generator per example (validation), example i must not depend on its
-    batch, and draws for itself.
+    Each time has the distribution of `times`; the average over the batch, of all processes together,
+    varies less. With one generator per example (validation), where example i must not depend on its
+    batch, the times are independent.
 
     Args:
         times: The distribution to draw from (default `UniformTime`).
@@ -39,8 +40,8 @@ class StratifiedTime(TimeSampler):
         self.times = times or UniformTime()
         self.unbiased = self.times.unbiased
 
+    @override
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
-        """That of the distribution."""
         return self.times.quantile(process, u)
 
     def forward(
@@ -49,17 +50,17 @@ class StratifiedTime(TimeSampler):
         """Draw one time from each of `num` slices of equal probability."""
         return self.quantile(process, stratified(num, generator, device))
 
+    @override
     def num_timesteps_of(self, process: ForwardProcess) -> int | None:
-        """That of the distribution."""
         return self.times.num_timesteps_of(process)
 
+    @override
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
-        """Pass on."""
         self.times.observe(process, t, value)
 
 
 class LogNormalTime(TimeSampler):
-    """log(σ/α) ~ N(mean, std²), cut off at t_min and t_max (Karras et al., 2022, table 1 and app. B.6).
+    """log(σ/α) ~ N(mean, std²), truncated at t_min and t_max (Karras et al., 2022, table 1 and app. B.6).
 
     Args:
         mean: Their P_mean.
@@ -81,7 +82,7 @@ class LogNormalTime(TimeSampler):
 
 
 class LogitNormalTime(TimeSampler):
-    """logit(t) ~ N(mean, std²), cut off at t_min and t_max (Esser et al., 2024, eq. 19).
+    """logit(t) ~ N(mean, std²), truncated at t_min and t_max (Esser et al., 2024, eq. 19).
 
     Args:
         mean: Mean of the logit; positive for more noise.
@@ -122,8 +123,8 @@ class FixedTime(TimeSampler):
         self.t = t
         self.sigma = sigma
 
+    @override
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The time, as often as asked."""
         if self.t is not None:
             _check_inside("t", self.t, process.t_min, process.t_max)
             return torch.full_like(u, self.t), torch.ones_like(u)
@@ -142,7 +143,7 @@ class ImportanceTime(TimeSampler):
     """
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The time at which log SNR is the share u of the way down; the weight (10)."""
+        """The time at the fraction u of the range of log SNR; the weight (10)."""
         first, last = log_snr_ends(process, u.device)
         t = process.time_of_log_snr(first + u * (last - first))
         level = process.at(t)
@@ -161,7 +162,7 @@ def _check_std(std: float) -> None:
 
 
 def _truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Tensor) -> Tensor:
-    """Quantiles of N(mean, std²) between low and high, with all their digits in both tails."""
+    """Quantiles of N(mean, std²) between low and high, to full precision in both tails."""
     below, above = _normal_cdf((low - mean) / std), _normal_cdf((mean - high) / std)
     inside = 1 - below - above
     if not inside > 1e-3:
@@ -175,5 +176,5 @@ def _truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Ten
 
 
 def _normal_cdf(z: Tensor) -> Tensor:
-    """Φ(z); `torch.special.ndtr` is 1 + erf, of which nothing is left at z = −8."""
+    """Φ(z); `torch.special.ndtr` is ½(1 + erf), which is 0 at z = −8."""
     return 0.5 * torch.erfc(-z / math.sqrt(2))

@@ -1,11 +1,10 @@
-"""Times on levels."""
+"""Training times on the timesteps of a table or of a partition."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
@@ -15,37 +14,37 @@ __all__ = ["DiscreteTime", "LossAwareTime"]
 
 
 class DiscreteTime(TimeSampler):
-    """Uniform over N levels: those of the process's table, or equally spaced times from t_min to t_max.
+    """Uniform over N timesteps: those of the process's table, or equally spaced times from t_min to t_max.
 
     Args:
-        num_timesteps: Number of levels (default: that of the process).
+        num_timesteps: Number N (default: the process's).
     """
 
     def __init__(self, num_timesteps: int | None = None) -> None:
         super().__init__()
         self.num_timesteps = num_timesteps
 
+    @override
     def num_timesteps_of(self, process: ForwardProcess) -> int:
-        """Those asked for, else those of the process."""
         return resolve_num_timesteps(process, self.num_timesteps, "DiscreteTime")
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The level at floor(u N); all weights are 1."""
+        """The timestep floor(u N), counted from 0; all weights are 1."""
         num = self.num_timesteps_of(process)
         return timestep_times(process, num, u.device)[(u * num).long()], torch.ones_like(u)
 
 
 class LossAwareTime(TimeSampler):
-    """p_i ∝ sqrt(E[L_i²]) over the levels, for L_vlb (Nichol & Dhariwal, 2021, eq. 18).
+    """p_i ∝ sqrt(E[L_i²]) over the timesteps, for L_vlb (Nichol & Dhariwal, 2021, eq. 18).
 
-    The expectation is the mean of the last losses seen at the level, by all processes; until every
-    level has seen so many, and in evaluation, the levels are equally likely. The losses seen are
-    stored in the checkpoint.
+    The expectation is the mean of the last losses at the timestep, of all processes; until every timestep
+    has `history` losses, and in evaluation, the timesteps are equally likely. The losses are stored in the
+    checkpoint.
 
     Args:
-        num_timesteps: Number of levels (default: that of the process).
-        history: Losses remembered per level.
-        uniform_share: Probability of drawing uniformly instead, so that no level is forgotten.
+        num_timesteps: Number of timesteps (default: the process's).
+        history: Losses kept per timestep.
+        uniform_share: Probability of drawing uniformly instead, so that no timestep is neglected.
     """
 
     def __init__(
@@ -63,8 +62,8 @@ class LossAwareTime(TimeSampler):
         self.losses = torch.zeros(0, history, dtype=torch.float64)
         self.seen = torch.zeros(0, dtype=torch.long)
 
+    @override
     def num_timesteps_of(self, process: ForwardProcess) -> int:
-        """Those asked for, else those of the process."""
         return resolve_num_timesteps(process, self.num_timesteps, "LossAwareTime")
 
     def probabilities(self, num: int) -> Tensor:
@@ -78,7 +77,7 @@ class LossAwareTime(TimeSampler):
         return (1 - self.uniform_share) * root / root.sum() + self.uniform_share * uniform
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The level at which the sum of probabilities passes u; the weight (10)."""
+        """The timestep at which the cumulative probability exceeds u; the weight (10)."""
         num = self.num_timesteps_of(process)
         p = self.probabilities(num).to(u.device)
         index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=num - 1)
@@ -86,7 +85,7 @@ class LossAwareTime(TimeSampler):
 
     @torch.no_grad()
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
-        """Remember the losses of all processes, the newest in place of the oldest."""
+        """Store the losses of all processes, the newest in place of the oldest."""
         num = self.num_timesteps_of(process)
         if len(self.seen) != num:
             self.losses = torch.zeros(num, self.history, dtype=torch.float64)
@@ -94,27 +93,27 @@ class LossAwareTime(TimeSampler):
         index, losses = _from_all_ranks(timestep_index(process, num, t).cpu(), value.double().cpu())
         order = index.argsort(stable=True)
         index, losses = index[order], losses[order]
-        number = index.bincount(minlength=num)
-        turn = torch.arange(len(index)) - (number.cumsum(0) - number)[index]  # 0, 1, ... within a level
-        newest = turn >= number[index] - self.history
-        slot = (self.seen[index] + turn) % self.history
+        counts = index.bincount(minlength=num)
+        position = torch.arange(len(index)) - (counts.cumsum(0) - counts)[index]  # 0, 1, ... at a timestep
+        newest = position >= counts[index] - self.history
+        slot = (self.seen[index] + position) % self.history
         self.losses[index[newest], slot[newest]] = losses[newest]
-        self.seen += number
+        self.seen += counts
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The history, for the checkpoint; it is not a buffer, since those are cast with the module."""
+        """The history, for the checkpoint; not a buffer, since buffers are cast with the module."""
         return {"losses": self.losses, "seen": self.seen}
 
+    @override
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """The history, from the checkpoint."""
         if state["losses"].shape[1] == self.history:
             self.losses, self.seen = (state[name].cpu().clone() for name in ("losses", "seen"))
 
 
 def _from_all_ranks(*columns: Tensor) -> list[Tensor]:
-    """The columns of all processes, one after the other; of any length each."""
+    """The columns of all processes, concatenated; their lengths may differ."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(columns)
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    parts: list[tuple[Tensor, ...]] = [()] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, columns)
     return [torch.cat(column) for column in zip(*parts, strict=True)]

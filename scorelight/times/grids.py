@@ -1,4 +1,4 @@
-"""Grids of sampling times: where between t_max and t_min the steps of a sampler lie."""
+"""Grids of sampling times, from t_max to t_min."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
@@ -36,8 +37,8 @@ _CPU = torch.device("cpu")
 class UniformGrid(TimeGrid):
     """Equal steps in t."""
 
+    @override
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
-        """linspace(t_max, t_min)."""
         return torch.linspace(process.t_max, process.t_min, num_times, dtype=torch.float64)
 
 
@@ -86,8 +87,8 @@ class MixedGrid(TimeGrid):
 
         w log SNR + (1 − w) √θ.
 
-    Equal steps in √θ are short where σ and α are of one order, and long for little noise; under VP they are
-    about those of `QuadraticGrid`. Two processes of the same range of log-SNR get the same levels.
+    Equal steps in √θ are short where σ and α are of the same order, and long at low noise; under VP they are
+    close to those of `QuadraticGrid`. Two processes with the same range of log-SNR get the same levels.
 
     Args:
         log_snr_share: The weight w: 1 is `LogSNRGrid`, 0 is uniform in √θ.
@@ -100,15 +101,16 @@ class MixedGrid(TimeGrid):
 
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
         """The times at which the mean is i/(num_times − 1), the ends set to t_max and t_min exactly."""
-        last, first = (-log_snr_ends(process, _CPU)).tolist()
+        ends: list[float] = (-log_snr_ends(process, _CPU)).tolist()
+        last, first = ends
 
         def root(log_nsr: Tensor) -> Tensor:
             return (log_nsr / 2).exp().atan().sqrt()
 
-        ends = root(torch.tensor([first, last], dtype=torch.float64))
+        low, high = root(torch.tensor([first, last], dtype=torch.float64)).unbind()
 
         def mean(log_nsr: Tensor) -> Tensor:
-            a, b = (log_nsr - first) / (last - first), (root(log_nsr) - ends[0]) / (ends[1] - ends[0])
+            a, b = (log_nsr - first) / (last - first), (root(log_nsr) - low) / (high - low)
             return self.log_snr_share * a + (1 - self.log_snr_share) * b
 
         shares = torch.linspace(0, 1, num_times, dtype=torch.float64)
@@ -117,46 +119,46 @@ class MixedGrid(TimeGrid):
 
 
 class TrailingGrid(TimeGrid):
-    """Another grid without its last time: the last step is then that of `denoise`, from one time earlier.
+    """Another grid without its last time: the last step is then the posterior mean, from one time earlier.
 
-    The posterior mean is then taken at more noise, which few steps can afford better than a longer way.
+    With few steps, taking the posterior mean at more noise costs less than longer steps.
 
     Args:
-        grid: The grid to cut (default `QuadraticGrid`).
+        grid: The other grid (default `QuadraticGrid`).
     """
 
     def __init__(self, grid: TimeGrid | None = None) -> None:
         self.grid = grid or QuadraticGrid()
 
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
-        """The first `num_times` of one more: they end before t_min."""
+        """The first `num_times` of `num_times` + 1 times: they end before t_min."""
         return self.grid(process, num_times + 1)[:-1]
 
 
 class NearestLevels(TimeGrid):
-    """Another grid, on a table moved to the nearest levels: between them the network was never trained.
+    """Another grid, on a table rounded to the nearest levels, the only ones a network was trained on.
 
-    Equal levels are moved apart, upwards. In continuous time it is the other grid itself, and where there are
-    more times than levels, too: then some must lie between them. The samplers' own grids are such.
+    Equal levels are made distinct by rounding up. In continuous time it is the other grid itself, and also
+    where there are more times than levels. The default grids of samplers are of this kind.
 
     Args:
-        grid: The grid to move.
+        grid: The grid to round.
     """
 
     def __init__(self, grid: TimeGrid) -> None:
         self.grid = grid
 
+    @override
     def __call__(self, process: ForwardProcess, num_times: int) -> Tensor:
-        """Times of the levels, the highest first."""
         times, num = self.grid(process, num_times), process.num_timesteps
         if num is None or num_times > num:
             return times
         levels = (timestep_index(process, num, times) + 1).tolist()
-        return timestep_times(process, num, _CPU)[torch.tensor(_apart(levels[::-1], num)[::-1]) - 1]
+        return timestep_times(process, num, _CPU)[torch.tensor(_distinct(levels[::-1], num)[::-1]) - 1]
 
 
 class DiscreteGrid(TimeGrid):
-    """Times that are levels 1, ..., N: a sub-sequence of those a model in discrete time was trained on.
+    """Times that are levels 1, ..., N: a subsequence of those a model in discrete time was trained on.
 
     For n times, i = 0, ..., n − 1 from the least noise to the most:
 
@@ -169,13 +171,14 @@ class DiscreteGrid(TimeGrid):
     quadratic 1 + ⌊0.8 N (i/(n−1))²⌋  1 to 0.8 N, "quadratic" of       (the same)
     ========= ======================= ================================================================
 
-    Rounded to the nearest level unless ⌊ ⌋ says down; equal levels are moved apart, upwards. Sampling starts
-    from unit noise at the highest level and ends, with `denoise`, with the posterior mean at the lowest.
+    Rounded to the nearest level, down where it says ⌊ ⌋; equal levels are made distinct by rounding up.
+    Sampling starts from unit noise at the highest level and ends, with `denoise`, with the posterior mean at
+    the lowest.
 
     Args:
         spacing: Name of the rule.
         levels: The levels themselves instead, increasing, each from 1 to N; as many as there are steps.
-        num_timesteps: Number N of levels (default: that of the process); in continuous time, equally spaced.
+        num_timesteps: Number N of levels (default: the process's); in continuous time, equally spaced.
     """
 
     def __init__(
@@ -213,11 +216,11 @@ def _spaced(spacing: str, num: int, count: int) -> list[int]:
         "leading": lambda i: 1 + i * (num // count),
         "quadratic": lambda i: 1 + math.floor(0.8 * num * (i / intervals) ** 2),
     }[spacing]
-    return _apart([level(i) for i in range(count)], num)
+    return _distinct([level(i) for i in range(count)], num)
 
 
-def _apart(levels: Sequence[int], num: int) -> list[int]:
-    """Increasing levels, equal ones moved upwards, and downwards again what would pass `num`."""
+def _distinct(levels: Sequence[int], num: int) -> list[int]:
+    """Increasing levels: equal ones are moved up, and then down again if above `num`."""
     moved = [0]
     for level in levels:
         moved.append(max(level, moved[-1] + 1))
@@ -231,11 +234,14 @@ def _with_ends(process: ForwardProcess, times: Tensor) -> Tensor:
 
 
 def _invert(function: Callable[[Tensor], Tensor], values: Tensor, low: float, high: float) -> Tensor:
-    """Where a decreasing function of [low, high] has the values: 6 times split in 16, then linear."""
+    """The arguments at which a decreasing function on [low, high] has the values.
+
+    Six subdivisions into 16 parts, then linear interpolation.
+    """
     left, width = torch.full_like(values, low), high - low
     inner = torch.arange(1, 16, dtype=values.dtype)[:, None]
     for _ in range(6):
         width /= 16
         left = left + width * (function(left + width * inner) > values).sum(0)
-    above, below = function(torch.stack([left, left + width]))
+    above, below = function(torch.stack([left, left + width])).unbind()
     return left + width * (above - values) / (above - below)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: how they are written, and which are kept."""
+"""Checkpoints of a run: how they are written and read, and which are kept."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ __all__ = ["RollingCheckpoint", "VerifiedCheckpointIO"]
 
 
 class VerifiedCheckpointIO(CheckpointIO):
-    """How Lightning writes and reads checkpoints here."""
+    """Lightning's interface to `write_checkpoint` and `read_checkpoint`: atomic, and verified by checksum."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """`write_checkpoint`."""
+        """Write it atomically, with a checksum."""
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """`read_checkpoint`; never anything but plain data, whatever `weights_only` says."""
+        """Verify and read it; only plain data is unpickled, whatever `weights_only` is."""
         return read_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove it, if it is there."""
+        """Remove it, if it exists."""
         Path(path).unlink(missing_ok=True)
 
 
 class RollingCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``, and the one before as ``previous.ckpt``.
+    """Keeps ``checkpoints/last.ckpt``, and the checkpoint before it as ``previous.ckpt``.
 
-    Written every n optimizer steps, at the end, and when the run is stopped by Ctrl-C, SIGTERM or SLURM:
-    always between two steps, behind the validation of the step if there is one, behind all that has been
-    logged and behind what other callbacks do, whose state is in it. A run that goes on from there is bit for
-    bit the one that was never stopped.
+    Written every n optimizer steps, at the end, and when Ctrl-C, SIGTERM or SLURM stops the run: always
+    between two steps, after the validation of the step, if it has one, after everything is logged and after
+    all other callbacks, whose state it contains. A run resumed from it equals one without interruption bit
+    for bit.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.
@@ -59,32 +59,32 @@ class RollingCheckpoint(Checkpoint):
         self._path: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for the run folder here, on all ranks: asking is a collective call. Stand behind all others."""
+        """Move behind all other callbacks; find the folder on all ranks: log_dir is a collective call."""
         log_dir = trainer.log_dir
         others: list[Callback] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
         self._path = Path(log_dir) / "checkpoints" / "last.ckpt" if log_dir else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the pass that begins, if the checkpoint was the last of one."""
+        """Count the epoch that begins, if the checkpoint was written at the end of one."""
         count_epoch_on_resume(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save every n steps, unless a validation is to come first."""
+        """Save every n steps, unless a validation is due first."""
         if trainer.global_step % self.every_n_steps == 0 and not validation_due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save every n steps."""
+        """Save every n steps, after the validation."""
         if trainer.state.fn == "fit" and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last step."""
+        """Save after the last step."""
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save when the run was stopped between two steps; else the last checkpoint stays as it is."""
+        """Save if the run was stopped between two steps; otherwise keep the last checkpoint."""
         if isinstance(exception, SIGTERMException) and trainer.training:
             self._save(trainer)
 

@@ -55,7 +55,7 @@ def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None
         )
     if stage in ("fit", "validate") and dequantize and getattr(data, "num_bins", None) is None:
         raise ConfigurationError(
-            f"model.dequantize=true: {type(data).__name__} does not say how many grey levels it has "
+            f"model.dequantize=true: {type(data).__name__} does not state its number of grey levels "
             "(num_bins); leave it out for data that are not quantised"
         )
 

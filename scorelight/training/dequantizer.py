@@ -33,7 +33,7 @@ __all__ = ["DequantizerModule", "load_dequantizer"]
 
 
 class DequantizerModule(LightningModule):
-    """A dequantizer in training: it minimises (24), the model being held fixed.
+    """A dequantizer in training: it minimises (24) with the model fixed.
 
     −log p(x + Δu) is replaced by a bound that can be differentiated in x, and log q(u|x) is exact (Song,
     Durkan et al., 2021). The checkpoint holds ``dequantizer.*``, the optimizer, and under
@@ -42,10 +42,10 @@ class DequantizerModule(LightningModule):
     Args:
         denoiser: The model; a copy of it is frozen.
         dequantizer: What is trained.
-        protocol: Says what the grey levels are: `num_bins` and `data_range`.
+        protocol: Its `num_bins` and `data_range` are those of the data.
         objective: Upper bound on −log p(x0) of a density, in nats (default: `VariationalBound` at stratified
-            times, which on the digits vary the loss of a batch by a third of what independent ones do).
-        learning_rate: Of Adam, at the first step; it falls to 0 at the last one as a cosine does.
+            times, which on the digits have a third of the variance of independent ones).
+        learning_rate: Learning rate of Adam at the first step; it decays to 0 by a cosine.
         seed: Seed of the noise (default: that of `seed_everything`).
     """
 
@@ -81,10 +81,11 @@ class DequantizerModule(LightningModule):
         centres, spacing = grey_levels(x, self.protocol)
         x0, log_q = self.dequantizer.dequantize(centres, spacing, generator)
         bound = self.objective(self._frozen[0], x0, generator=generator, **cond).value
-        return (bound + log_q) / (x[0].numel() * math.log(2)) - math.log2(spacing)
+        bits: Tensor = (bound + log_q) / (x[0].numel() * math.log(2)) - math.log2(spacing)
+        return bits
 
     def on_fit_start(self) -> None:
-        """Take the model to where the dequantizer is."""
+        """Move the model to the device of the dequantizer."""
         self._frozen[0].to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -100,7 +101,7 @@ class DequantizerModule(LightningModule):
         return mean
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam; its rate is what the schedule says, so that a resumed run follows its own settings."""
+        """Adam; its rate comes from the schedule alone, so that a resumed run follows its own settings."""
         optimizer, total = Adam(self.dequantizer.parameters(), 1.0), self.trainer.estimated_stepping_batches
 
         def rate(step: int) -> float:
@@ -127,7 +128,7 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
         entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
     except (KeyError, CorruptedCheckpointError) as error:
         raise ConfigurationError(
-            f"{path}: no dequantizer in it; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
+            f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
         ) from error
     check_trusted(entry, Path(path))
     parser = ArgumentParser(exit_on_error=False)
@@ -152,12 +153,12 @@ def _check(
     """Refuse what cannot be trained."""
     if protocol.num_bins is None:
         raise ConfigurationError(
-            "LikelihoodProtocol(num_bins=None): data that are not quantised need no dequantizer; give num_bins"
+            "LikelihoodProtocol(num_bins=None): data that are not quantised need no dequantizer; set num_bins"
         )
     if getattr(objective, "num_bins", None) is not None:
         raise ConfigurationError(
-            f"{type(objective).__name__}: with num_bins={objective.num_bins} it bounds a probability; the density of "
-            "dequantised data is needed: leave num_bins out"
+            f"{type(objective).__name__}: with num_bins={objective.num_bins} it bounds a probability; the "
+            "density of dequantised data is needed: leave num_bins out"
         )
     if not any(parameter.requires_grad for parameter in dequantizer.parameters()):
         raise ConfigurationError(

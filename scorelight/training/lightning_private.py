@@ -1,7 +1,8 @@
-"""Everything that scorelight uses of Lightning without it being public, behind named functions.
+"""Everything private in Lightning that scorelight uses, behind named functions.
 
-A private name can change in any release. Each function first checks that the names it needs exist, and says
-which version of Lightning is supported if one does not: none of them fails silently.
+A private name can change in any release. Each function checks that the names it needs exist before it uses
+them, and otherwise raises an error that names the supported version; none of them fails silently.
+``tests/training/test_lightning_private.py`` has a test for each name.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from typing import Any
 
 import lightning
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 
 __all__ = [
     "INSTANTIATOR",
+    "SUPPORTED",
     "PrivateCLI",
     "allow_gradient_clipping",
     "attached_trainer",
     "cluster_environment",
     "count_epoch_on_resume",
+    "instantiator_entry",
     "is_accumulating",
     "option_strings",
     "skip_sigterm_broadcast",
@@ -33,40 +36,49 @@ __all__ = [
 
 SUPPORTED = "lightning>=2.6.6,<2.7"
 
-INSTANTIATOR = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-"""In a checkpoint's hyper-parameters: `load_from_checkpoint` then builds the components that they describe."""
 
-
-def require(owner: Any, name: str) -> Any:
-    """The private attribute of an object.
+def _require(owner: Any, name: str) -> Any:
+    """An attribute of an object, a class or a module of Lightning.
 
     Raises:
         RuntimeError: If this version of Lightning does not have it.
     """
     if not hasattr(owner, name):
-        kind = owner if isinstance(owner, type) else type(owner)
+        label = getattr(owner, "__name__", type(owner).__name__)
         raise RuntimeError(
-            f"lightning {lightning.__version__}: {kind.__name__} has no {name!r}, which scorelight needs; "
+            f"lightning {lightning.__version__}: {label} has no {name!r}, which scorelight needs; "
             f"install {SUPPORTED}"
         )
     return getattr(owner, name)
 
 
+def instantiator_entry() -> dict[str, str]:
+    """The entry of a checkpoint's hyper-parameters that names the function that builds the module.
+
+    `load_from_checkpoint` then builds the components that the hyper-parameters describe, as the CLI does.
+    """
+    _require(importlib.import_module("lightning.pytorch.cli"), "instantiate_module")
+    return {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+
+
+INSTANTIATOR = instantiator_entry()
+
+
 def stop_after_step(trainer: Trainer) -> None:
     """Have the trainer raise SIGTERMException before the next step, as if it had received SIGTERM."""
-    connector = require(trainer, "_signal_connector")
-    require(connector, "received_sigterm")
+    connector = _require(trainer, "_signal_connector")
+    _require(connector, "received_sigterm")
     connector.received_sigterm = True
 
 
 def skip_sigterm_broadcast(trainer: Trainer) -> None:
-    """Remove Lightning's question to rank 0, at the start of each step, whether to stop.
+    """Remove Lightning's broadcast, before each step, of whether rank 0 has received SIGTERM.
 
-    Rank 0 has left before it asks if it was the one that received the signal, and the others wait.
+    A rank 0 that has received it leaves before the broadcast, and the other ranks wait for ever.
     """
-    loop = trainer.fit_loop.epoch_loop
-    require(loop, "_broadcast_sigterm_tensor")
-    loop._broadcast_sigterm_tensor = _skip_broadcast  # type: ignore[method-assign]
+    loop: Any = trainer.fit_loop.epoch_loop
+    _require(loop, "_broadcast_sigterm_tensor")
+    loop._broadcast_sigterm_tensor = _skip_broadcast
 
 
 def _skip_broadcast() -> None:
@@ -75,88 +87,85 @@ def _skip_broadcast() -> None:
 
 def is_accumulating(trainer: Trainer) -> bool:
     """Whether the batch that is ending was not the last one of an optimizer step."""
-    accumulating: bool = require(trainer.fit_loop.epoch_loop, "_should_accumulate")()
+    accumulating: bool = _require(trainer.fit_loop.epoch_loop, "_should_accumulate")()
     return accumulating
 
 
 def validation_due(trainer: Trainer) -> bool:
-    """Whether the step that is ending will be followed by a validation."""
-    fetcher = require(trainer.fit_loop, "_data_fetcher")
-    check = require(trainer.fit_loop.epoch_loop, "_should_check_val_fx")
+    """Whether a validation follows the step that is ending."""
+    fetcher = _require(trainer.fit_loop, "_data_fetcher")
+    check = _require(trainer.fit_loop.epoch_loop, "_should_check_val_fx")
     return fetcher is not None and bool(check(fetcher))
 
 
 def count_epoch_on_resume(trainer: Trainer) -> None:
-    """Count the pass that begins, if the checkpoint was written at the end of one: Lightning 2.6 does not."""
-    loop = trainer.fit_loop
-    for name in ("restarted_mid_epoch", "epoch_progress"):
-        require(loop, name)
-    counts: Any = loop.epoch_progress.current, loop.epoch_progress.total
-    for count in counts:
+    """Count the epoch that begins when a checkpoint written at the end of one is resumed.
+
+    Lightning 2.6 does not, so that its count of epochs would be one too low.
+    """
+    restarted = _require(trainer.fit_loop, "restarted_mid_epoch")
+    progress = _require(trainer.fit_loop, "epoch_progress")
+    for count in (progress.current, progress.total):
         for name in ("processed", "ready", "started"):
-            require(count, name)
-        if loop.restarted_mid_epoch and count.processed == count.ready:
+            _require(count, name)
+        if restarted and count.processed == count.ready:
             count.ready += 1
             count.started += 1
 
 
 def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:
     """What started the processes: Lightning itself, torchrun, SLURM, ..."""
-    environment: ClusterEnvironment | None = require(
-        require(trainer, "_accelerator_connector"), "cluster_environment"
-    )
+    connector = _require(trainer, "_accelerator_connector")
+    environment: ClusterEnvironment | None = _require(connector, "cluster_environment")
     return environment
 
 
 def attached_trainer(module: LightningModule) -> Trainer | None:
-    """The trainer of a module; None without one, where the public `module.trainer` raises."""
-    trainer: Trainer | None = require(module, "_trainer")
+    """The trainer of a module; None if it has none, where the public `module.trainer` raises."""
+    trainer: Trainer | None = _require(module, "_trainer")
     return trainer
 
 
 def allow_gradient_clipping(optimizer: Optimizer) -> Optimizer:
-    """Have gradients divided by the scale of the loss before they are clipped.
+    """Let Lightning clip gradients under bf16-mixed for an optimizer that unscales them itself.
 
-    Optimizers such as fused Adam divide by it themselves, after clipping; Lightning refuses to clip for
-    these, even under bf16-mixed, which has no such scale. It asks for this attribute of the optimizer.
+    Fused Adam divides gradients by the scale of the loss after clipping, so Lightning refuses to clip for
+    it, even under bf16-mixed, which has no such scale. Lightning looks for this attribute of the optimizer.
     """
-    require_name("lightning.fabric.plugins.precision.amp", "_optimizer_handles_unscaling")
+    _require(
+        importlib.import_module("lightning.fabric.plugins.precision.amp"), "_optimizer_handles_unscaling"
+    )
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 
 
-def require_name(module: str, name: str) -> None:
-    """Raise unless a module of Lightning defines the private name."""
-    require(importlib.import_module(module), name)
-
-
 class PrivateCLI(LightningCLI):
-    """LightningCLI with public names for what a subclass needs of it; a checkpoint does not override flags."""
+    """LightningCLI with public names for what a subclass needs; a checkpoint does not override flags."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in ("_parse_ckpt_path", "_get", "_parser"):
-            require(LightningCLI, name)
+            _require(LightningCLI, name)
         super().__init__(*args, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let the checkpoint win over flags and YAML, silently."""
+        """Do nothing: in Lightning the checkpoint overrides flags and YAML here, silently."""
 
     def subcommand_parser(self, subcommand: str) -> LightningArgumentParser:
-        """The parser of a subcommand."""
-        parser: LightningArgumentParser = require(self, "_subcommand_parsers")[subcommand]
+        """The parser of a subcommand, before the arguments are parsed."""
+        parser: LightningArgumentParser = _require(self, "_subcommand_parsers")[subcommand]
         return parser
 
     def value_of(self, config: Namespace, key: str) -> Any:
-        """The value of a key, in the part of the configuration that belongs to the subcommand."""
+        """The value of a key in the section of the running subcommand."""
         return self._get(config, key)
 
     def dump(self, subcommand: str) -> str:
-        """The configuration of a subcommand, YAML."""
+        """The configuration of a subcommand as YAML."""
         text: str = self._parser(subcommand).dump(self.config[subcommand], skip_none=False)
         return text
 
 
 def option_strings(parser: LightningArgumentParser) -> Mapping[str, Any]:
-    """All flags of a parser."""
-    options: Mapping[str, Any] = require(parser, "_option_string_actions")
+    """All flags of a parser, with their actions."""
+    options: Mapping[str, Any] = _require(parser, "_option_string_actions")
     return options

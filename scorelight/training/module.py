@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
@@ -17,6 +18,7 @@ from scorelight.data.access import examples_of
 from scorelight.data.loaders import global_seed
 from scorelight.denoisers.base import Denoiser, MakeWrapper, wrap
 from scorelight.denoisers.network import NetworkDenoiser
+from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
 from scorelight.objectives.base import Objective
 from scorelight.parameterizations import Parameterization
@@ -32,7 +34,7 @@ from scorelight.training.lightning_private import INSTANTIATOR
 from scorelight.training.randomness import dequantize, module_generator
 from scorelight.training.step_log import StepLog
 
-__all__ = ["ScoreModule", "Weights"]
+__all__ = ["ScoreModule", "Weights", "score_module"]
 
 Weights = Literal["ema", "raw"]
 """The average of the weights, or the weights that are trained."""
@@ -112,7 +114,7 @@ class ScoreModule(ConfiguredModule):
         torch.manual_seed(hash_seed(self.seed, self.global_step, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean loss of the batch; times and noise are functions of (seed, step, place in the global batch)."""
+        """Mean loss; times and noise depend on (seed, step, micro-batch, place in the global batch) alone."""
         x0, cond, _ = as_batch(batch)
         generator = module_generator(self, self.seed, batch_idx, x0.device)
         if self.condition_dropout:
@@ -156,6 +158,18 @@ class ScoreModule(ConfiguredModule):
         """`generate` with the averaged weights and, by default, the module's own sampler."""
         return generate(self.denoiser_for("ema"), sampler or self.sampler, self.shape, seed, indices, cond)
 
-    def cycle_labels(self, indices: Tensor) -> dict[str, Tensor]:
-        """Conditions of samples of a class-conditional model: sample i is of class i mod `num_classes`."""
-        return {"label": (indices % self.num_classes).to(self.device)} if self.num_classes else {}
+    @property
+    def labels(self) -> range | None:
+        """The classes of a class-conditional model: samples are drawn of each in turn."""
+        return range(self.num_classes) if self.num_classes else None
+
+
+def score_module(module: LightningModule) -> ScoreModule:
+    """The module itself, for callbacks that only work with a `ScoreModule`.
+
+    Raises:
+        ConfigurationError: If it is another LightningModule.
+    """
+    if not isinstance(module, ScoreModule):
+        raise ConfigurationError(f"{type(module).__name__}: this callback needs a ScoreModule")
+    return module

@@ -1,4 +1,4 @@
-"""Warnings of numerical trouble, and a stop before it spoils the weights."""
+"""Warnings of numerical problems, and a stop before they reach the weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from scorelight.batch import as_batch
 from scorelight.errors import ConfigurationError, TrainingDivergedError
 from scorelight.processes.noise_levels import largest_distance
 from scorelight.training.checks import REMEDY
-from scorelight.training.module import ScoreModule
+from scorelight.training.module import ScoreModule, score_module
 
 __all__ = ["NumericsMonitor"]
 
 
 class NumericsMonitor(Callback):
-    """Looks at the first batch and at every gradient.
+    """Checks the first batch and every gradient.
 
     * Images that are not in [−1, 1]: an error before the first step.
-    * σ/α at t_max below a third of the largest distance in the batch: a warning, since the prior then is not
-      what data turn into (Song & Ermon, 2020, Technique 1).
+    * σ/α at t_max below a third of the largest distance in the batch: a warning, since the data then do not
+      reach the prior (Song & Ermon, 2020, Technique 1).
     * A gradient that is NaN or infinite: the run stops, and the step is not taken. (Under 16-mixed the
-      gradient scaler leaves the step out, and the run goes on.)
+      gradient scaler skips the step, and training continues.)
     * A gradient with a norm above `factor` times the median of the last 100: a warning, once.
 
     The norm, before clipping, is logged as ``train/gradient_norm``.
@@ -43,46 +43,44 @@ class NumericsMonitor(Callback):
             raise ConfigurationError(f"NumericsMonitor: factor={factor}: must be above 1")
         self.factor = factor
         self._norms: list[float] = []
-        self._looked = self._warned = False
+        self._checked = self._warned = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the first batch."""
-        if not self._looked:
-            self._looked = True
-            assert isinstance(pl_module, ScoreModule)
-            check_data(pl_module, as_batch(batch).x0)
+        """Check the first batch."""
+        if not self._checked:
+            self._checked = True
+            check_data(score_module(pl_module), as_batch(batch).x0)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Look at the gradient, all processes at the same one."""
+        """Check the gradient, which is the same on all processes."""
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         norm = float(get_total_norm(gradients))
         if not math.isfinite(norm):
             if getattr(trainer.precision_plugin, "scaler", None):
-                return  # the gradient scaler leaves this step out, and lowers its factor
+                return  # the gradient scaler skips this step, and lowers its factor
             raise TrainingDivergedError(
                 f"the gradient is {norm} at step {trainer.global_step}, though the loss is finite; this step "
                 f"was not taken. {REMEDY}"
             )
-        assert isinstance(pl_module, ScoreModule)
-        pl_module.step_log.add("train/gradient_norm", norm)
+        score_module(pl_module).step_log.add("train/gradient_norm", norm)
         if not self._warned and len(self._norms) == 100 and norm > self.factor * median(self._norms):
             self._warned = True
             rank_zero_warn(
                 f"the gradient's norm is {norm:.3g} at step {trainer.global_step}, more than {self.factor:g} "
-                f"times what is usual, {median(self._norms):.3g}. {REMEDY}"
+                f"times the usual {median(self._norms):.3g}. {REMEDY}"
             )
         self._norms = [*self._norms[-99:], norm]
 
 
 def check_data(module: ScoreModule, x0: Tensor) -> None:
-    """Refuse images of another range; warn of noise that is too small for the data.
+    """Refuse images outside of [−1, 1]; warn of noise that is too small for the data.
 
     Raises:
-        ConfigurationError: If images are not in [−1, 1], or any value is not finite.
+        ConfigurationError: If images are outside of [−1, 1], or a value is not finite.
     """
     low, high = x0.min().item(), x0.max().item()
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -100,6 +98,6 @@ def check_data(module: ScoreModule, x0: Tensor) -> None:
     if noise < distance / 3:
         rank_zero_warn(
             f"model.process: at t_max={process.t_max:g} the noise is {noise:.3g} times the data, and "
-            f"examples lie up to {distance:.3g} apart: samples start where no data end. Give a larger "
-            "sigma_max or beta_max; `scorelight advise` suggests one"
+            f"examples are up to {distance:.3g} apart: sampling starts from another distribution. Use a "
+            "larger sigma_max or beta_max; `scorelight advise` suggests one"
         )

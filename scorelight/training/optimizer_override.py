@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule: built from the settings, also where these differ from a checkpoint's."""
+"""Optimizer and learning-rate schedule: built from the settings, which override those of a checkpoint."""
 
 from __future__ import annotations
 

@@ -6,26 +6,26 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from tqdm import tqdm
 
 __all__ = ["StepProgressBar"]
 
 
 class StepProgressBar(TQDMProgressBar):
-    """One bar for the whole run instead of one for each pass over the data."""
+    """One bar for the run instead of one for each epoch."""
 
-    def init_train_tqdm(self) -> Tqdm:
-        """Twice a second is enough, for a log file above all."""
+    def init_train_tqdm(self) -> tqdm:
+        """Update at most twice a second: the output may go to a log file."""
         bar = super().init_train_tqdm()
         bar.mininterval = 0.5
         return bar
 
-    def init_validation_tqdm(self) -> Tqdm:
-        """Nothing during training: the run's own bar shows the validation loss."""
-        return Tqdm(disable=True) if self.trainer.state.fn == "fit" else super().init_validation_tqdm()
+    def init_validation_tqdm(self) -> tqdm:
+        """Show no bar during training: the run's bar shows the validation loss."""
+        return tqdm(disable=True) if self.trainer.state.fn == "fit" else super().init_validation_tqdm()
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Count optimizer steps up to max_steps, from where a resumed run starts."""
+        """Count optimizer steps up to max_steps, from the step at which a resumed run starts."""
         bar = self.train_progress_bar
         bar.total = trainer.max_steps if trainer.max_steps > 0 else None
         bar.set_description("training")
@@ -33,12 +33,12 @@ class StepProgressBar(TQDMProgressBar):
             bar.n = bar.initial = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Show the step, the loss and the time that is left."""
+        """Show the step, the loss and the remaining time."""
         bar = self.train_progress_bar
         bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         bar.update(trainer.global_step - bar.n)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Losses only; Lightning adds a version number."""
+        """Show losses only, without Lightning's version number."""
         metrics = super().get_metrics(trainer, pl_module)
         return {k: v for k, v in metrics.items() if k != "v_num"}

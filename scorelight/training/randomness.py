@@ -19,6 +19,6 @@ def module_generator(module: LightningModule, seed: int, batch_idx: int, device:
 
 
 def dequantize(trainer: Trainer, x0: Tensor, generator: Generators) -> Tensor:
-    """The data with their grey levels spread by uniform noise: the data module says how many there are."""
+    """The data with their grey levels spread by uniform noise: the data module states their number."""
     spacing = 2 / (trainer.datamodule.num_bins - 1)  # type: ignore[attr-defined]
     return UniformDequantization().dequantize(x0, spacing, generator)[0]

@@ -1,10 +1,9 @@
-"""Run folders: which of them a command goes on with.
+"""Run folders: which of them a command resumes.
 
-A run that was interrupted is one with the same configuration whose folder says neither that it has ended
-(``finished``) nor that a process is at it (``.lock``, held by that process). The same command, given again,
-goes on with it; a folder in which a run was killed before it could write its configuration is used, too. The
-decision depends on files alone, which no process changes before all have decided:
-joining the process group comes in between.
+A run is interrupted if its folder has neither the file ``finished`` nor a process that holds ``.lock``. A
+command resumes the newest interrupted run with its configuration, or uses the folder of a run that was
+killed before it could write its configuration. The decision depends on files alone, and no process changes
+these before all processes have decided: they join the process group in between.
 """
 
 from __future__ import annotations
@@ -28,105 +27,105 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Interrupted", "RunConfigCallback", "RunFolderCallback", "find_interrupted", "finish"]
+__all__ = ["InterruptedRun", "RunConfigCallback", "RunFolderCallback", "find_interrupted", "mark_finished"]
 
 _FINISHED, _LOCK = "finished", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
-    """A run that can go on."""
+class InterruptedRun:
+    """A run that can be resumed."""
 
     folder: Path
     checkpoint: Path | None
-    """The newest sound one; None if it was interrupted before the first."""
+    """The newest valid one; None if the run was interrupted before the first."""
     step: int
 
 
-def find_interrupted(root: Path, config: str) -> Interrupted | None:
-    """The newest interrupted run below a folder with the configuration.
+def find_interrupted(root: Path, config: str) -> InterruptedRun | None:
+    """The newest interrupted run with this configuration.
 
     Args:
-        root: Where run folders ``version_N`` are.
+        root: The folder of the run folders ``version_N``.
         config: The configuration, YAML.
 
     Raises:
-        ConfigurationError: If it has checkpoints and none of them is sound.
+        CorruptedCheckpointError: If the run has checkpoints and none of them is valid.
     """
-    wanted = _compared(config)
+    wanted = _comparable(config)
     numbered = [(int(p.name[8:]), p) for p in root.glob("version_*") if p.name[8:].isdigit()]
     for _, folder in sorted(numbered, reverse=True):
         file = folder / "config.yaml"
-        same = _compared(file.read_text()) == wanted if file.is_file() else _is_blank(folder)
+        same = _comparable(file.read_text()) == wanted if file.is_file() else _is_blank(folder)
         if not same or (folder / _FINISHED).exists() or _in_use(folder):
             continue
         checkpoint = latest_valid(folder)
         step = read_checkpoint(checkpoint, mmap=True)["global_step"] if checkpoint else 0
-        return Interrupted(folder, checkpoint, step)
+        return InterruptedRun(folder, checkpoint, step)
     return None
 
 
-def finish(folder: Path) -> None:
-    """Note that the run has ended."""
+def mark_finished(folder: Path) -> None:
+    """Record that the run has reached its end."""
     (folder / _FINISHED).touch()
 
 
 class RunFolderCallback(Callback):
-    """Holds the run folder while the run is on, so that no second process writes into it."""
+    """Locks the run folder during the run, so that no second process writes into it."""
 
     def __init__(self) -> None:
         self._lock: IO[bytes] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take hold of it; the system lets go of it when the process ends, however it does."""
+        """Lock the folder; the system unlocks it when the process ends in any way."""
         log_dir = trainer.log_dir
         if stage != "fit" or not log_dir or not trainer.is_global_zero:
             return
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / _LOCK).open("wb")
-        if not _hold(self._lock, shared=False):
+        if not _try_lock(self._lock, shared=False):
             raise ConfigurationError(f"{folder}: another process is training there; wait for it or stop it")
         (folder / _FINISHED).unlink(missing_ok=True)
-        for half in folder.rglob(".*.tmp"):  # of `atomic_write`, if a run was killed in there
-            half.unlink(missing_ok=True)
+        for leftover in folder.rglob(".*.tmp"):  # of an `atomic_write` that was killed
+            leftover.unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of it."""
-        self._let_go()
+        """Unlock the folder."""
+        self._unlock()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of it."""
-        self._let_go()
+        """Unlock the folder."""
+        self._unlock()
 
-    def _let_go(self) -> None:
+    def _unlock(self) -> None:
         if self._lock:
             self._lock.close()
             self._lock = None
 
 
 class RunConfigCallback(SaveConfigCallback):
-    """Writes ``config.yaml``, all that was set, whole or not at all."""
+    """Writes ``config.yaml``, every setting, atomically."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """One process writes; all ask where, for asking is a collective call."""
+        """Write in one process; `trainer.log_dir` is a collective call, so that all processes make it."""
         log_dir = trainer.log_dir
         if trainer.is_global_zero and log_dir:
             with atomic_write(Path(log_dir) / self.config_filename) as file:
                 file.write(self.parser.dump(self.config, skip_none=False).encode())
 
 
-def _compared(config: str) -> Any:
-    """What makes two configurations the same; None if it cannot be read."""
+def _comparable(config: str) -> dict[str, Any] | None:
+    """The settings by which two configurations are compared; None if it cannot be read."""
     try:
-        found = yaml.safe_load(config)
+        settings = yaml.safe_load(config)
     except yaml.YAMLError:
         return None
-    return {k: v for k, v in found.items() if k != "resume"} if isinstance(found, dict) else None
+    return {k: v for k, v in settings.items() if k != "resume"} if isinstance(settings, dict) else None
 
 
 def _is_blank(folder: Path) -> bool:
-    """Whether a run was killed in there before it had written anything but the head of its log."""
+    """Whether a run was killed there before it had written anything but the header of its log."""
     return all(p.name.startswith(".") or (_is_log(p) and p.stat().st_size < 1000) for p in folder.iterdir())
 
 
@@ -135,16 +134,16 @@ def _is_log(path: Path) -> bool:
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether a process holds the folder; several may ask at once."""
+    """Whether a process has locked the folder; several processes can ask at once."""
     try:
         with (folder / _LOCK).open("rb") as file:
-            return not _hold(file, shared=True)
+            return not _try_lock(file, shared=True)
     except FileNotFoundError:
         return False
 
 
-def _hold(file: IO[bytes], shared: bool) -> bool:
-    """Lock the file until it is closed."""
+def _try_lock(file: IO[bytes], shared: bool) -> bool:
+    """Lock the file until it is closed; False if another process has locked it."""
     if fcntl is None or os.name == "nt":
         return True
     try:

@@ -1,4 +1,4 @@
-"""How a run is stopped from outside."""
+"""How a signal stops a run."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = ["GracefulShutdown", "ImmediateExit"]
 
 
 class ImmediateExit(BaseException):
-    """The run was left in the middle of something: nothing is to be saved."""
+    """A second signal, or one during a validation: exit without saving."""
 
 
 class GracefulShutdown(Callback):
-    """On Ctrl-C, SIGTERM and SLURM's signal to requeue: finish the step, save, leave.
+    """On Ctrl-C, SIGTERM and SLURM's requeue signal: finish the step, save a checkpoint, exit.
 
-    A validation that is due comes first. A second signal, and one during a validation, stops at once: the run
-    then goes on from the checkpoint before. After every step the processes ask each other whether one of them
-    was told to stop.
+    A validation that is due comes first. A second signal, or one during a validation, exits at once; the run
+    is then resumed from the checkpoint before. After every step the processes agree on whether one of them
+    has received a signal.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class GracefulShutdown(Callback):
         self._trainer: Trainer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the place of Lightning's handlers, which it restores at the end."""
+        """Replace Lightning's signal handlers; Lightning restores the original ones at the end."""
         self._trainer, self.received, self._agreed = trainer, None, False
         skip_sigterm_broadcast(trainer)
         if threading.current_thread() is not threading.main_thread():
@@ -55,26 +55,25 @@ class GracefulShutdown(Callback):
             signal.signal(requeue, self._handle)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Agree after a step; leave behind its validation."""
+        """Agree on stopping after every optimizer step; stop now, unless a validation is due."""
         if not is_accumulating(trainer):
             self._agreed = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
             if self._agreed and not validation_due(trainer):
                 stop_after_step(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave now."""
+        """Stop after the validation."""
         if self._agreed:
             stop_after_step(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Have SLURM start the job again, if that is what the signal was for; the checkpoint is written."""
-        requeue = _requeue_signal(trainer)
-        asked = isinstance(exception, SIGTERMException) and self.received is not None
-        if asked and self.received == requeue and trainer.is_global_zero:
-            subprocess.run(["scontrol", "requeue", _job()], check=False)
+        """Have SLURM requeue the job on its requeue signal; the checkpoint is written already."""
+        graceful = isinstance(exception, SIGTERMException) and self.received is not None
+        if graceful and self.received == _requeue_signal(trainer) and trainer.is_global_zero:
+            subprocess.run(["scontrol", "requeue", _slurm_job()], check=False)
 
     def exit_code(self) -> int:
-        """128 + the signal; 0 in processes that Lightning started, for it takes others for a failure."""
+        """128 + the signal; 0 in processes started by Lightning, which treats other codes as failures."""
         assert self._trainer is not None
         environment = cluster_environment(self._trainer)
         if self._trainer.global_rank and isinstance(environment, LightningEnvironment):
@@ -84,11 +83,11 @@ class GracefulShutdown(Callback):
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         trainer = self._trainer
         assert trainer is not None
-        again, self.received = self.received is not None, signum
-        if again or trainer.validating:
+        is_second, self.received = self.received is not None, signum
+        if is_second or trainer.validating:
             raise ImmediateExit
         rank_zero_info(
-            f"\n{signal.Signals(signum).name}: stopping after this step; once more to stop at once"
+            f"\n{signal.Signals(signum).name}: stopping after this step; send it again to stop at once"
         )
 
 
@@ -99,7 +98,7 @@ def _requeue_signal(trainer: Trainer) -> int | None:
     return None
 
 
-def _job() -> str:
-    """SLURM's name of this job."""
+def _slurm_job() -> str:
+    """SLURM's identifier of this job."""
     array = os.getenv("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]

@@ -25,7 +25,7 @@ class StepLog:
         self._numbers: dict[str, Any] = {}
 
     def start(self, module: LightningModule, loss: Loss, mean: Tensor, process: ForwardProcess) -> None:
-        """Begin a step; every log_every_n_steps with its loss, also by quarter of [t_min, t_max], and rate."""
+        """Begin a step; every log_every_n_steps with loss, loss by quarter of the time range, and rate."""
         module.log("train/loss", mean, prog_bar=True, logger=False)
         self._numbers = {}
         if (module.global_step + 1) % module.trainer.log_every_n_steps:  # type: ignore[attr-defined]

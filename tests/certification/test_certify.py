@@ -2,10 +2,12 @@
 
 import math
 
-import certify as benchmark
 import pytest
 import torch
 from scipy import stats
+from support import certification
+from support.certification import OBJECTIVES, PROCESSES
+from support.certification import PARAMETERIZATIONS as ROWS
 from support.marks import slow
 
 import scorelight as sl
@@ -13,7 +15,6 @@ from scorelight.batch import Batch
 from scorelight.certification.certify import certify, known_denoiser, known_energy
 
 D = torch.float64
-PROCESSES, ROWS, OBJECTIVES = benchmark.PROCESSES, benchmark.PARAMETERIZATIONS, benchmark.OBJECTIVES
 LEARNED = {(p, o) for p in ("LearnedVPSDE",) for o in OBJECTIVES if o not in ("bound", "L_vlb")}
 TABLES = {(p, "bound") for p in ("DDPMProcess", "SMLDProcess")}
 
@@ -21,13 +22,13 @@ TABLES = {(p, "bound") for p in ("DDPMProcess", "SMLDProcess")}
 def check(process_name, row, column, **changes):
     """One cell of the benchmark on the mixture in the plane, or its points."""
     process = PROCESSES[process_name]()
-    (data, points), *_ = [d[1:] for d in benchmark.data_sets(row, column) if d[0] == "2-D"]
-    objective = OBJECTIVES[column](benchmark.num_timesteps(process))
+    (data, points), *_ = [d[1:] for d in certification.data_sets(row, column) if d[0] == "2-D"]
+    objective = OBJECTIVES[column](certification.num_timesteps(process))
     objective.prepare(lambda: Batch(points, {}))
     settings = dict(
         energy=row == "Energy",
         learned_variance=column == "hybrid",
-        seed=benchmark.seed_of(process_name, row, column),
+        seed=certification.cell_seed(process_name, row, column),
         control_error=0.2,
     )
     return certify(objective, process, ROWS[row](), data, **settings | changes)
@@ -71,14 +72,14 @@ AFFINE = [
 
 @pytest.mark.parametrize(("process", "column"), AFFINE)
 def test_an_affine_model_reaches_the_mean_and_spread_of_gaussian_data(process, column):
-    (found,) = benchmark.reached(PROCESSES[process](), "X0", column, seed=1)
-    assert found["passed"], found
+    result = certification.fit_affine_model(PROCESSES[process](), "X0", column, seed=1)
+    assert result["passed"], result
 
 
 @pytest.mark.parametrize("column", ["DSM", "ISM", "L_vlb"])
 def test_an_energy_reaches_the_mean_and_spread_of_gaussian_data(column):
-    (found,) = benchmark.reached(sl.VESDE(), "Energy", column, seed=2)
-    assert found["passed"], found
+    result = certification.fit_affine_model(sl.VESDE(), "Energy", column, seed=2)
+    assert result["passed"], result
 
 
 class ShrunkTarget(sl.DenoisingScoreMatching):
@@ -130,22 +131,51 @@ class Inconsistent(sl.DenoisingScoreMatching):
 
 @pytest.mark.parametrize("wrong", [ShrunkTarget, OneSidedSlices, HalfTrace, UnitSphere, Inconsistent])
 def test_an_objective_with_another_minimiser_fails(wrong):
-    found = certify(wrong(), sl.VPSDE(), sl.Epsilon(), benchmark.mixture(2), num_examples=16_384)
+    found = certify(wrong(), sl.VPSDE(), sl.Epsilon(), certification.mixture(2), num_examples=16_384)
     assert not found.passed and found.p_value < 1e-12
     assert found.error > 3 * found.resolution
+
+
+class TimestepEpsilon(sl.Parameterization):
+    """ε of a network on unscaled x_t and labels 999 t."""
+
+    def coefficients(self, level):
+        return 0.0, 1.0
+
+    def input_scale(self, level):
+        return 1.0
+
+    def noise_label(self, level):
+        return 999 * level.time
+
+
+@pytest.mark.parametrize("process", ["VPSDE", "VESDE", "DDPMProcess"])
+@pytest.mark.parametrize("column", ["DSM", "SSM-VR"])
+def test_a_parameterization_with_its_own_input_and_labels_is_certified(process, column):
+    process = PROCESSES[process]()
+    objective = OBJECTIVES[column](certification.num_timesteps(process))
+    certify_with = lambda space: certify(  # noqa: E731
+        objective, process, space, certification.mixture(2), control_error=0.2
+    )
+    found = certify_with(TimestepEpsilon())
+    assert found.passed
+    if not isinstance(process, sl.VESDE):  # where `Epsilon` does not scale the input either
+        expected = certify_with(sl.Epsilon())
+        assert found.error == pytest.approx(expected.error, rel=1e-6)
+        assert found.p_value == pytest.approx(expected.p_value, rel=1e-6)
 
 
 def test_a_right_objective_that_sees_next_to_nothing_fails_too():
     """At little noise ε is anybody's guess: 1 % wrong is not seen in 4,096 of them, as the control tells."""
     objective = sl.EpsilonPrediction(sl.FixedTime(t=0.002))
     found = certify(
-        objective, sl.VPSDE(), sl.X0(), benchmark.mixture(2), control_error=0.01, max_examples=4096
+        objective, sl.VPSDE(), sl.X0(), certification.mixture(2), control_error=0.01, max_examples=4096
     )
     assert found.p_value > 1e-6 and not found.passed
 
 
 def test_the_p_values_of_a_right_objective_are_uniform():
-    data = benchmark.mixture(2)
+    data = certification.mixture(2)
     values = [
         certify(sl.EpsilonPrediction(), sl.VPSDE(), sl.Epsilon(), data, control_error=0.2, seed=seed).p_value
         for seed in range(60)
@@ -156,7 +186,7 @@ def test_the_p_values_of_a_right_objective_are_uniform():
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_known_denoiser_says_what_it_knows(process, row, generator):
-    process, data = PROCESSES[process](), benchmark.mixture(3)
+    process, data = PROCESSES[process](), certification.mixture(3)
     if row == "Energy":
         known = known_energy((3,), process, lambda x, level: data.log_prob(x, level.alpha, level.sigma))
     else:

@@ -9,9 +9,10 @@ from scipy.spatial.distance import pdist
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
-from scorelight import DigitsDataModule, SMLDProcess
+from scorelight import ConfigurationError, DigitsDataModule, SMLDProcess
 from scorelight.cli import main
-from scorelight.cli.advise import advise, examples
+from scorelight.cli.advise import advise
+from scorelight.data.access import examples_of
 
 
 @pytest.fixture(autouse=True)
@@ -154,13 +155,13 @@ class OtherDataModule(LightningDataModule):
 
 def test_a_data_module_of_a_third_party_is_run_through_once(capsys):
     data = OtherDataModule()
-    found = examples(data, None)
+    found = examples_of(data, "train").spread(None).x0
     rows = [sorted(map(tuple, x.flatten(1).tolist())) for x in (found, data.x / 255)]
     assert rows[0] == rows[1]
     advise(data)
     report = capsys.readouterr().out
     assert line(report, "sigma_max") == float(f"{pdist((data.x / 255).flatten(1)).max():.4g}")
-    assert len(examples(data, 20)) == 20
+    assert len(examples_of(data, "train", 20).spread(20).x0) == 20
 
 
 def test_an_endless_stream_of_bytes_can_be_cut():
@@ -172,7 +173,9 @@ def test_an_endless_stream_of_bytes_can_be_cut():
         def on_after_batch_transfer(self, batch, dataloader_idx):
             return batch
 
-    assert len(examples(Endless(), 120)) == 120
+    assert len(examples_of(Endless(), "train", 120).spread(120).x0) == 120
+    with pytest.raises(ConfigurationError, match=r"Endless\.train_dataloader.*__len__"):
+        examples_of(Endless(), "train")
 
 
 def test_integers_that_no_hook_scales_are_taken_as_numbers(capsys):

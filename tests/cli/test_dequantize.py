@@ -13,9 +13,9 @@ import torch
 from support.marks import slow_but
 
 from scorelight import LikelihoodProtocol, bits_per_dim, load_dequantizer
-from scorelight.batch import gather
 from scorelight.cli import main
 from scorelight.data import DigitsDataModule
+from scorelight.data.access import examples_of
 from scorelight.rng import per_example_generators
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
@@ -72,7 +72,7 @@ def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
 
     data = DigitsDataModule()
     data.setup("validate")
-    batch = gather(data, "val_dataloader", 3)
+    batch = examples_of(data, "val").first(3)
     cond = batch.cond if "conditional" in name else {}
     again = bits_per_dim(
         load_module(find_checkpoint(run)).ema.denoiser,
@@ -115,13 +115,13 @@ def test_mistakes(fit, capsys):
     assert "shape (2,), but the model is for (1, 8, 8)" in fails(
         capsys, run, "--data", "ToyDataModule", "--num_bins", "9"
     )
-    assert "nothing to go on from" in fails(capsys, run, "--resume", "true")
-    assert "a folder is there" in fails(capsys, run, "--out", ".")
+    assert "nothing to resume from" in fails(capsys, run, "--resume", "true")
+    assert "it is a folder" in fails(capsys, run, "--out", ".")
     assert "did you mean 'max_steps'" in fails(capsys, run, "--max_stepz", "3")
     assert "nowhere does not exist" in fails(capsys, "nowhere")
     assert "name the run folder" in fails(capsys)
     Path("q.ckpt").write_text("nothing")
-    assert "no dequantizer in it" in fails(capsys, run, "--resume", "true", "--out", "q.ckpt")
+    assert "holds no dequantizer" in fails(capsys, run, "--resume", "true", "--out", "q.ckpt")
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_the_defaults_do_with_few_samples(run):
     assert found["protocol"]["sampler"]["class_path"] == "scorelight.Euler"
 
 
-def test_other_data_judge_the_model(run):
+def test_the_model_is_evaluated_on_other_data(run):
     np.savez("mine.npz", images=np.random.RandomState(0).randint(0, 256, (40, 8, 8), dtype=np.uint8))
     assert (
         evaluate("--num_samples 9 --metrics FrechetDistance --data ImageDataModule --data.path mine.npz") == 0
@@ -92,16 +92,16 @@ def test_other_data_judge_the_model(run):
     assert "mine-train" in results(run / "evaluation")["protocol"]["real examples"]
 
 
-def test_an_interruption_is_told_in_a_sentence_and_loses_nothing(run, capsys, monkeypatch):
+def test_an_interruption_is_reported_in_a_sentence_and_loses_nothing(run, capsys, monkeypatch):
     from scorelight.evaluation.evaluator import Evaluator
 
     def interrupted(self, *_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Evaluator, "judge_samples", interrupted)
+    monkeypatch.setattr(Evaluator, "_evaluate_samples", interrupted)
     with pytest.raises(SystemExit) as stop:
         evaluate("--num_samples 9")
-    assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().out
+    assert stop.value.code == 130 and "rerun the same command to resume" in capsys.readouterr().out
 
 
 def test_statistics_are_exported_and_compared_with(run, capsys):
@@ -157,5 +157,5 @@ def test_mistakes(run, capsys, arguments, said):
     ],
 )
 def test_mistakes_in_a_file_of_metrics(run, capsys, entry, said):
-    (run / "judge.yaml").write_text(f"metrics: [{entry}]\n")
-    refused(f"--config {run}/judge.yaml --num_samples 9", said, run, capsys)
+    (run / "metrics.yaml").write_text(f"metrics: [{entry}]\n")
+    refused(f"--config {run}/metrics.yaml --num_samples 9", said, run, capsys)

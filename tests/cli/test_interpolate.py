@@ -36,8 +36,8 @@ def test_images_are_encoded_and_come_back(name, sampler, capsys):
     flags = f"--num_pairs 2 --num_columns 5 --out new/a.png {sampler}"
     assert main(["interpolate", f"runs/{name}", *flags.split()]) == 0
     said = capsys.readouterr().out
-    assert not sampler or "DDIM, 99 network evaluations there and 100 back" in said
-    error = float(re.search(r"reconstructions are (\S+) off", said)[1])
+    assert not sampler or "DDIM, 99 network evaluations to encode and 100 to decode" in said
+    error = float(re.search(r"reconstruction error (\S+) \(", said)[1])
     assert error < 0.01  # a flow can be followed back, whatever the network
     assert "AncestralSampler draws noise" in fails(capsys, f"runs/{name}", "--sampler", "AncestralSampler")
     with Image.open("new/a.png") as picture:

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from reliability import differences
+from support.runs import run_differences as differences
 
 from scorelight.storage.checkpoint import read_checkpoint
 

@@ -3,6 +3,7 @@ import torch
 
 from scorelight import DigitsDataModule, ToyDataModule
 from scorelight.data import Arrays, EightBitDataModule
+from scorelight.data.access import examples_of
 from scorelight.images import to_uint8
 
 
@@ -20,7 +21,7 @@ class Some(EightBitDataModule):
 def test_bytes_become_equally_spaced_levels_and_pictures_turn_them_back():
     data = Some()
     data.setup("fit")
-    x = data.on_after_batch_transfer(data.train.everything(), 0).x0
+    x = data.on_after_batch_transfer(data.train.all(), 0).x0
     levels = torch.linspace(-1, 1, data.num_bins, dtype=torch.float64)
     torch.testing.assert_close(x.flatten().double(), levels, rtol=0, atol=2**-23)
     assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
@@ -46,13 +47,13 @@ def test_validation_is_the_validation_split_and_never_mirrored():
 
 def test_the_training_set_is_all_that_training_can_see():
     data = Some(flip=True)
-    seen = {tuple(x) for x in data.training_set().x0.flatten(1).tolist()}
+    seen = {tuple(x) for x in examples_of(data, "train").augmented().x0.flatten(1).tolist()}
     loader, given = data.train_dataloader(), set()
     for _ in range(40):
         given |= {tuple(x) for b in loader for x in data.scale(b.x0).flatten(1).tolist()}
     assert given == seen and len(seen) == 32
-    assert torch.equal(data.training_set().cond["label"], torch.arange(16).repeat(2))
-    assert len(Some().training_set().x0) == 16
+    assert torch.equal(examples_of(data, "train").augmented().cond["label"], torch.arange(16).repeat(2))
+    assert len(examples_of(Some(), "train").augmented().x0) == 16
 
 
 def test_fingerprints_name_the_data_the_split_and_the_content():

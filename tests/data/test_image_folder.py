@@ -14,6 +14,7 @@ from torchvision.transforms.functional import center_crop, resize
 
 from scorelight import ConfigurationError, ImageDataModule
 from scorelight.cli import main
+from scorelight.data.access import examples_of
 from scorelight.data.image_files import _AHEAD, ImageFiles
 
 
@@ -267,13 +268,13 @@ def test_fingerprints_are_of_content_or_of_files_and_the_recipe(flat, tmp_path):
 
 
 def test_large_sets_are_not_loaded_unasked(flat, monkeypatch):
-    monkeypatch.setattr("scorelight.data.images._IN_MEMORY", 20 * 144 - 1)
+    monkeypatch.setattr("scorelight.data.image_folder._IN_MEMORY", 20 * 144 - 1)
     data = loaded(flat)
     assert isinstance(data.train, ImageFiles)
     with pytest.raises(ConfigurationError, match=r"18 images.*data.in_memory to true"):
-        data.training_set()
-    assert len(loaded(flat, in_memory=True).training_set().x0) == 18
-    monkeypatch.setattr("scorelight.data.images._IN_MEMORY", 20 * 144)
+        examples_of(data, "train").augmented()
+    assert len(examples_of(loaded(flat, in_memory=True), "train").augmented().x0) == 18
+    monkeypatch.setattr("scorelight.data.image_folder._IN_MEMORY", 20 * 144)
     assert not isinstance(loaded(flat).train, ImageFiles)
 
 

@@ -135,7 +135,7 @@ def test_real_cifar_has_the_known_mean_and_counts():
 def test_what_is_not_there_is_named_with_the_remedy(module, file, tmp_path):
     with pytest.raises(ConfigurationError, match=rf"cannot be downloaded: .*no network.*data.root.*{file}"):
         loaded(module(tmp_path))
-    with pytest.raises(ConfigurationError, match=rf"{tmp_path}/{file} is not there; .*data.download"):
+    with pytest.raises(ConfigurationError, match=rf"{tmp_path}/{file} does not exist; .*data.download"):
         loaded(module(tmp_path, download=False))
 
 
@@ -184,7 +184,7 @@ def test_half_of_cifar_is_not_cifar(cifar, tmp_path):
     with pytest.raises(ConfigurationError, match=r"training set.*\(8, 3, 32, 32\).*\(50000, 3, 32, 32\)"):
         loaded(CIFAR10DataModule(tmp_path))
     (tmp_path / "cifar10_test.npz").unlink()
-    with pytest.raises(ConfigurationError, match=r"cifar10_test.npz is not there"):
+    with pytest.raises(ConfigurationError, match=r"cifar10_test.npz does not exist"):
         loaded(CIFAR10DataModule(tmp_path, download=False))
 
 
@@ -193,5 +193,5 @@ def test_a_damaged_batch_of_cifar_is_named_and_not_unpickled(tmp_path):
     folder.mkdir()
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
         (folder / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(ConfigurationError, match=r"data_batch_1 is damaged.*delete it"):
+    with pytest.raises(ConfigurationError, match=r"data_batch_1 is corrupted.*delete it"):
         loaded(CIFAR10DataModule(tmp_path))

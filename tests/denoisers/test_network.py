@@ -2,23 +2,30 @@ import math
 
 import pytest
 import torch
+from support.densities import mixture
+from support.oracles import marginal_at_t_max
 from torch import nn
 
 from scorelight import (
     EDM,
     MLP,
+    RK45,
     VESDE,
     VPSDE,
     X0,
-    CountingDenoiser,
-    Denoiser,
+    AnalyticDenoiser,
+    DDPMProcess,
     Epsilon,
     ForwardProcess,
+    Heun,
     NetworkDenoiser,
+    Parameterization,
     Score,
+    ScoreNetwork,
     SubVPSDE,
     Velocity,
     VPrediction,
+    log_likelihood,
 )
 
 D = torch.float64
@@ -152,25 +159,85 @@ def test_gradients_reach_every_weight():
     assert all(p.grad.abs().sum() > 0 for p in denoiser.parameters())
 
 
-def test_a_denoiser_without_predict_is_abstract():
-    with pytest.raises(TypeError, match="abstract"):
-        Denoiser()
+class TimestepEpsilon(Parameterization):
+    """ε of a network that was trained elsewhere: on unscaled x_t and labels 999 t."""
+
+    def coefficients(self, level):
+        return 0.0, 1.0
+
+    def input_scale(self, level):
+        return 1.0
+
+    def noise_label(self, level):
+        return 999 * level.time
 
 
-def test_a_counted_denoiser_answers_as_the_other_and_counts(generator):
-    inner = NetworkDenoiser(network(), VPSDE(), Epsilon())
-    counted = CountingDenoiser(inner)
+class ExactNetwork(ScoreNetwork):
+    """The exact ε̂ of a density as a function of x_t itself and of the label 999 t."""
+
+    def __init__(self, density, process):
+        super().__init__(density.shape)
+        self.exact = AnalyticDenoiser(density, process)
+
+    def forward(self, x, noise_label, label=None):
+        return self.exact(x, noise_label / 999).epsilon
+
+
+MIXTURE = mixture(2)
+timesteps = pytest.mark.parametrize("process", [VPSDE(), VESDE(), DDPMProcess(50)], ids=name)
+
+
+def timestep_denoiser(process):
+    return NetworkDenoiser(ExactNetwork(MIXTURE, process), process, TimestepEpsilon())
+
+
+@timesteps
+@pytest.mark.parametrize("floats", [False, True])
+def test_a_network_trained_elsewhere_is_given_its_own_input_and_labels(process, floats, generator):
+    net, x_t = network(), torch.randn(4, 3, 2, dtype=D, generator=generator)
+    t = torch.full((4,), 0.3, dtype=D)
+    denoiser = NetworkDenoiser(net, process, TimestepEpsilon())
+    pred = denoiser.predict(x_t, process.grid_levels(t)[0]) if floats else denoiser(x_t, t)
+    torch.testing.assert_close(pred.epsilon, net(x_t, 999 * t), rtol=1e-12, atol=0)
+
+
+@timesteps
+def test_a_network_trained_elsewhere_predicts_samples_and_has_the_density_of_its_density(process, generator):
+    ours, exact = timestep_denoiser(process), AnalyticDenoiser(MIXTURE, process)
+    x0, noise = MIXTURE.sample(8, generator), torch.randn(8, 2, dtype=D, generator=generator)
+    t = torch.linspace(process.t_min, process.t_max, 8, dtype=D)
+    x_t = process.perturb(x0, noise, t)
+    torch.testing.assert_close(ours(x_t, t).x0, exact(x_t, t).x0, rtol=1e-9, atol=1e-9)
+    for sampler in (Heun(10), RK45()):
+        torch.testing.assert_close(sampler(ours, noise), sampler(exact, noise), rtol=1e-8, atol=1e-8)
+    prior = marginal_at_t_max(MIXTURE, process)
+    log_prob = log_likelihood(ours, x0, prior=prior).log_prob
+    torch.testing.assert_close(log_prob, log_likelihood(exact, x0, prior=prior).log_prob, rtol=0, atol=1e-7)
+    if process.num_timesteps is None:
+        torch.testing.assert_close(log_prob, MIXTURE.log_prob(x0), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_the_unconditional_prediction_is_that_of_the_class_none(floats, generator):
+    process, net = VPSDE(), MLP((3, 2), width=16, depth=1, num_classes=5).double()
+    nn.init.normal_(net.last.weight, generator=generator)
+    denoiser = NetworkDenoiser(net, process, Epsilon())
     x_t, t = torch.randn(4, 3, 2, dtype=D, generator=generator), torch.full((4,), 0.3, dtype=D)
-    assert counted.num_evaluations == 0
-    for n in (1, 2, 3):
-        pred, expected = counted(x_t, t), inner(x_t, t)
-        assert torch.equal(pred.x0, expected.x0) and torch.equal(pred.epsilon, expected.epsilon)
-        assert counted.num_evaluations == n
-    assert counted.process is inner.process
+    level = process.grid_levels(t)[0] if floats else process.at(t, like=x_t)
+    labels = torch.tensor([0, 1, 4, 5])
+    without = denoiser.unconditional(x_t, level, label=labels).output
+    assert torch.equal(without, denoiser.predict(x_t, level, label=torch.full((4,), 5)).output)
+    assert torch.equal(without, denoiser.unconditional(x_t, level).output)
+    differs = (without != denoiser.predict(x_t, level, label=labels).output).flatten(1).any(1)
+    assert differs.tolist() == [True, True, True, False]
 
 
-def test_a_counted_denoiser_passes_conditions_on():
-    recorder = Recorder()
-    counted = CountingDenoiser(NetworkDenoiser(recorder, VPSDE(), Epsilon()))
-    counted(torch.ones(2, 3), torch.full((2,), 0.3), label=5)
-    assert recorder.cond == {"label": 5}
+def test_a_dropped_condition_that_is_no_label_is_zero():
+    class Conditional(ScoreNetwork):
+        def forward(self, x, noise_label, label=None, image=None):
+            return image
+
+    denoiser, x_t = NetworkDenoiser(Conditional((2,)), VPSDE(), X0()), torch.zeros(3, 2)
+    level, image = VPSDE().at(torch.tensor(0.3), like=x_t), torch.ones(3, 2)
+    assert torch.equal(denoiser.predict(x_t, level, image=image).x0, image)
+    assert torch.equal(denoiser.unconditional(x_t, level, image=image).x0, torch.zeros(3, 2))

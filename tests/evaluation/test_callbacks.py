@@ -1,4 +1,4 @@
-"""Judging while training: what is logged, when, and of which weights."""
+"""Evaluation while training: what is logged, when, and of which weights."""
 
 import csv
 
@@ -20,8 +20,12 @@ from scorelight import (
 )
 from scorelight.cli import main
 from scorelight.evaluation.callbacks import FIDCallback, NLLCallback
-from scorelight.evaluation.reference import DistributedContext, quality_of, reference_set, stored
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.quality import feature_set
+from scorelight.evaluation.reference import reference_set
+from scorelight.evaluation.samples import quantize
 from scorelight.metrics import DigitsFeatures, FrechetDistance, KernelDistance, MNISTFeatures, PixelFeatures
+from scorelight.metrics.base import numbers_of
 from scorelight.metrics.likelihood import NegativeLogLikelihood
 from scorelight.rng import per_example_generators
 
@@ -46,7 +50,7 @@ class Spy(Callback):
         self.seen.append({k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
 
 
-def test_samples_of_the_averaged_weights_are_judged_and_the_best_checkpoint_can_go_by_it(
+def test_samples_of_the_averaged_weights_are_evaluated_and_the_best_checkpoint_can_go_by_it(
     digits, make_trainer, tmp_path
 ):
     fid = FIDCallback(num_samples=30, metrics=[FrechetDistance(), KernelDistance(3, 20)], batch_size=7)
@@ -60,9 +64,10 @@ def test_samples_of_the_averaged_weights_are_judged_and_the_best_checkpoint_can_
         {"val/frechet_distance", "val/kernel_distance", "val/kernel_distance_std"}
     ]
     *_, x = digits.sample(0, range(30))
-    workers = DistributedContext.from_trainer(trainer)
-    real = reference_set(DigitsFeatures(), trainer.datamodule, "train", fid.metrics, workers)
-    expected = quality_of([(torch.arange(30), stored(x))], DigitsFeatures(), fid.metrics, real, workers)
+    context = DistributedContext.from_trainer(trainer)
+    real = reference_set(DigitsFeatures(), trainer.datamodule, "train", fid.metrics, context)
+    fake = feature_set([(torch.arange(30), quantize(x))], DigitsFeatures(), fid.metrics, context)
+    expected = numbers_of(fid.metrics, real, fake)
     found = spy.seen[-1]
     assert found["val/frechet_distance"] == pytest.approx(expected["frechet_distance"], rel=1e-4)
     assert found["val/kernel_distance"] == pytest.approx(expected["kernel_distance"], rel=1e-3)
@@ -73,7 +78,7 @@ def test_likelihoods_are_those_of_the_first_validation_examples_with_their_error
     spy, data = Spy(), DigitsDataModule(val_batch_size=5)
     trainer = make_trainer(callbacks=[NLLCallback(num_examples=12), spy], limit_val_batches=4)
     trainer.validate(digits, data, verbose=False)
-    x0 = data.scale(data.examples("val").everything().x0[:12])
+    x0 = data.scale(data.examples("val").all().x0[:12])
     values = NegativeLogLikelihood()(
         digits.ema.denoiser, x0, 17, generator=per_example_generators(0, range(12))
     )
@@ -88,15 +93,15 @@ def steps(logger, name):
         return [int(row["step"]) for row in csv.DictReader(file) if row[name]]
 
 
-@pytest.mark.parametrize(("every", "judged"), [(1, [0, 1, 2]), (2, [1, 2]), (9, [2])])
-def test_every_few_validations_and_the_last_are_judged(digits, make_trainer, every, judged, tmp_path):
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [0, 1, 2]), (2, [1, 2]), (9, [2])])
+def test_every_few_validations_and_the_last_are_evaluated(digits, make_trainer, every, evaluated, tmp_path):
     spy = Spy()
     fid = FIDCallback(PixelFeatures(), num_samples=4, every_n_validations=every)
     nll = NLLCallback(num_examples=1, every_n_validations=every)
     logger = CSVLogger(tmp_path)
     trainer = make_trainer(max_steps=3, val_check_interval=1, callbacks=[fid, nll, spy], logger=logger)
     trainer.fit(digits, DigitsDataModule())
-    assert steps(logger, "val/frechet_distance") == steps(logger, "val/bits_per_dim") == judged
+    assert steps(logger, "val/frechet_distance") == steps(logger, "val/bits_per_dim") == evaluated
 
 
 def test_the_count_of_validations_is_in_the_checkpoint(digits, make_trainer, tmp_path):
@@ -135,7 +140,7 @@ def test_mistakes_are_found_before_the_first_step(digits, make_module, make_trai
 
 def test_both_are_named_in_a_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "judged.yaml").write_text(
+    (tmp_path / "evaluated.yaml").write_text(
         """
         trainer:
           callbacks:
@@ -151,7 +156,7 @@ def test_both_are_named_in_a_configuration(tmp_path, monkeypatch):
     )
     small = "--model.network.base_channels 8 --trainer.max_steps 2 --trainer.val_check_interval 2"
     small += " --model.sampler.num_steps 3"
-    assert main(f"fit --config digits/vp_epsilon --config judged.yaml {small}".split()) == 0
+    assert main(f"fit --config digits/vp_epsilon --config evaluated.yaml {small}".split()) == 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "runs/digits/vp_epsilon/version_0"))

@@ -1,31 +1,40 @@
-"""Judging a checkpoint: closed forms, batch sizes, interruptions."""
+"""Evaluating a model: closed forms, batch sizes, interruptions, wrappers, data of strangers."""
 
+import functools
 import math
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from support.marks import slow_but
+from torch.utils.data import DataLoader, TensorDataset
 
 from scorelight import (
     DDIM,
     VPSDE,
+    X0,
     AnalyticDenoiser,
+    ClippedDenoiser,
+    DenoiserWrapper,
     DigitsDataModule,
     GaussianMixture,
     Heun,
+    Prediction,
     ToyDataModule,
     UNet,
 )
+from scorelight.data.access import examples_of
 from scorelight.errors import ConfigurationError
+from scorelight.evaluation import samples
+from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.evaluator import Evaluator
-from scorelight.evaluation.reference import DistributedContext, reference_set
+from scorelight.evaluation.reference import reference_set
+from scorelight.evaluation.samples import SampleSource
 from scorelight.metrics import FeatureSet, FrechetDistance, PixelFeatures
 from scorelight.metrics.likelihood import NegativeLogLikelihood, VariationalBoundMetric
 
-ALONE = DistributedContext(0, 1, torch.device("cpu"), None)
 
-
-class Link:
+class OneProcess:
     """What a Fabric of one process does."""
 
     def barrier(self):
@@ -36,8 +45,8 @@ class Link:
 
 
 @pytest.fixture
-def workers():
-    return ALONE._replace(link=Link())
+def context():
+    return DistributedContext(0, 1, torch.device("cpu"), OneProcess())
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +63,16 @@ def digits(make_module):
     return module.eval()
 
 
-def evaluation(module, data, folder, workers, batch_size=100, identity="a"):
-    return Evaluator(module, identity, data, folder, batch_size, workers)
+def evaluator(module, data, folder, context, denoiser=None, sampler=None, **options):
+    source = SampleSource(
+        denoiser or module.denoiser_for("ema"), sampler or module.sampler, module.shape, module.labels
+    )
+    return Evaluator(source, data, folder, context, **options)
 
 
-def frechet(job, num_samples=40, seeds=(0,), **options):
-    return job.judge_samples([FrechetDistance()], PixelFeatures(), num_samples, seeds, **options)
+def frechet(module, data, folder, context, num_samples=40, **options):
+    options = dict(features=PixelFeatures(), num_samples=num_samples) | options
+    return evaluator(module, data, folder, context, **options).run([FrechetDistance()])
 
 
 class Gaussian(ToyDataModule):
@@ -75,106 +88,181 @@ class Gaussian(ToyDataModule):
 
 
 def test_samples_of_the_exact_model_have_the_frechet_distance_that_chance_gives(
-    make_module, tmp_path, workers
+    make_module, tmp_path, context
 ):
     """The means of two samples are tr Σ (1/n + 1/m) apart; the covariances add about as much again."""
     module = make_module(sampler=Heun(20))
-    module.ema.denoiser = AnalyticDenoiser(Gaussian.exactly, VPSDE())
-    found = frechet(evaluation(module, Gaussian(), tmp_path, workers, 1000), 1000, range(5))
+    exact = AnalyticDenoiser(Gaussian.exactly, VPSDE())
+    options = dict(denoiser=exact, batch_size=1000, seeds=range(5))
+    numbers = frechet(module, Gaussian(), tmp_path, context, 1000, **options)
     chance = 2 * 0.25 * (1 / 1000 + 1 / 20_000)
-    result = found["frechet_distance"]
+    result = numbers["frechet_distance"]
     assert result.over == "seeds" and len(result.each) == 5
     assert 0 < result.value < 6 * chance
     assert result.standard_error == pytest.approx(torch.tensor(result.each).std().item() / math.sqrt(5))
 
 
-def test_the_likelihood_of_the_exact_model_is_the_density(make_module, tmp_path, workers):
-    module, data = make_module(), Gaussian()
-    module.ema.denoiser = AnalyticDenoiser(Gaussian.exactly, VPSDE())
+def test_the_likelihood_of_the_exact_model_is_the_density(make_module, tmp_path, context):
+    data, exact = Gaussian(), AnalyticDenoiser(Gaussian.exactly, VPSDE())
     metric = NegativeLogLikelihood(rtol=1e-6, atol=1e-6)
-    found = evaluation(module, data, tmp_path, workers, 7).judge_examples(metric, [0], 50)
-    exact = -Gaussian.exactly.log_prob(data.examples("val").everything().x0[:50].double()) / 2
-    result = found["nats_per_dim"]
-    assert result.value == pytest.approx(exact.mean().item(), abs=2e-3)  # the prior is N(0, I), not p_1
-    assert result.standard_error == pytest.approx(exact.std().item() / math.sqrt(50), rel=0.02)
+    options = dict(denoiser=exact, batch_size=7, num_examples=50)
+    numbers = evaluator(make_module(), data, tmp_path, context, **options).run([metric])
+    closed = -Gaussian.exactly.log_prob(data.examples("val").all().x0[:50].double()) / 2
+    result = numbers["nats_per_dim"]
+    assert result.value == pytest.approx(closed.mean().item(), abs=2e-3)  # the prior is N(0, I), not p_1
+    assert result.standard_error == pytest.approx(closed.std().item() / math.sqrt(50), rel=0.02)
     assert result.over == "examples"
 
 
 def test_the_variational_bound_lies_above_the_density_and_is_the_sum_of_its_terms(
-    make_module, tmp_path, workers
+    make_module, tmp_path, context
 ):
-    module, data = make_module(), Gaussian()
-    module.ema.denoiser = AnalyticDenoiser(Gaussian.exactly, VPSDE())
-    found = evaluation(module, data, tmp_path, workers).judge_examples(
-        VariationalBoundMetric(), range(4), 300
-    )
-    exact = -Gaussian.exactly.log_prob(data.examples("val").everything().x0.double()).mean() / 2 / math.log(2)
-    bound = found.pop("variational_bound")
-    assert bound.value == pytest.approx(sum(term.value for term in found.values()))
-    assert exact - 3 * bound.standard_error < bound.value < exact + 0.1
+    data, exact = Gaussian(), AnalyticDenoiser(Gaussian.exactly, VPSDE())
+    job = evaluator(make_module(), data, tmp_path, context, denoiser=exact, seeds=range(4), num_examples=300)
+    numbers = job.run([VariationalBoundMetric()])
+    closed = -Gaussian.exactly.log_prob(data.examples("val").all().x0.double()).mean() / 2 / math.log(2)
+    bound = numbers.pop("variational_bound")
+    assert bound.value == pytest.approx(sum(term.value for term in numbers.values()))
+    assert closed - 3 * bound.standard_error < bound.value < closed + 0.1
 
 
 @pytest.mark.parametrize("batch_size", slow_but([1, 7, 100], 100))
-def test_the_numbers_do_not_depend_on_the_batch_size(digits, tmp_path, workers, batch_size):
+def test_the_numbers_do_not_depend_on_the_batch_size(digits, tmp_path, context, batch_size):
     """Convolutions of other batch sizes may round otherwise, and a pixel fall to the next of 256 levels."""
     numbers = []
     for size in (batch_size, 40):
-        job = evaluation(digits, DigitsDataModule(), tmp_path / str(size), workers, size)
-        found = frechet(job) | job.judge_examples(NegativeLogLikelihood(), [0], 12)
-        numbers.append([found[name].value for name in ("frechet_distance", "bits_per_dim")])
+        options = dict(features=PixelFeatures(), num_samples=40, num_examples=12, batch_size=size)
+        job = evaluator(digits, DigitsDataModule(), tmp_path / str(size), context, **options)
+        results = job.run([FrechetDistance(), NegativeLogLikelihood()])
+        numbers.append([results[name].value for name in ("frechet_distance", "bits_per_dim")])
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
 
 
-def test_an_interrupted_evaluation_goes_on_and_draws_nothing_twice(digits, tmp_path, workers, monkeypatch):
-    whole = frechet(evaluation(digits, DigitsDataModule(), tmp_path / "whole", workers, 10))
-    drawn, sample = [], type(digits).sample
+@pytest.fixture
+def drawn(monkeypatch):
+    """The indices of each batch of samples that was drawn; `drawn.limit` batches are drawn before Ctrl-C."""
 
-    def stops_at_the_third(self, seed, indices, *rest):
-        if len(drawn) == 2:
+    class Drawn(list):
+        limit = math.inf
+
+    indices = Drawn()
+    real = samples.generate
+
+    def recording(denoiser, sampler, shape, seed, batch, *rest):
+        if len(indices) == indices.limit:
             raise KeyboardInterrupt
-        drawn.append(list(indices))
-        return sample(self, seed, indices, *rest)
+        indices.append(list(batch))
+        return real(denoiser, sampler, shape, seed, batch, *rest)
 
-    def counts(self, seed, indices, *rest):
-        drawn.append(list(indices))
-        return sample(self, seed, indices, *rest)
+    monkeypatch.setattr(samples, "generate", recording)
+    return indices
 
-    monkeypatch.setattr(type(digits), "sample", stops_at_the_third)
+
+def test_an_interrupted_evaluation_resumes_and_draws_nothing_twice(digits, tmp_path, context, drawn):
+    def run(folder, num_samples=40, **options):
+        return frechet(
+            digits, DigitsDataModule(), tmp_path / folder, context, num_samples, batch_size=10, **options
+        )
+
+    uninterrupted = run("whole")
+    drawn.clear()
+    drawn.limit = 2
     with pytest.raises(KeyboardInterrupt):
-        frechet(evaluation(digits, DigitsDataModule(), tmp_path / "parts", workers, 10))
-    monkeypatch.setattr(type(digits), "sample", counts)
-    job = evaluation(digits, DigitsDataModule(), tmp_path / "parts", workers, 10)
-    assert frechet(job) == whole
+        run("parts")
+    drawn.limit = math.inf
+    assert run("parts") == uninterrupted
     assert sorted(sum(drawn, [])) == list(range(40))  # noqa: RUF017
-    frechet(job, 45)
+    run("parts", 45)
     assert drawn[4:] == [[40, 41, 42, 43, 44]], "more samples start from those that are there"
-    frechet(evaluation(digits, DigitsDataModule(), tmp_path / "parts", workers, identity="other weights"))
-    assert sum(map(len, drawn)) == 45 + 40
+    with torch.no_grad():
+        digits.ema.denoiser.network.last.bias += 1
+    run("parts")
+    assert sum(map(len, drawn)) == 45 + 40, "other weights have samples of their own"
 
 
-def test_other_samplers_and_seeds_have_samples_of_their_own(digits, tmp_path, workers):
-    job = evaluation(digits, DigitsDataModule(), tmp_path, workers)
-    found = {
-        frechet(job, seeds=[seed], sampler=sampler)["frechet_distance"].value
+def test_other_samplers_and_seeds_have_samples_of_their_own(digits, tmp_path, context):
+    numbers = {
+        frechet(digits, DigitsDataModule(), tmp_path, context, seeds=[seed], sampler=sampler)[
+            "frechet_distance"
+        ].value
         for seed in (0, 1)
         for sampler in (None, DDIM(4), DDIM(5))
     }
-    assert len(found) == 6 and len(list(tmp_path.glob("samples-*.png"))) == 6
-    assert job.said["evaluations per sample"] == 5
+    assert len(numbers) == 6 and len(list(tmp_path.glob("samples-*.png"))) == 6
 
 
-def test_real_examples_are_found_again_by_their_content_and_the_features(tmp_path, workers, monkeypatch):
+def test_the_evaluations_of_a_sample_are_counted(digits, tmp_path, context):
+    options = dict(features=PixelFeatures(), num_samples=5, sampler=DDIM(5))
+    job = evaluator(digits, DigitsDataModule(), tmp_path, context, **options)
+    job.run([FrechetDistance()])
+    assert job.protocol["evaluations per sample"] == 5
+
+
+class Shifted(DenoiserWrapper):
+    """A wrapper of somebody else's, with an option."""
+
+    def __init__(self, denoiser, by=0.5):
+        super().__init__(denoiser)
+        self.by = by
+
+    def predict(self, x_t, level, **cond):
+        pred = self.denoiser.predict(x_t, level, **cond)
+        return Prediction(x_t, level, pred.x0 + self.by, X0())
+
+
+def test_samples_and_likelihoods_under_another_wrapper_are_never_those_of_the_bare_model(
+    digits, tmp_path, context, drawn
+):
+    bare = digits.denoiser_for("ema")
+    wrappers = {
+        "none": bare,
+        "clipped": ClippedDenoiser(bare),
+        "clipped, other option": ClippedDenoiser(bare, high=0.5),
+        "shifted": Shifted(bare),
+        "shifted, other option": Shifted(bare, 0.25),
+        "shifted and clipped": ClippedDenoiser(Shifted(bare)),
+        "clipped and shifted": Shifted(ClippedDenoiser(bare)),
+    }
+    metrics = [FrechetDistance(), NegativeLogLikelihood(num_steps=2)]
+
+    def run(denoiser):
+        options = dict(features=PixelFeatures(), num_samples=5, num_examples=2, denoiser=denoiser)
+        return evaluator(digits, DigitsDataModule(), tmp_path, context, **options).run(metrics)
+
+    first = {name: run(denoiser) for name, denoiser in wrappers.items()}
+    assert len(drawn) == len(wrappers)
+    assert len(list(tmp_path.glob("samples-*/"))) == len(list(tmp_path.glob("examples-*/"))) == len(wrappers)
+    assert {name: run(denoiser) for name, denoiser in wrappers.items()} == first
+    assert len(drawn) == len(wrappers), "each of them finds its own samples again"
+    assert len({result["frechet_distance"].value for result in first.values()}) == len(wrappers)
+
+
+def test_a_module_with_guidance_samples_and_is_evaluated_under_it(make_module, tmp_path, context):
+    clip = functools.partial(ClippedDenoiser, high=0.1)
+    module = make_module(guidance=clip)
+    *_, x = module.sample(0, range(50))
+    assert x.max() == pytest.approx(0.1, abs=1e-6)
+    assert module.hparams["guidance"] == {
+        "class_path": "scorelight.ClippedDenoiser",
+        "init_args": {"high": 0.1},
+    }
+    assert isinstance(module.denoiser_for("raw"), ClippedDenoiser)
+    assert module.denoiser_for("raw").denoiser is module.denoiser
+    assert module.denoiser_for("ema").denoiser is module.ema.denoiser
+
+
+def test_real_examples_are_found_again_by_their_content_and_the_features(tmp_path, context, monkeypatch):
     data, calls = DigitsDataModule(), []
     forward = PixelFeatures.forward
     monkeypatch.setattr(PixelFeatures, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
 
     def real(data, **options):
         calls.clear()
-        return reference_set(PixelFeatures(), data, "train", [FrechetDistance()], workers, **options)
+        return reference_set(PixelFeatures(), data, "train", [FrechetDistance()], context, **options)
 
     first = real(data)
     assert sum(calls) == first.count == 1438, "all of them"
-    x = data.training_set().x0.flatten(1).double()
+    x = examples_of(data, "train").augmented().x0.flatten(1).double()
     x = ((x + 1) * 127.5).round() / 127.5 - 1
     torch.testing.assert_close(first.mean, x.mean(0), rtol=0, atol=1e-6)
     torch.testing.assert_close(first.cov, x.T.cov(), rtol=0, atol=1e-6)
@@ -185,12 +273,51 @@ def test_real_examples_are_found_again_by_their_content_and_the_features(tmp_pat
     assert torch.equal(real(data, file=str(tmp_path / "exported.npz")).cov, first.cov)
 
 
-def test_statistics_of_other_features_are_refused(tmp_path, workers):
+def test_statistics_of_other_features_are_refused(tmp_path, context):
     FeatureSet(5, torch.zeros(64), torch.eye(64), key="scorelight.Other-123").save(tmp_path / "a.npz")
     with pytest.raises(ConfigurationError, match=r"a\.npz.*Other-123.*PixelFeatures"):
-        reference_set(PixelFeatures(), None, "train", [FrechetDistance()], workers, str(tmp_path / "a.npz"))
+        reference_set(PixelFeatures(), None, "train", [FrechetDistance()], context, str(tmp_path / "a.npz"))
 
 
-def test_data_that_cannot_be_told_apart_are_refused(workers):
-    with pytest.raises(ConfigurationError, match="ImageDataModule"):
-        reference_set(PixelFeatures(), object(), "train", [FrechetDistance()], workers)
+class Foreign(LightningDataModule):
+    """A data module that knows nothing of scorelight."""
+
+    def __init__(self, batch_size=7, shuffle=True):
+        super().__init__()
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.x = torch.randn(53, 2, generator=torch.Generator().manual_seed(0))
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(self.x[:40]), self.batch_size, shuffle=self.shuffle, drop_last=True)
+
+    def val_dataloader(self):
+        return DataLoader(TensorDataset(self.x[40:]), self.batch_size)
+
+
+def test_the_data_module_of_a_stranger_is_evaluated_like_ours(make_module, tmp_path, context):
+    """Every example counts once, however its loader shuffles, drops and cuts them."""
+    real = reference_set(PixelFeatures(), Foreign(), "train", [FrechetDistance()], context)
+    assert real.count == 40
+    torch.testing.assert_close(real.mean, Foreign().x[:40].double().mean(0), rtol=0, atol=1e-6)
+    exact = AnalyticDenoiser(Gaussian.exactly, VPSDE())
+    options = dict(denoiser=exact, num_examples=9)
+    job = evaluator(make_module(), Foreign(), tmp_path, context, **options)
+    numbers = job.run([NegativeLogLikelihood(rtol=1e-6, atol=1e-6)])
+    closed = -Gaussian.exactly.log_prob(Foreign().x[40:49].double()) / 2
+    assert numbers["nats_per_dim"].value == pytest.approx(closed.mean().item(), abs=2e-2)
+    assert "9 of 13" in job.protocol["validation examples"]
+
+
+def test_what_a_data_module_lacks_is_named_before_samples_are_drawn(make_module, tmp_path, context, drawn):
+    class NoValidation(Foreign):
+        val_dataloader = LightningDataModule.val_dataloader
+
+    metrics = [FrechetDistance(), NegativeLogLikelihood()]
+    with pytest.raises(ConfigurationError, match=r"NoValidation.*val_dataloader"):
+        evaluator(make_module(), NoValidation(), tmp_path, context, num_samples=9).run(metrics)
+    assert not drawn
+
+
+def test_without_data_a_file_is_asked_for(context):
+    with pytest.raises(ConfigurationError, match="reference=FILE"):
+        reference_set(PixelFeatures(), None, "train", [FrechetDistance()], context)

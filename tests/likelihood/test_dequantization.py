@@ -476,5 +476,5 @@ def test_a_file_without_a_dequantizer_is_named(content, tmp_path):
         path.write_bytes(content)
     elif content:
         torch.save(content, path)
-    with pytest.raises(ConfigurationError, match=r"a.ckpt: no dequantizer in it; scorelight dequantize"):
+    with pytest.raises(ConfigurationError, match=r"a.ckpt: holds no dequantizer; scorelight dequantize"):
         load_dequantizer(path)

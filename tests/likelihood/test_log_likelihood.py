@@ -1,6 +1,7 @@
-"""Likelihoods against closed forms: mixtures, Gaussian images, discrete data, the flow of Gaussian data."""
+"""Densities against closed forms: mixtures, Gaussian images, the flow of Gaussian data."""
 
 import functools
+import importlib
 import itertools
 import math
 import subprocess
@@ -10,82 +11,55 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from support.denoisers import ConditionalGaussianDenoiser
+from support.densities import gaussian, mixture
+from support.draws import seeded
 from support.marks import slow_but
-from torch import nn
+from support.networks import random_denoiser
+from support.oracles import marginal_at_t_max
 from torch.distributions import Normal
 
 from scorelight import (
     EDM,
-    MLP,
     VESDE,
     VPSDE,
     AnalyticDenoiser,
     ConfigurationError,
     CosineVPSDE,
     DDPMProcess,
-    Denoiser,
+    DenoiserWrapper,
     Epsilon,
-    GaussianMixture,
     KarrasVESDE,
     LearnedVPSDE,
-    LikelihoodProtocol,
-    NetworkDenoiser,
-    Prediction,
     RectifiedFlow,
     SMLDProcess,
     SubVPSDE,
-    VariationalBound,
     Velocity,
-    bits_per_dim,
     log_likelihood,
-    variational_bound,
 )
 from scorelight.rng import per_example_generators
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), KarrasVESDE()]
-TABLES = [DDPMProcess(), DDPMProcess(40), SMLDProcess(), SMLDProcess(30)]
 name = lambda p: f"{type(p).__name__}{p.num_timesteps or ''}"  # noqa: E731
+TABLES = [DDPMProcess(), DDPMProcess(40), SMLDProcess(), SMLDProcess(30)]
 every_process = pytest.mark.parametrize("process", PROCESSES + TABLES, ids=name)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-@functools.cache
-def mixture(dim):
-    """Three components that overlap, with full covariances."""
-    g = seeded()
-    means, root = 0.8 * torch.randn(3, dim, generator=g), torch.randn(3, dim, dim, generator=g)
-    covariances = 0.2 * root @ root.mT / dim + 0.15 * torch.eye(dim)
-    return GaussianMixture(torch.tensor([0.2, 0.3, 0.5]), means, covariances)
-
-
-def gaussian(shape, variance, mean=0.0):
-    size = math.prod(shape)
-    variance = torch.as_tensor(variance, dtype=D).expand(size)
-    return GaussianMixture(torch.ones(1), torch.full((1, *shape), mean), variance.diag()[None])
-
-
-def at_t_max(density, process):
-    """The log-density of the data at t_max, in the place of N(0, σ² I)."""
-    level = process.grid_levels(torch.tensor([process.t_max]))[0]
-    return lambda x: density.log_prob(x, level.alpha, level.sigma)
 
 
 def at_t_min(process):
     return process.grid_levels(torch.tensor([process.t_min], dtype=D))[0]
 
 
-class Spy(Denoiser):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.process, self.calls, self.examples = inner, inner.process, 0, 0
+class Spy(DenoiserWrapper):
+    """Counts the calls and the examples of another denoiser."""
+
+    def __init__(self, denoiser):
+        super().__init__(denoiser)
+        self.calls, self.examples = 0, 0
 
     def predict(self, x_t, level, **cond):
         self.calls, self.examples = self.calls + 1, self.examples + len(x_t)
-        return self.inner.predict(x_t, level, **cond)
+        return self.denoiser.predict(x_t, level, **cond)
 
 
 # The exact trace
@@ -96,7 +70,7 @@ class Spy(Denoiser):
 def test_a_mixture_has_its_own_density_within_1e_4_nats_per_dimension(process, dim):
     density = mixture(dim)
     x0 = density.sample(16, seeded(1))
-    found = log_likelihood(AnalyticDenoiser(density, process), x0, prior=at_t_max(density, process))
+    found = log_likelihood(AnalyticDenoiser(density, process), x0, prior=marginal_at_t_max(density, process))
     # the correction (22) leaves σ̄⁴; the coarsest table here starts at σ̄ = 0.05 and loses most
     tolerance = 1e-4 if process.num_timesteps != 40 else 1e-3
     assert ((found.log_prob - density.log_prob(x0)).abs() / dim).max() < tolerance
@@ -107,7 +81,7 @@ def test_a_mixture_has_its_own_density_within_1e_4_nats_per_dimension(process, d
 def test_images_of_8_by_8_within_1e_3_bits_per_dimension(process):
     density = gaussian((1, 8, 8), torch.logspace(-1.5, 0.5, 64), 0.3)
     x0 = density.sample(4, seeded(1)).float()
-    denoiser, prior = AnalyticDenoiser(density, process), at_t_max(density, process)
+    denoiser, prior = AnalyticDenoiser(density, process), marginal_at_t_max(density, process)
     found = log_likelihood(denoiser, x0, divergence="exact", prior=prior, rtol=1e-5, atol=1e-5).log_prob
     error = (found - density.log_prob(x0)) / (64 * math.log(2))
     assert error.abs().max() < 1e-3
@@ -131,7 +105,7 @@ def test_the_default_is_the_density_of_what_is_sampled(process):
 def test_any_shape_in_either_precision(shape, dtype):
     density, process = gaussian(shape, 0.4, 0.5), VPSDE()
     x0 = density.sample(5, seeded()).to(dtype)
-    found = log_likelihood(AnalyticDenoiser(density, process), x0, prior=at_t_max(density, process))
+    found = log_likelihood(AnalyticDenoiser(density, process), x0, prior=marginal_at_t_max(density, process))
     torch.testing.assert_close(found.log_prob, density.log_prob(x0), rtol=0, atol=1e-4 * math.prod(shape))
 
 
@@ -156,7 +130,7 @@ def test_the_error_of_the_truncation_is_of_the_stated_order(truncation, power):
             AnalyticDenoiser(density, process),
             x0,
             truncation=truncation,
-            prior=at_t_max(density, process),
+            prior=marginal_at_t_max(density, process),
             rtol=1e-8,
             atol=1e-8,
         )
@@ -172,7 +146,7 @@ def test_smoothed_is_exactly_the_density_of_data_with_the_noise_of_t_min(process
         AnalyticDenoiser(density, process),
         x0,
         truncation="smoothed",
-        prior=at_t_max(density, process),
+        prior=marginal_at_t_max(density, process),
         rtol=1e-8,
         atol=1e-8,
     )
@@ -204,7 +178,7 @@ def test_the_bound_is_in_the_mean_over_the_noise_what_it_should_be_and_below_the
         denoiser,
         x0.expand(num, 1),
         truncation="bound",
-        prior=at_t_max(denoiser.density, process),
+        prior=marginal_at_t_max(denoiser.density, process),
         generator=seeded(),
     ).log_prob
     assert found.mean().item() == pytest.approx(expected, abs=4 * found.std().item() / math.sqrt(num) + 1e-5)
@@ -247,7 +221,8 @@ def test_the_standard_error_covers_the_truth_as_often_as_it_should(probe):
 
 def test_all_signs_together_are_the_exact_trace(monkeypatch):
     signs = iter(torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)), dtype=D))
-    monkeypatch.setattr("scorelight.likelihood.rademacher_like", lambda x, g: next(signs).expand_as(x))
+    module = importlib.import_module("scorelight.likelihood.log_likelihood")
+    monkeypatch.setattr(module, "rademacher_like", lambda x, g: next(signs).expand_as(x))
     x0 = mixture(3).sample(4, seeded())
     denoiser, options = AnalyticDenoiser(mixture(3), VPSDE()), dict(rtol=1e-8, atol=1e-8)
     exact = log_likelihood(denoiser, x0, **options).log_prob
@@ -272,7 +247,10 @@ def test_one_probe_has_no_standard_error_and_many_dimensions_get_probes():
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 @pytest.mark.parametrize("truncation", ["smoothed", "corrected", "bound"])
 def test_one_call_of_the_network_per_evaluation_and_every_one_is_counted(divergence, truncation):
-    spy, x0 = Spy(AnalyticDenoiser(mixture(2), VPSDE())), mixture(2).sample(8, seeded())
+    spy, x0 = (
+        Spy(AnalyticDenoiser(mixture(2), VPSDE())),
+        mixture(2).sample(8, seeded()),
+    )
     found = log_likelihood(spy, x0, divergence=divergence, truncation=truncation, generator=seeded())
     assert spy.examples == found.num_evaluations.sum()
     assert spy.calls == found.num_evaluations.max()
@@ -281,7 +259,10 @@ def test_one_call_of_the_network_per_evaluation_and_every_one_is_counted(diverge
 @pytest.mark.parametrize("process", [VESDE(), DDPMProcess()], ids=name)
 @pytest.mark.parametrize(("divergence", "truncation"), [("exact", "corrected"), ("hutchinson", "bound")])
 def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation):
-    denoiser, x0 = AnalyticDenoiser(mixture(2), process), mixture(2).sample(6, seeded())
+    denoiser, x0 = (
+        AnalyticDenoiser(mixture(2), process),
+        mixture(2).sample(6, seeded()),
+    )
     run = functools.partial(log_likelihood, denoiser, divergence=divergence, truncation=truncation)
     whole = run(x0, generator=per_example_generators(0, range(6)))
     for indices in ([4], [5, 0, 2]):
@@ -292,7 +273,10 @@ def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation
 
 @pytest.mark.parametrize("truncation", ["smoothed", "corrected"])
 def test_equal_steps_cost_what_was_asked_for_and_come_to_the_same(truncation):
-    denoiser, x0 = AnalyticDenoiser(mixture(2), VPSDE()), mixture(2).sample(64, seeded())
+    denoiser, x0 = (
+        AnalyticDenoiser(mixture(2), VPSDE()),
+        mixture(2).sample(64, seeded()),
+    )
     exact = log_likelihood(denoiser, x0, truncation=truncation, rtol=1e-8, atol=1e-8)
     errors = {}
     for num_steps in (50, 100, 200):
@@ -302,19 +286,12 @@ def test_equal_steps_cost_what_was_asked_for_and_come_to_the_same(truncation):
     assert errors[100] < 0.2 * errors[50] and errors[200] < 0.2 * errors[100] and errors[200] < 2e-4
 
 
-def network_denoiser(shape, process, parameterization):
-    network = MLP(shape, width=16, depth=1)
-    for p in network.parameters():
-        nn.init.normal_(p, std=0.2, generator=seeded())
-    return NetworkDenoiser(network, process, parameterization)
-
-
 @pytest.mark.parametrize("process", [VPSDE(), SMLDProcess(30)], ids=name)
 @pytest.mark.parametrize(
     ("divergence", "parameterization"), [("exact", Velocity()), ("hutchinson", Epsilon())], ids=["exact", "h"]
 )
 def test_inference_mode_gives_the_same(process, divergence, parameterization):
-    denoiser = network_denoiser((2, 3), process, parameterization)
+    denoiser = random_denoiser((2, 3), process, parameterization)
     x0 = torch.randn(3, 2, 3, generator=seeded())
     run = functools.partial(
         log_likelihood, denoiser, divergence=divergence, num_probes=2, rtol=1e-3, atol=1e-3
@@ -330,35 +307,27 @@ def test_a_learned_process_is_followed_under_inference_mode_too():
     x0 = density.sample(3, seeded())
     with torch.inference_mode():
         found = log_likelihood(
-            AnalyticDenoiser(density, process), x0, prior=at_t_max(density, process)
+            AnalyticDenoiser(density, process), x0, prior=marginal_at_t_max(density, process)
         ).log_prob
     torch.testing.assert_close(found.clone(), density.log_prob(x0), rtol=0, atol=2e-4)
 
 
 def test_a_network_has_a_density_that_integrates_to_one():
-    denoiser = network_denoiser((1,), VPSDE(), EDM()).double()
+    denoiser = random_denoiser((1,), VPSDE(), EDM()).double()
     x0 = torch.linspace(-12, 12, 601, dtype=D)[:, None]
     density = log_likelihood(denoiser, x0, truncation="smoothed", rtol=1e-4, atol=1e-4).log_prob.exp()
     assert torch.trapezoid(density, x0[:, 0]).item() == pytest.approx(1, abs=2e-3)
 
 
 def test_conditions_go_with_their_examples():
-    class Conditional(Denoiser):
-        process = VPSDE()
-
-        def predict(self, x_t, level, *, mean, std):
-            assert len(mean) == len(x_t)
-            variance = level.alpha**2 * std**2 + level.sigma**2
-            epsilon = level.sigma * (x_t - level.alpha * mean) / variance
-            return Prediction(x_t, level, epsilon, Epsilon())
-
+    denoiser = ConditionalGaussianDenoiser(VPSDE())
     x0, mean = torch.randn(4, 2, generator=seeded(), dtype=D), torch.tensor([[-3.0], [0.0], [0.5], [4.0]])
-    found = log_likelihood(Conditional(), x0 * 0.1 + mean, mean=mean, std=0.1, rtol=1e-6, atol=1e-6).log_prob
+    found = log_likelihood(denoiser, x0 * 0.1 + mean, mean=mean, std=0.1, rtol=1e-6, atol=1e-6).log_prob
     t, s = VPSDE().grid_levels(torch.tensor([1.0, VPSDE().t_min], dtype=D))
     gain = math.sqrt((s.alpha**2 * 0.01 + s.sigma**2) / (t.alpha**2 * 0.01 + t.sigma**2))
     sampled = Normal(mean * (1 - gain * t.alpha / s.alpha), gain * t.sigma / s.alpha)
     smoothed = log_likelihood(
-        Conditional(), x0 * 0.1 + mean, mean=mean, std=0.1, truncation="smoothed", rtol=1e-7, atol=1e-7
+        denoiser, x0 * 0.1 + mean, mean=mean, std=0.1, truncation="smoothed", rtol=1e-7, atol=1e-7
     )
     torch.testing.assert_close(smoothed.log_prob, sampled.log_prob(x0 * 0.1 + mean).sum(1), rtol=0, atol=1e-4)
     assert (found - smoothed.log_prob).abs().max() < 0.1
@@ -413,202 +382,3 @@ def test_options_are_checked(options, message):
 def test_integers_have_no_density():
     with pytest.raises(ConfigurationError, match="bits_per_dim"):
         log_likelihood(AnalyticDenoiser(mixture(2), VPSDE()), torch.zeros(1, 2, dtype=torch.uint8))
-
-
-# Bits per dimension
-
-
-def uniform_bits(process, num_bins, data_range=(-1.0, 1.0), **options):
-    """A model that is uniform over the grey levels knows nothing: log₂ of their number, in the middle."""
-    low, high = data_range
-    half = (high - low) / (num_bins - 1) / 2
-    centres = torch.linspace(low - half, high + half, 401, dtype=D)
-    centres = (centres[1:] + centres[:-1]) / 2
-    density = GaussianMixture(
-        torch.ones(400), centres[:, None], torch.full((400,), (centres[1] - centres[0]) ** 2)
-    )
-    x = torch.arange(num_bins // 4, 3 * num_bins // 4)[:, None]
-    protocol = LikelihoodProtocol(num_bins, data_range, **options)
-    return bits_per_dim(AnalyticDenoiser(density, process), x, protocol, generator=seeded())
-
-
-@pytest.mark.parametrize("num_bins", [17, 256])
-@pytest.mark.parametrize("data_range", [(-1.0, 1.0), (-255 / 256, 255 / 256), (0.0, 1.0)], ids=str)
-def test_a_uniform_model_needs_log2_of_the_number_of_levels(num_bins, data_range):
-    found = uniform_bits(VPSDE(), num_bins, data_range, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        found.value, torch.full_like(found.value, math.log2(num_bins)), rtol=0, atol=0.01
-    )
-    assert found.protocol.unit == "bits/dim"
-
-
-def test_the_mean_over_the_data_is_their_cross_entropy():
-    """P(k) = ∫ p over a level's interval, for a model that hardly varies within one."""
-    density, num_bins = gaussian((1,), 0.16, 0.1), 65
-    x, width = torch.arange(num_bins)[:, None], 2 / 64
-    found = bits_per_dim(
-        AnalyticDenoiser(density, VPSDE()), x, LikelihoodProtocol(num_bins, repeats=20), generator=seeded()
-    )
-    edges = -1 + width * (torch.arange(num_bins + 1, dtype=D) - 0.5)
-    probability = Normal(0.1, 0.4).cdf(edges).diff()
-    # of the bound, Δ²/24 E[(log p)''] nats are lost; 2e-4 of the smoothing at t_min and 0.007 of the prior
-    torch.testing.assert_close(found.value, -probability.log2(), rtol=0, atol=0.04)
-    weight = probability / probability.sum()
-    assert (weight * found.value).sum().item() == pytest.approx(
-        -(weight * probability.log2()).sum().item(), abs=5e-3
-    )
-    assert (found.standard_error[16:48] < 0.02).all()
-
-
-def test_integers_and_floats_on_the_grid_are_the_same_data():
-    density, grey = gaussian((2, 3), 0.3), torch.randint(17, (4, 2, 3), generator=seeded())
-    denoiser = AnalyticDenoiser(density, VPSDE())
-    forms = [grey, grey.to(torch.uint8), grey.float() / 8 - 1, grey.double() / 8 - 1]
-    values = [
-        bits_per_dim(denoiser, x, LikelihoodProtocol(17), generator=per_example_generators(0, range(4))).value
-        for x in forms
-    ]
-    for value in values:
-        torch.testing.assert_close(value, values[0], rtol=0, atol=1e-4)
-
-
-def test_bits_do_not_depend_on_the_batch():
-    grey = torch.randint(17, (4, 2), generator=seeded())
-    denoiser = AnalyticDenoiser(mixture(2), VPSDE())
-    protocol = LikelihoodProtocol(17, repeats=2, divergence="hutchinson", truncation="bound")
-    whole = bits_per_dim(denoiser, grey, protocol, generator=per_example_generators(0, range(4))).value
-    part = bits_per_dim(denoiser, grey[[2, 0]], protocol, generator=per_example_generators(0, [2, 0])).value
-    torch.testing.assert_close(part, whole[[2, 0]], rtol=0, atol=1e-5)
-
-
-def test_data_that_are_not_quantised_get_nats_per_dimension():
-    x0 = mixture(2).sample(50, seeded())
-    denoiser = AnalyticDenoiser(mixture(2), VPSDE())
-    found = bits_per_dim(
-        denoiser, x0, LikelihoodProtocol(num_bins=None, truncation="corrected", rtol=1e-6, atol=1e-6)
-    )
-    expected = -log_likelihood(denoiser, x0).log_prob / 2
-    torch.testing.assert_close(found.value, expected)
-    assert found.protocol.unit == "nats/dim" and not found.standard_error.any()
-    assert found.mean == pytest.approx(expected.mean().item())
-    assert found.standard_error_of_mean == pytest.approx(expected.std().item() / math.sqrt(50))
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        torch.linspace(-0.97, 0.91, 8).reshape(4, 2),  # dequantised already
-        torch.arange(8).reshape(4, 2).float() / 8 - 1 + 1e-3,
-        torch.tensor([[0, 256]]),
-        torch.tensor([[-1, 3]]),
-        torch.tensor([[0.0, 1.5]]),
-        torch.tensor([[0.0, 1 / 3]]),
-        torch.tensor([[0.0, math.nan]]),
-    ],
-    ids=str,
-)
-def test_data_that_are_not_on_the_grey_levels_are_refused_with_the_remedy(x):
-    with pytest.raises(ConfigurationError, match="before dequantisation") as error:
-        bits_per_dim(AnalyticDenoiser(mixture(2), VPSDE()), x)
-    assert "num_bins=None" in str(error.value) and "integers from 0 to 255" in str(error.value)
-
-
-def test_digits_have_17_levels_and_are_refused_as_256():
-    digits = torch.tensor([[0, 3, 16]]).float() / 8 - 1
-    density = gaussian((3,), 0.3)
-    with pytest.raises(ConfigurationError, match="256 grey levels"):
-        bits_per_dim(AnalyticDenoiser(density, VPSDE()), digits)
-    assert (
-        bits_per_dim(AnalyticDenoiser(density, VPSDE()), digits, LikelihoodProtocol(17))
-        .value.isfinite()
-        .all()
-    )
-
-
-@pytest.mark.parametrize("options", [{"num_bins": 1}, {"repeats": 0}, {"data_range": (1.0, -1.0)}], ids=str)
-def test_a_protocol_is_checked_when_it_is_made(options):
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        LikelihoodProtocol(**options)
-
-
-# Variational bounds
-
-
-def terms_of_gaussian_data(process, variance, mean, num):
-    """Means over the data of the terms of (11), with the exact denoiser: E(ε̂ − ε)² = s²/(s² + σ̄²)."""
-    times = torch.linspace(process.t_min, process.t_max, num + 1, dtype=D)
-    snr = process.at(times).snr
-    prior = 0.5 * snr[-1] * (mean**2 + variance)
-    ratio = snr[0] * variance / (1 + snr[0] * variance)
-    decoder = 0.5 * (math.log(2 * math.pi) - snr[0].log() + ratio)
-    steps = 0.5 * (snr[:-1] / snr[1:] - 1) * snr[1:] * variance / (1 + snr[1:] * variance)
-    return prior, steps, decoder
-
-
-@pytest.mark.parametrize("process", [DDPMProcess(40), SMLDProcess(10), VPSDE()], ids=name)
-def test_every_term_on_levels_is_that_of_gaussian_data(process):
-    variance, mean, num = 0.3, 0.7, 6000
-    denoiser = AnalyticDenoiser(gaussian((1,), variance, mean), process)
-    x0 = denoiser.density.sample(num, seeded())
-    number = None if process.num_timesteps else 12
-    found = variational_bound(denoiser, x0, num_timesteps=number, generator=seeded(1))
-    prior, steps, decoder = terms_of_gaussian_data(process, variance, mean, len(found.times) - 1)
-    pairs = [(found.prior, prior), (found.decoder, decoder), *zip(found.steps.T, steps, strict=True)]
-    for mine, exact in pairs:
-        assert mine.mean().item() == pytest.approx(exact.item(), abs=4.5 * mine.std().item() / math.sqrt(num))
-    torch.testing.assert_close(found.nats, found.prior + found.decoder + found.steps.sum(1))
-    torch.testing.assert_close(found.bits_per_dim, found.nats / math.log(2))
-
-
-@pytest.mark.parametrize("process", PROCESSES, ids=name)
-def test_in_continuous_time_the_integral_is_the_information_lost(process):
-    """½∫ s²/(s² + σ̄²) d log SNR = ½ log[(1 + s² SNR)/(1 + s² SNR_T)], slice by slice (Guo et al., 2005)."""
-    variance, num = 0.3, 2000
-    denoiser = AnalyticDenoiser(gaussian((1,), variance, 0.7), process)
-    x0 = denoiser.density.sample(num, seeded())
-    found = variational_bound(denoiser, x0, num_slices=20, generator=seeded(1))
-    information = 0.5 * torch.log1p(process.at(found.times).snr * variance)
-    exact = information[:-1] - information[1:]
-    error = 4.5 * found.steps.std(0) / math.sqrt(num) + 1e-12
-    assert ((found.steps.mean(0) - exact).abs() < error).all()
-    assert found.times[0].item() == pytest.approx(process.t_min) and found.steps.shape == (num, 20)
-
-
-def test_it_is_what_variational_bound_the_objective_estimates():
-    process, num = DDPMProcess(40), 4000
-    density = gaussian((2,), 0.3, 0.2)
-    denoiser, x0 = AnalyticDenoiser(density, process), density.sample(num, seeded())
-    grey = ((x0 + 1) * 8).round().clamp(0, 16) / 8 - 1
-    for data, num_bins in ((x0, None), (grey, 17)):
-        ours = variational_bound(denoiser, data, num_bins=num_bins, generator=seeded(1)).nats
-        theirs = VariationalBound(num_bins=num_bins)(denoiser, data, generator=seeded(2)).value
-        error = math.sqrt((ours.var() + theirs.var()).item() / num)
-        assert ours.mean().item() == pytest.approx(theirs.mean().item(), abs=4 * error)
-        assert ours.var() < theirs.var() / 3  # all terms, not one for all
-
-
-def test_discrete_data_need_no_more_bits_than_their_bound_says():
-    """Fair coins at ±1: one bit, and the bound on their probability comes to it."""
-    density = GaussianMixture(torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.zeros(2))
-    x0 = torch.tensor([[-1.0], [1.0]], dtype=D).repeat(250, 1)
-    for process in (VPSDE(), SMLDProcess(100, 0.01, 100.0)):
-        bound = variational_bound(AnalyticDenoiser(density, process), x0, num_bins=2, generator=seeded())
-        error = bound.bits_per_dim.std().item() / math.sqrt(500)
-        assert bound.bits_per_dim.mean().item() == pytest.approx(1, abs=4 * error + 0.02)
-
-
-@pytest.mark.parametrize(
-    "options", [{"num_timesteps": 1}, {"num_slices": 0}, {"num_bins": 1}, {"variance": "tiny"}], ids=str
-)
-def test_a_bound_of_nothing_is_refused(options):
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        variational_bound(AnalyticDenoiser(mixture(2), VPSDE()), torch.zeros(1, 2), **options)
-
-
-@pytest.mark.parametrize("process", [VPSDE(), DDPMProcess(40)], ids=name)
-def test_a_bound_under_inference_mode_with_one_call_per_term(process):
-    spy = Spy(network_denoiser((2, 3), process, Epsilon()))
-    with torch.inference_mode():
-        x0 = torch.randn(3, 2, 3)
-        bound = variational_bound(spy, x0, num_slices=7, generator=per_example_generators(0, range(3)))
-    assert bound.nats.shape == (3,) and spy.calls == 1 + bound.steps.shape[1]

@@ -162,7 +162,7 @@ def test_digits_are_classified():
     """At least 97 % of 359 images that were not trained on: 3 standard errors below 99.4 %."""
     data = DigitsDataModule()
     data.setup("fit")
-    x, cond, _ = data.val.everything()
+    x, cond, _ = data.val.all()
     found = DigitsFeatures()(to_uint8(data.scale(x)))
     assert found.values.shape == (359, 64)
     assert (found.logits.argmax(1) == cond["label"]).double().mean() > 0.97

@@ -155,5 +155,5 @@ def test_other_files_are_an_error_and_are_not_unpickled(tmp_path):
 
 
 def test_channels(weights):
-    with pytest.raises(ConfigurationError, match="1 or 3 channels, not at 4"):
+    with pytest.raises(ConfigurationError, match="1 or 3 channels, not 4"):
         InceptionFeatures(weights)(images(1, 4, 0))

@@ -39,8 +39,8 @@ def test_features_far_from_zero_lose_no_digits(size, mean, accuracy, generator):
 def test_order_of_merging_does_not_matter(generator):
     parts = [Moments.of(torch.randn(n, 3, dtype=D, generator=generator)) for n in (1, 5, 20)]
     one, other = reduce(Moments.merge, parts), reduce(Moments.merge, parts[::-1])
-    for a, b in zip(one[1:], other[1:], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    for name in ("mean", "scatter"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-14)
 
 
 def test_one_example_has_no_covariance():

@@ -149,12 +149,12 @@ def test_ddpm_is_the_network_of_google_ddpm_cifar10_32():
     copy_ends(net, theirs)
     for level, other in zip(net.down, theirs.down_blocks, strict=True):
         copy_blocks(level.blocks, other)
-        if level.shrink is not None:
-            other.downsamplers[0].conv.load_state_dict(level.shrink.layer.state_dict())
+        if level.downsample is not None:
+            other.downsamplers[0].conv.load_state_dict(level.downsample.layer.state_dict())
     for level, other in zip(net.up, theirs.up_blocks, strict=True):
         copy_blocks(level.blocks, other)
-        if level.grow is not None:
-            other.upsamplers[0].conv.load_state_dict(level.grow.layer.state_dict())
+        if level.upsample is not None:
+            other.upsamplers[0].conv.load_state_dict(level.upsample.layer.state_dict())
     x, _ = inputs((3, 16, 16))
     steps = torch.tensor([0.0, 1.0, 500.0, 999.0], dtype=D)
     expected = theirs(x, steps).sample
@@ -185,11 +185,11 @@ def test_ncsnpp_with_skips_is_the_network_of_google_ncsnpp_celebahq_256():
     down, up = net.down[0], net.up[0]
     for level, other in zip(net.down, theirs.down_blocks, strict=True):
         copy_blocks(level.blocks, other)
-    copy_residual(down.shrink, theirs.down_blocks[0].resnet_down)
-    theirs.down_blocks[0].skip_conv.load_state_dict(down.join.conv.state_dict())
+    copy_residual(down.downsample, theirs.down_blocks[0].resnet_down)
+    theirs.down_blocks[0].skip_conv.load_state_dict(down.merge_input.conv.state_dict())
     for level, other in zip(net.up, theirs.up_blocks, strict=True):
         copy_blocks(level.blocks, other)
-    copy_residual(up.grow, theirs.up_blocks[0].resnet_up)
+    copy_residual(up.upsample, theirs.up_blocks[0].resnet_up)
     theirs.up_blocks[0].skip_norm.load_state_dict(up.head[0].state_dict())
     theirs.up_blocks[0].skip_conv.load_state_dict(up.head[2].state_dict())
     x, noise_label = inputs((3, 8, 8))

@@ -224,8 +224,8 @@ def test_shapes_that_are_not_images_raise(shape):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention_stages": (2,)}, "has levels 0 to 1"),
-        ({"attention_stages": (-1,)}, "has levels 0 to 1"),
+        ({"attention_stages": (2,)}, "has stages 0 to 1"),
+        ({"attention_stages": (-1,)}, "has stages 0 to 1"),
         ({"num_heads": 3}, "num_heads=3"),
         ({"num_heads": 0}, "num_heads=0"),
         ({"group_size": 0}, "group_size=0"),

@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.denoisers import ConstantDenoiser
+from support.draws import randn
 from torch import nn
 
 from scorelight import (
@@ -67,21 +69,6 @@ class EveryLevel(TimeSampler):
         return self.times.num_timesteps_of(process)
 
 
-class Told(Denoiser):
-    """Says what it was told."""
-
-    def __init__(self, process, output, fraction):
-        super().__init__()
-        self.process, self.output, self.fraction = process, output, fraction
-
-    def predict(self, x_t, level, **cond):
-        return Prediction(x_t, level, self.output, VPrediction(), self.fraction)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=D)
-
-
 def seeded(objective, denoiser, x0, **cond):
     return objective(denoiser, x0, generator=torch.Generator().manual_seed(1), **cond).value
 
@@ -101,7 +88,8 @@ def prior_term(process, x0):
 @pytest.mark.parametrize("bound_weight", [0.001, 1.0])
 def test_it_is_l_simple_plus_the_weighted_term_in_bits_per_dimension(process, num_timesteps, bound_weight):
     n = num_timesteps or process.num_timesteps
-    x0, denoiser = randn(n, 2, 3), Told(process, randn(n, 2, 3, seed=2), randn(n, 2, 3, seed=3))
+    x0, output, fraction = (randn(n, 2, 3, seed=seed) for seed in (0, 2, 3))
+    denoiser = ConstantDenoiser(process, output, VPrediction(), fraction)
     hybrid, simple, bound = (seeded(o, denoiser, x0) for o in three(process, num_timesteps, bound_weight))
     bits = (bound - prior_term(process, x0)) / (6 * math.log(2))  # N-fold term
     torch.testing.assert_close(hybrid, simple + bound_weight * bits, rtol=1e-9, atol=1e-9)
@@ -114,8 +102,9 @@ def test_the_mean_gets_the_gradient_of_l_simple_alone_and_the_variance_that_of_t
     n = num_timesteps or process.num_timesteps
     x0, leaves = randn(n, 2, 3), (randn(n, 2, 3, seed=2), randn(n, 2, 3, seed=3))
     output, fraction = (leaf.requires_grad_() for leaf in leaves)
+    denoiser = ConstantDenoiser(process, output, VPrediction(), fraction)
     hybrid, simple, bound = (
-        torch.autograd.grad(seeded(o, Told(process, output, fraction), x0).sum(), leaves, allow_unused=True)
+        torch.autograd.grad(seeded(o, denoiser, x0).sum(), leaves, allow_unused=True)
         for o in three(process, num_timesteps)
     )
     torch.testing.assert_close(hybrid[0], simple[0], rtol=1e-12, atol=0)
@@ -137,7 +126,8 @@ def test_at_the_default_weight_one_term_counts_n_thousandths_of_its_bits_per_dim
     a, b = VPrediction().coefficients(process.at(times, like=x0))
     output = a * hat + b * (x_t - alpha * hat) / sigma
     fraction = torch.rand(x0.shape, generator=torch.Generator().manual_seed(4), dtype=D)
-    value = seeded(HybridObjective(time_sampler=EveryLevel()), Told(process, output, fraction), x0)
+    denoiser = ConstantDenoiser(process, output, VPrediction(), fraction)
+    value = seeded(HybridObjective(time_sampler=EveryLevel()), denoiser, x0)
 
     i = num_timesteps // 2
     bar, bar_before, beta = alpha[i] ** 2, alpha[i - 1] ** 2, process.betas[i]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.denoisers import PerturbedDenoiser
 from torch import nn
 
 from scorelight import (
@@ -64,17 +65,10 @@ class Affine(Denoiser):
         return Prediction(x_t, level, epsilon.reshape(x_t.shape), Epsilon())
 
 
-class Off(Denoiser):
-    # the exact epsilon of a mixture plus something that is not linear in x_t
-
-    def __init__(self, process, offset, slope):
-        super().__init__()
-        self.exact, self.process = AnalyticDenoiser(MIXTURE, process), process
-        self.offset, self.slope = offset, slope
-
-    def predict(self, x_t, level, **cond):
-        off = self.offset + self.slope * torch.tanh(x_t.flip(1) + x_t)
-        return Prediction(x_t, level, self.exact.predict(x_t, level).epsilon + off, Epsilon())
+def perturbed(process, offset, slope):
+    """The exact ε of a mixture plus a function that is not linear in x_t."""
+    exact = AnalyticDenoiser(MIXTURE, process)
+    return PerturbedDenoiser(exact, lambda x_t: offset + slope * torch.tanh(x_t.flip(1) + x_t))
 
 
 MIXTURE = GaussianMixture(
@@ -162,7 +156,7 @@ def test_the_loss_is_the_fisher_divergence_but_for_a_constant(process, t):
     objective = ImplicitScoreMatching(time_sampler=FixedTime(t) if t else None)
     x_t, times = noisy(process, x0, t)
     divergences, losses = [], []
-    for denoiser in (Off(process, 0.8, 0.5), Off(process, -0.3, -0.4)):
+    for denoiser in (perturbed(process, 0.8, 0.5), perturbed(process, -0.3, -0.4)):
         # sigma^2 / D |s - s*|^2
         divergences.append((denoiser(x_t, times).epsilon - exact(x_t, times).epsilon).square().mean(1))
         losses.append(objective(denoiser, x0, generator=seeded()).value)
@@ -195,7 +189,7 @@ def test_every_weighting_means_what_it_means_to_denoising_score_matching(process
     losses = [
         objective(denoiser, x0, generator=seeded()).value
         for objective in (make(weighting=weighting, time_sampler=time_sampler), denoising)
-        for denoiser in (Off(process, 0.8, 0.5), Off(process, -0.5, -0.4))
+        for denoiser in (perturbed(process, 0.8, 0.5), perturbed(process, -0.5, -0.4))
     ]
     gap = losses[2] - losses[3]
     assert is_zero_on_average(losses[0] - losses[1] - gap, tell=0.7 * gap.mean())
@@ -243,7 +237,7 @@ def test_no_more_dimensions_are_differentiated_together_than_the_chunk_size(chun
 def pairs(process=None, **options):
     # sliced and implicit score matching of the same examples at the same t and x_t
     process = process or VPSDE(t_min=0.05)
-    x0, denoiser = MIXTURE.sample(20_000, seeded(3)), Off(process, 0.3, 0.8)
+    x0, denoiser = MIXTURE.sample(20_000, seeded(3)), perturbed(process, 0.3, 0.8)
     sliced = SlicedScoreMatching(**options)(denoiser, x0, generator=seeded())
     exact = ImplicitScoreMatching()(denoiser, x0, generator=seeded())
     assert torch.equal(sliced.t, exact.t)

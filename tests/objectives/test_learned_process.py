@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.marks import slow
+from support.times import PrescribedTime
 from torch import nn
 
 from scorelight import (
@@ -29,7 +30,6 @@ from scorelight import (
     ScoreModule,
     SlicedScoreMatching,
     StratifiedTime,
-    TimeSampler,
     ToyDataModule,
     UniformTime,
     VariationalBound,
@@ -40,23 +40,6 @@ from scorelight import (
 D = torch.float64
 MEAN, STD = 0.4, 0.6
 name = lambda value: type(value).__name__  # noqa: E731
-
-
-class Given(TimeSampler):
-    """Another sampler's times and weights at given u, in place of random ones."""
-
-    def __init__(self, times, u):
-        super().__init__()
-        self.times, self.u = times, u
-
-    def quantile(self, process, u):
-        return self.times.quantile(process, u)
-
-    def forward(self, process, num, *, generator, device):
-        return self.quantile(process, self.u)
-
-    def num_timesteps_of(self, process):
-        return self.times.num_timesteps_of(process)
 
 
 def bent(spread=0.3, width=4, **kwargs):
@@ -145,7 +128,7 @@ def test_the_gradient_is_unbiased_although_times_are_drawn_without_one(times, mo
     )
     x0, noise = (v.repeat_interleave(len(u), 0) for v in pairs)
     monkeypatch.setattr("scorelight.objectives.base.randn_like", lambda x, generator: noise)
-    bound = VariationalBound(time_sampler=Given(times, u.repeat(3)))
+    bound = VariationalBound(time_sampler=PrescribedTime(times, u.repeat(3)))
     found = assert_gradient(lambda: (weights.repeat(3) * bound(denoiser, x0).value).sum(), process)
     assert all(gradient.abs().sum() > 1e-6 for gradient in found)
 
@@ -160,11 +143,11 @@ def test_strata_of_the_importance_sampler_have_the_same_gradient_on_average(monk
     x0, noise = (v.expand(200, 2) for v in pair)
     monkeypatch.setattr("scorelight.objectives.base.randn_like", lambda x, generator: noise)
     offsets = iter((torch.arange(8, dtype=D) + 0.5) / 8 / 200)
-    monkeypatch.setattr("scorelight.seeding.rand", lambda num, generator, device: next(offsets))
+    monkeypatch.setattr("scorelight.rng.rand", lambda num, generator, device: next(offsets))
     strata = VariationalBound(time_sampler=StratifiedTime(ImportanceTime()))
     found = gradients(sum(strata(denoiser, x0).value.mean() for _ in range(8)) / 8, process)
     u, weights = legendre(200)
-    direct = VariationalBound(time_sampler=Given(ImportanceTime(), u))
+    direct = VariationalBound(time_sampler=PrescribedTime(ImportanceTime(), u))
     x0, noise = (v.expand(200, 2) for v in pair)
     for mine, expected in zip(
         found, gradients((weights * direct(denoiser, x0).value).sum(), process), strict=True
@@ -182,7 +165,7 @@ def expected_gradients(monkeypatch):
     def expect(process, make, times, u, weight_of_u):
         z0, z, at_u = torch.meshgrid(nodes, nodes, u, indexing="ij")
         monkeypatch.setattr("scorelight.objectives.base.randn_like", lambda x, g: z.reshape(-1, 1))
-        value = make(Given(times, at_u.flatten()))(
+        value = make(PrescribedTime(times, at_u.flatten()))(
             AnalyticDenoiser(density, process), (MEAN + STD * z0).reshape(-1, 1)
         ).value.reshape(3, 3, -1)
         return gradients(torch.einsum("i,j,k,ijk->", weights, weights, weight_of_u, value), process)

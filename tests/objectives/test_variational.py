@@ -11,6 +11,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from support.denoisers import ConstantDenoiser, PerturbedDenoiser
+from support.draws import randn
+from support.times import PrescribedTime
 from torch.distributions import Normal, kl_divergence
 
 from scorelight import (
@@ -21,7 +24,6 @@ from scorelight import (
     ConfigurationError,
     CosineVPSDE,
     DDPMProcess,
-    Denoiser,
     DenoisingScoreMatching,
     DiscreteTime,
     EmpiricalDenoiser,
@@ -36,12 +38,10 @@ from scorelight import (
     LogitNormalTime,
     LogNormalTime,
     LossAwareTime,
-    Prediction,
     RectifiedFlow,
     SMLDProcess,
     StratifiedTime,
     SubVPSDE,
-    TimeSampler,
     UniformTime,
     VariationalBound,
     VPrediction,
@@ -63,39 +63,6 @@ every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
 on_levels = pytest.mark.parametrize(
     ("process", "num_timesteps"), ON_LEVELS, ids=lambda v: v if isinstance(v, int | None) else name(v)
 )
-
-
-class Given(TimeSampler):
-    """Another sampler's times and weights at given u, in place of random ones."""
-
-    def __init__(self, times, u):
-        super().__init__()
-        self.times, self.u = times, u
-
-    def quantile(self, process, u):
-        return self.times.quantile(process, u)
-
-    def forward(self, process, num, *, generator, device):
-        return self.quantile(process, self.u)
-
-    def num_timesteps_of(self, process):
-        return self.times.num_timesteps_of(process)
-
-
-class Told(Denoiser):
-    """Says what it was told."""
-
-    def __init__(self, process, output, parameterization, fraction=None):
-        super().__init__()
-        self.process, self.output, self.parameterization = process, output, parameterization
-        self.fraction = fraction
-
-    def predict(self, x_t, level, **cond):
-        return Prediction(x_t, level, self.output, self.parameterization, self.fraction)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=D)
 
 
 def every_level(num):
@@ -154,9 +121,10 @@ def terms_of_ho(process, num_timesteps, x0, epsilon, hat, fraction, learned, num
 
 def bound_on_every_level(process, num_timesteps, x0, hat, fraction, variance="small", num_bins=None):
     number = num_timesteps or process.num_timesteps
-    sampler = Given(DiscreteTime(num_timesteps), every_level(number))
+    sampler = PrescribedTime(DiscreteTime(num_timesteps), every_level(number))
     bound = VariationalBound(num_timesteps, variance, num_bins, time_sampler=sampler)
-    return bound(Told(process, hat, X0(), fraction), x0, generator=torch.Generator().manual_seed(7)).value
+    denoiser = ConstantDenoiser(process, hat, X0(), fraction)
+    return bound(denoiser, x0, generator=torch.Generator().manual_seed(7)).value
 
 
 @on_levels
@@ -194,9 +162,9 @@ def test_the_bound_does_not_depend_on_what_the_network_outputs(space):
     alpha, sigma = coefficients(process, times_of(process, None))
     x_t = alpha * x0 + sigma * randn(20, 2, 3, seed=7)
     a, b = space.coefficients(process.at(times_of(process, None), like=x0))
-    bound = VariationalBound(time_sampler=Given(DiscreteTime(), every_level(20)))
-    said = Told(process, a * hat + b * (x_t - alpha * hat) / sigma, space)
-    found = bound(said, x0, generator=torch.Generator().manual_seed(7)).value
+    bound = VariationalBound(time_sampler=PrescribedTime(DiscreteTime(), every_level(20)))
+    denoiser = ConstantDenoiser(process, a * hat + b * (x_t - alpha * hat) / sigma, space)
+    found = bound(denoiser, x0, generator=torch.Generator().manual_seed(7)).value
     expected = bound_on_every_level(process, None, x0, hat, None)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -223,8 +191,8 @@ def test_the_single_term_is_an_unbiased_estimate_of_the_sum(sampler):
         assert probabilities.max() > 50 * probabilities.min()
     u = probabilities.cumsum(0) - probabilities / 2
     x0, hat = randn(10, 2, 3), randn(1, 2, 3, seed=1).expand(10, 2, 3)
-    bound = VariationalBound(10, time_sampler=Given(sampler, u))
-    value = bound(Told(process, hat, X0()), x0, generator=torch.Generator().manual_seed(7)).value
+    bound = VariationalBound(10, time_sampler=PrescribedTime(sampler, u))
+    value = bound(ConstantDenoiser(process, hat, X0()), x0, generator=torch.Generator().manual_seed(7)).value
     terms = terms_of_ho(
         process, 10, x0, randn(10, 2, 3, seed=7), hat, torch.zeros_like(hat), False
     )  # not times 10
@@ -354,7 +322,7 @@ def expectation(monkeypatch):
         monkeypatch.setattr(
             "scorelight.objectives.base.randn_like", lambda x, generator: at_epsilon.reshape(-1, 1)
         )
-        sampler = Given(times, at_u.flatten())
+        sampler = PrescribedTime(times, at_u.flatten())
         value = make(sampler)(denoiser, (MEAN + STD * at_x0).reshape(-1, 1)).value.reshape(3, 3, -1)
         if weight_of_u is None:
             weight_of_u = torch.full_like(u, 1 / len(u))
@@ -475,18 +443,6 @@ MIXTURE = GaussianMixture(
 )
 
 
-class Off(Denoiser):
-    """The exact ε with an error."""
-
-    def __init__(self, exact):
-        super().__init__()
-        self.exact, self.process = exact, exact.process
-
-    def predict(self, x_t, level, **cond):
-        epsilon = self.exact.predict(x_t, level).epsilon
-        return Prediction(x_t, level, epsilon + 0.1 * torch.cos(3 * x_t), Epsilon())
-
-
 @pytest.mark.parametrize(
     ("process", "num_timesteps", "most"),
     [(p, None, 1e-3) for p in PROCESSES] + [(VESDE(), 1000, 0.1), (SMLDProcess(1000), None, 0.1)],
@@ -499,7 +455,9 @@ def test_on_a_mixture_the_bound_lies_above_minus_log_p_and_close_to_it_for_the_e
     n, k = 500, 1000
     x0 = MIXTURE.sample(n, torch.Generator().manual_seed(5))
     levels = num_timesteps or process.num_timesteps
-    times = Given(DiscreteTime(num_timesteps) if levels else ImportanceTime(), every_level(k).repeat(n))
+    times = PrescribedTime(
+        DiscreteTime(num_timesteps) if levels else ImportanceTime(), every_level(k).repeat(n)
+    )
     bound, source = VariationalBound(num_timesteps, time_sampler=times), torch.Generator().manual_seed(1)
     value = bound(AnalyticDenoiser(MIXTURE, process), x0.repeat_interleave(k, 0), generator=source).value
     gap = value.reshape(n, k).mean(1) + MIXTURE.log_prob(x0)
@@ -511,7 +469,7 @@ def test_on_a_mixture_the_bound_lies_above_minus_log_p_and_close_to_it_for_the_e
 def test_a_wrong_score_raises_the_bound():
     exact, x0 = AnalyticDenoiser(MIXTURE, VPSDE()), MIXTURE.sample(20_000, torch.Generator().manual_seed(5))
     seeded = lambda d: VariationalBound()(d, x0, generator=torch.Generator().manual_seed(1)).value  # noqa: E731
-    excess = seeded(Off(exact)) - seeded(exact)
+    excess = seeded(PerturbedDenoiser(exact, lambda x_t: 0.1 * torch.cos(3 * x_t))) - seeded(exact)
     assert excess.mean() > 5 * excess.std() / math.sqrt(20_000)
 
 
@@ -520,7 +478,7 @@ def test_with_bins_the_bound_of_grey_levels_is_their_entropy(num_timesteps):
     """Four equally likely values and the exact denoiser: log 4 nats; both to 5 standard errors."""
     process = VESDE(0.01, 50.0)
     n, k = 100, 1000
-    times = Given(
+    times = PrescribedTime(
         DiscreteTime(num_timesteps) if num_timesteps else ImportanceTime(), every_level(k).repeat(n)
     )
     bound, source = (
@@ -628,7 +586,7 @@ def test_single_precision_is_that_of_the_data_and_not_of_the_bound(process, num_
 
     def value(dtype):
         times = DiscreteTime(num_timesteps) if num_timesteps else ImportanceTime()
-        bound.time_sampler = Given(times, every_level(number)[:: number // 500])
+        bound.time_sampler = PrescribedTime(times, every_level(number)[:: number // 500])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("scorelight.objectives.base.randn_like", lambda x, g: noise.to(dtype))
             return bound(denoiser, x0.to(dtype)).value.double()
@@ -654,19 +612,23 @@ def test_a_biased_time_sampler_is_refused_with_those_that_will_do(bound, times, 
 
 
 MISFITS = [
-    (VariationalBound(10, time_sampler=DiscreteTime(11)), VPSDE(), "has 11 levels, the bound 10"),
-    (VariationalBound(10, time_sampler=UniformTime()), VPSDE(), "no levels.*DiscreteTime or LossAwareTime"),
+    (VariationalBound(10, time_sampler=DiscreteTime(11)), VPSDE(), "has 11 timesteps, the bound 10"),
+    (
+        VariationalBound(10, time_sampler=UniformTime()),
+        VPSDE(),
+        "no timesteps.*DiscreteTime or LossAwareTime",
+    ),
     (VariationalBound(time_sampler=DiscreteTime(11)), VPSDE(), "num_timesteps=11.*ImportanceTime"),
     (VariationalBound(time_sampler=StratifiedTime(DiscreteTime(11))), VPSDE(), "num_timesteps=11"),
     (VariationalBound(time_sampler=DiscreteTime()), VPSDE(), "give DiscreteTime num_timesteps"),
-    (VariationalBound(time_sampler=ImportanceTime()), TABLES[0], "no levels.*DiscreteTime"),
-    (VariationalBound(time_sampler=DiscreteTime(11)), TABLES[0], "has 11 levels, the bound 50"),
+    (VariationalBound(time_sampler=ImportanceTime()), TABLES[0], "no timesteps.*DiscreteTime"),
+    (VariationalBound(time_sampler=DiscreteTime(11)), TABLES[0], "has 11 timesteps, the bound 50"),
     (VariationalBound(0), VPSDE(), "num_timesteps=0: at least 2"),
     (VariationalBound(0), TABLES[0], "num_timesteps=0: at least 2"),
     (VariationalBound(1), VPSDE(), "num_timesteps=1: at least 2"),
     (HybridObjective(), VPSDE(), "give HybridObjective num_timesteps"),
     (HybridObjective(num_timesteps=1), TABLES[0], "num_timesteps=1: at least 2"),
-    (HybridObjective(num_timesteps=10, time_sampler=LossAwareTime(11)), VPSDE(), "has 11 levels"),
+    (HybridObjective(num_timesteps=10, time_sampler=LossAwareTime(11)), VPSDE(), "has 11 timesteps"),
     (HybridObjective(num_timesteps=10, time_sampler=UniformTime()), VPSDE(), "DiscreteTime or LossAwareTime"),
 ]
 

@@ -147,7 +147,7 @@ def test_levels_are_python_floats_equal_to_the_tensors(process):
     times = torch.linspace(process.t_max, process.t_min, 7, dtype=D)
     level = process.at(times, like=torch.zeros(7, 1, dtype=D))
     for i, row in enumerate(process.grid_levels(times)):
-        for name in ("t", "alpha", "sigma", "dalpha", "dsigma", "f", "g2", "snr", "log_snr"):
+        for name in ("time", "alpha", "sigma", "dalpha", "dsigma", "f", "g2", "snr", "log_snr"):
             assert type(getattr(row, name)) is float
             assert getattr(row, name) == pytest.approx(getattr(level, name)[i].item(), rel=1e-14)
 
@@ -159,6 +159,64 @@ def test_noise_level_follows_equation_2(cast):
     assert float(level.g2) == pytest.approx(2 * 0.6 * (0.7 + 0.3 / 0.8 * 0.6))
     assert float(level.snr) == pytest.approx(0.64 / 0.36)
     assert float(level.log_snr) == pytest.approx(math.log(0.64 / 0.36))
+
+
+@every_process
+def test_angle_and_length_are_the_polar_coordinates_of_alpha_and_sigma(process):
+    t = torch.linspace(process.t_min, process.t_max, 9, dtype=D)
+    level = process.at(t)
+    torch.testing.assert_close(level.length * level.angle.cos(), level.alpha)
+    torch.testing.assert_close(level.length * level.angle.sin(), level.sigma)
+    assert ((level.angle > 0) & (level.angle < math.pi / 2) & (level.length > 0)).all()
+    assert (level.angle.diff() > 0).all()  # from data to noise
+    for i, floats in enumerate(process.grid_levels(t)):
+        assert type(floats.angle) is type(floats.length) is float
+        assert floats.angle == pytest.approx(level.angle[i].item(), rel=1e-14)
+        assert floats.length == pytest.approx(level.length[i].item(), rel=1e-14)
+
+
+@every_process
+def test_the_level_at_an_angle_has_that_angle(process):
+    clean, noisy = process.end_levels()
+    assert (clean.time, noisy.time) == (process.t_min, process.t_max)
+    theta = torch.linspace(clean.angle, noisy.angle, 9, dtype=D)[1:-1]
+    x = torch.zeros(7, 2, 3, dtype=D)
+    level = process.at_angle(theta, like=x)
+    assert level.sigma.shape == (7, 1, 1)
+    torch.testing.assert_close(level.angle.flatten(), theta, rtol=1e-6, atol=1e-9)
+
+
+FIELDS = ("time", "alpha", "sigma", "dalpha", "dsigma")
+
+
+def test_map_applies_a_function_to_each_of_the_five_numbers():
+    level = NoiseLevel(0.5, 0.8, 0.6, -0.3, 0.7)
+    assert level.map(lambda value: 2 * value) == NoiseLevel(1.0, 1.6, 1.2, -0.6, 1.4)
+    tensors = level.map(torch.as_tensor)
+    for name in FIELDS:
+        assert isinstance(getattr(tensors, name), torch.Tensor)
+        assert getattr(tensors, name).item() == pytest.approx(getattr(level, name))
+    assert tensors.map(torch.Tensor.item) == tensors.map(float)
+
+
+@every_process
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)], ids=str)
+def test_without_data_a_level_has_the_shape_of_its_times_in_double_precision(process, shape, generator):
+    share = torch.rand(shape, generator=generator)
+    level = process.at(process.t_min + (process.t_max - process.t_min) * share)
+    for name in FIELDS:
+        assert getattr(level, name).shape == shape and getattr(level, name).dtype == D
+
+
+@every_process
+@pytest.mark.parametrize("dtype", [torch.float32, D], ids=str)
+def test_levels_for_data_and_for_grids_are_those_of_the_times_themselves(process, dtype):
+    t = torch.linspace(process.t_min, process.t_max, 5, dtype=D)
+    exact, like = process.at(t), process.at(t, like=torch.zeros(5, 2, 3, dtype=dtype))
+    for name in FIELDS:
+        value = getattr(exact, name)
+        assert torch.equal(getattr(like, name), value.to(dtype)[:, None, None])
+        assert [getattr(level, name) for level in process.grid_levels(t)] == value.tolist()
 
 
 @every_process

@@ -144,9 +144,9 @@ def test_the_learned_variance_is_their_learned_range(schedule):
     n = ours.num_timesteps
     v, x0 = 2 * torch.rand(n, 1, generator=torch.Generator().manual_seed(2), dtype=D) - 1, randn(n, 1)
     level = ours.at(torch.arange(1, n + 1, dtype=D) / n, like=x0)
-    noisy = NoisyBatch(level.time.flatten(), torch.ones(n), level, 0 * x0, level.alpha * x0)
+    noisy = NoisyBatch(x0, 0 * x0, level.alpha * x0, level, level.time.flatten(), torch.ones(n))
     bound = VariationalBound(time_sampler=DiscreteTime())
-    found = bound.term(ours, Prediction(noisy.x_t, level, x0, X0(), (v + 1) / 2), x0, noisy) / n
+    found = bound.term(ours, Prediction(noisy.x_t, level, x0, X0(), (v + 1) / 2), noisy) / n
     log_large = torch.stack([theirs._get_variance(i, variance_type="fixed_large_log") for i in range(1, n)])
     log_small = torch.stack([theirs._get_variance(i, variance_type="fixed_small").log() for i in range(1, n)])
     log_learned = torch.stack(

@@ -13,10 +13,10 @@ from scorelight import SMLDProcess
 from scorelight.errors import ConfigurationError
 from scorelight.processes.noise_levels import (
     NCSN_RATIO,
+    count_noise_levels,
     langevin_step,
     largest_distance,
     level_ratio,
-    num_timesteps,
     overlap,
     suggest_schedule,
     variance_ratio,
@@ -132,7 +132,7 @@ def test_the_overlap_is_the_probability_of_the_next_levels_shell(dim, factor):
     ],
 )
 def test_the_number_of_levels_is_the_smallest_with_steps_of_at_most_the_ratio(ends, ratio, expected):
-    assert num_timesteps(*ends, ratio) == expected
+    assert count_noise_levels(*ends, ratio) == expected
 
 
 @pytest.mark.parametrize("dim", [2, 28, 29, 64, 3072])
@@ -190,7 +190,7 @@ def test_the_paper_has_5_to_6_percent_more_levels_than_its_formula(published):
     """Its "≈ 0.5" was the same 0.567 in all five rows; 0.5 gives fewer levels."""
     _, dim, sigma_max, levels, ratio, _, _ = published
     assert overlap(dim, ratio) == pytest.approx(0.567, abs=0.001)
-    assert 0.943 < num_timesteps(0.01, sigma_max, level_ratio(dim)) / levels < 0.949
+    assert 0.943 < count_noise_levels(0.01, sigma_max, level_ratio(dim)) / levels < 0.949
 
 
 def test_with_the_levels_of_the_paper_the_steps_are_its_own(published):
@@ -212,10 +212,10 @@ def test_the_steps_of_the_paper_are_hardly_worse_than_ours(published):
     ("call", "words"),
     [
         (lambda: level_ratio(0), "dim=0"),
-        (lambda: num_timesteps(2.0, 1.0, 1.1), "sigma_min=2.0, sigma_max=1.0"),
-        (lambda: num_timesteps(0.0, 1.0, 1.1), "sigma_min=0.0"),
-        (lambda: num_timesteps(0.1, math.inf, 1.1), "sigma_max=inf"),
-        (lambda: num_timesteps(0.1, 1.0, 1.0), "ratio=1.0"),
+        (lambda: count_noise_levels(2.0, 1.0, 1.1), "sigma_min=2.0, sigma_max=1.0"),
+        (lambda: count_noise_levels(0.0, 1.0, 1.1), "sigma_min=0.0"),
+        (lambda: count_noise_levels(0.1, math.inf, 1.1), "sigma_max=inf"),
+        (lambda: count_noise_levels(0.1, 1.0, 1.0), "ratio=1.0"),
         (lambda: langevin_step(0.1, 1.1, 0), "langevin_steps=0"),
     ],
 )

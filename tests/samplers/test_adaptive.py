@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from support.denoisers import ConditionalGaussianDenoiser
 
 from scorelight import (
     MLP,
@@ -16,7 +17,7 @@ from scorelight import (
     ConfigurationError,
     CosineVPSDE,
     DDPMProcess,
-    Denoiser,
+    DenoiserWrapper,
     GaussianMixture,
     Heun,
     KarrasVESDE,
@@ -39,23 +40,18 @@ every_process = pytest.mark.parametrize("process", PROCESSES + TABLES, ids=name)
 MIXTURE = GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[1.0, 0.3], [-0.5, -0.6]]), torch.tensor([0.25, 0.1])
 )
-STANDARD = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1))
 
 
-class Spy(Denoiser):
-    """Counts the evaluations of each example; in the condition, examples are told their place."""
+class Spy(DenoiserWrapper):
+    """Counts the evaluations of each example, whose place is a condition."""
 
-    def __init__(self, inner, num):
-        super().__init__()
-        self.inner, self.process, self.num_evaluations = (
-            inner,
-            inner.process,
-            torch.zeros(num, dtype=torch.long),
-        )
+    def __init__(self, denoiser, num):
+        super().__init__(denoiser)
+        self.num_evaluations = torch.zeros(num, dtype=torch.long)
 
     def predict(self, x_t, level, **cond):
         self.num_evaluations.index_add_(0, cond["place"], torch.ones_like(cond["place"]))
-        return self.inner.predict(x_t, level)
+        return self.denoiser.predict(x_t, level)
 
 
 def noise(num, seed=0):
@@ -134,19 +130,9 @@ def test_a_sample_does_not_depend_on_its_batch(process):
 def test_conditions_go_with_their_examples():
     """Each example has a mean of its own, a row of the condition; the standard deviation is for all."""
 
-    class Conditional(Denoiser):
-        process = VPSDE()
-
-        def predict(self, x_t, level, *, mean, std):
-            assert len(mean) == len(x_t)
-            prediction = AnalyticDenoiser(STANDARD, self.process).predict(x_t, level)
-            variance = level.alpha**2 * std**2 + level.sigma**2
-            epsilon = level.sigma * (x_t - level.alpha * mean) / variance
-            return type(prediction)(x_t, level, epsilon, prediction.parameterization)
-
     mean = torch.tensor([[-3.0], [0.0], [0.5], [10.0]], dtype=D)
     x = RK45(rtol=1e-8, atol=1e-8)(
-        Conditional(), torch.zeros(4, 2, dtype=D), mean=mean, std=torch.tensor(0.1)
+        ConditionalGaussianDenoiser(VPSDE()), torch.zeros(4, 2, dtype=D), mean=mean, std=torch.tensor(0.1)
     )
     t, s = ends(VPSDE())
     v_t, v_s = (v.alpha**2 * 0.01 + v.sigma**2 for v in (t, s))

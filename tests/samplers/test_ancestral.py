@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from scipy.integrate import quad
+from support.times import PrescribedGrid
 
 from scorelight import (
     DDIM,
@@ -15,7 +16,6 @@ from scorelight import (
     GaussianMixture,
     LogSNRGrid,
     SubVPSDE,
-    TimeGrid,
     UniformGrid,
 )
 from scorelight.rng import per_example_generators
@@ -32,29 +32,19 @@ MIXTURE = GaussianMixture(
 )
 
 
-class Times(TimeGrid):
-    def __init__(self, *times):
-        self.times = times
-
-    def __call__(self, process, num_times):
-        assert num_times == len(self.times)
-        return torch.tensor(self.times, dtype=D)
+def affine_step(sampler, denoiser):
+    """The sample of no start and draw, of a unit start and of a unit draw."""
+    start, draw = torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [0.0], [1.0]]], dtype=D)
+    return sampler(denoiser, start, noise_source=lambda like: draw).flatten().tolist()
 
 
-@pytest.fixture
-def one_step(monkeypatch):
-    # the affine map x_s = offset + slope x_t + std z for data N(mean, variance), read off at three points
-    def measure(make, process, t, s, mean=0.0, variance=0.0):
-        given = torch.tensor([[mean]], dtype=D), torch.tensor([variance], dtype=D)
-        denoiser = AnalyticDenoiser(GaussianMixture(torch.ones(1), *given), process)
-        start, draw = torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [0.0], [1.0]]], dtype=D)
-        monkeypatch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: draw)
-        offset, first, second = (
-            make(num_steps=1, grid=Times(t, s), denoise=False)(denoiser, start).flatten().tolist()
-        )
-        return offset, (first - offset) / process.sigma(torch.tensor(t, dtype=D)).item(), second - offset
-
-    return measure
+def one_step(make, process, t, s, mean=0.0, variance=0.0):
+    """The map x_s = offset + slope x_t + std z for data N(mean, variance), read off at three points."""
+    given = torch.tensor([[mean]], dtype=D), torch.tensor([variance], dtype=D)
+    denoiser = AnalyticDenoiser(GaussianMixture(torch.ones(1), *given), process)
+    sampler = make(num_steps=1, grid=PrescribedGrid(t, s), denoise=False)
+    offset, first, second = affine_step(sampler, denoiser)
+    return offset, (first - offset) / process.sigma(torch.tensor(t, dtype=D)).item(), second - offset
 
 
 def ddim(eta):
@@ -72,7 +62,7 @@ def levels(process, *times):
 @every_process
 @STEPS
 @pytest.mark.parametrize("make", [AncestralSampler, ddim(1.0)], ids=["ancestral", "ddim eta=1"])
-def test_a_step_to_a_known_point_is_the_gaussian_conditional(process, t, s, make, one_step):
+def test_a_step_to_a_known_point_is_the_gaussian_conditional(process, t, s, make):
     # given x0, (x_s, x_t) is Gaussian with covariance [[ss^2, k ss^2], [k ss^2, st^2]], k = alpha_t/alpha_s
     at, to = levels(process, t, s)
     covariance = at.alpha / to.alpha * to.sigma**2
@@ -85,7 +75,7 @@ def test_a_step_to_a_known_point_is_the_gaussian_conditional(process, t, s, make
 
 @every_process
 @STEPS
-def test_the_large_variance_is_that_which_the_forward_process_adds_from_s_to_t(process, t, s, one_step):
+def test_the_large_variance_is_that_which_the_forward_process_adds_from_s_to_t(process, t, s):
     # integral of (alpha_t/alpha_u)^2 g^2(u) from s to t
     def added(u):
         level = process.at(torch.tensor(u, dtype=D))
@@ -96,7 +86,7 @@ def test_the_large_variance_is_that_which_the_forward_process_adds_from_s_to_t(p
 
 
 @STEPS
-def test_the_large_variance_is_exact_for_unit_gaussian_data_under_vp(t, s, one_step):
+def test_the_large_variance_is_exact_for_unit_gaussian_data_under_vp(t, s):
     offset, slope, std = one_step(large, VPSDE(), t, s, variance=1.0)
     assert offset == 0
     assert slope**2 + std**2 == pytest.approx(1, abs=1e-12)
@@ -105,7 +95,7 @@ def test_the_large_variance_is_exact_for_unit_gaussian_data_under_vp(t, s, one_s
 @every_process
 @STEPS
 @pytest.mark.parametrize("make", [AncestralSampler, large, ddim(1.0)], ids=["small", "large", "ddim eta=1"])
-def test_the_mean_of_a_step_is_exact_for_gaussian_data(process, t, s, make, one_step):
+def test_the_mean_of_a_step_is_exact_for_gaussian_data(process, t, s, make):
     at, to = levels(process, t, s)
     v_t, v_s = (v.alpha**2 * 0.3 + v.sigma**2 for v in (at, to))
     slope = at.alpha / to.alpha * v_s / v_t
@@ -117,7 +107,7 @@ def test_the_mean_of_a_step_is_exact_for_gaussian_data(process, t, s, make, one_
 @every_process
 @STEPS
 @ETAS
-def test_ddim_keeps_the_marginal_of_a_known_point_for_every_eta(process, t, s, eta, one_step):
+def test_ddim_keeps_the_marginal_of_a_known_point_for_every_eta(process, t, s, eta):
     at, to = levels(process, t, s)
     offset, slope, std = one_step(ddim(eta), process, t, s, mean=0.7)
     assert offset + slope * at.alpha * 0.7 == pytest.approx(to.alpha * 0.7, rel=1e-12)
@@ -129,7 +119,7 @@ def test_ddim_keeps_the_marginal_of_a_known_point_for_every_eta(process, t, s, e
 def test_ddim_is_equation_12_of_song_meng_and_ermon_under_vp(t, s, eta, generator):
     noise = torch.randn(5, 2, dtype=D, generator=generator)
     same = generator.clone_state()
-    sampler = DDIM(num_steps=1, grid=Times(t, s), denoise=False, eta=eta)
+    sampler = DDIM(num_steps=1, grid=PrescribedGrid(t, s), denoise=False, eta=eta)
     out = sampler(AnalyticDenoiser(MIXTURE, VPSDE()), noise, generator=generator)
     bar_t, bar_s = (
         math.exp(-(0.1 * u + 19.9 * u**2 / 2)) for u in (t, s)
@@ -148,7 +138,7 @@ def test_ancestral_sampling_is_algorithm_2_of_ho_et_al_under_vp(variance, genera
     t, s = 0.6, 0.55
     noise = torch.randn(5, 2, dtype=D, generator=generator)
     same = generator.clone_state()
-    sampler = AncestralSampler(num_steps=1, grid=Times(t, s), denoise=False, variance=variance)
+    sampler = AncestralSampler(num_steps=1, grid=PrescribedGrid(t, s), denoise=False, variance=variance)
     out = sampler(AnalyticDenoiser(MIXTURE, VPSDE()), noise, generator=generator)
     bar_t, bar_s = (math.exp(-(0.1 * u + 19.9 * u**2 / 2)) for u in (t, s))
     beta = 1 - bar_t / bar_s
@@ -212,7 +202,7 @@ class Learned(AnalyticDenoiser):
 @STEPS
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
 def test_with_the_exact_learned_variance_a_step_of_any_length_is_exact_on_gaussian_data(
-    process, t, s, spread, monkeypatch
+    process, t, s, spread
 ):
     """Var(x_s | x_t) = 1/(1/Var x_s + a²/σ²_{t|s}) with a = α_t/α_s; x_s then has its variance."""
     density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([spread**2], dtype=D))
@@ -223,10 +213,8 @@ def test_with_the_exact_learned_variance_a_step_of_any_length_is_exact_on_gaussi
     small = step * (end.sigma / begin.sigma) ** 2
     denoiser = Learned(density, process)
     denoiser.fraction = math.log(1 / (1 / after + a**2 / step) / small) / math.log(step / small)
-    start, draw = torch.tensor([[[0.0], [1.0], [0.0]], [[0.0], [0.0], [1.0]]], dtype=D)
-    monkeypatch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: draw)
-    sampler = AncestralSampler(num_steps=1, grid=Times(t, s), denoise=False, variance="learned")
-    offset, first, second = sampler(denoiser, start).flatten().tolist()
+    sampler = AncestralSampler(num_steps=1, grid=PrescribedGrid(t, s), denoise=False, variance="learned")
+    offset, first, second = affine_step(sampler, denoiser)
     slope = (first - offset) / begin.sigma
     assert slope**2 * before + (second - offset) ** 2 == pytest.approx(after, rel=1e-7)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from support.denoisers import RecordingDenoiser
 from support.marks import slow_but
 
 from scorelight import (
@@ -19,7 +20,6 @@ from scorelight import (
     CosineVPSDE,
     CountingDenoiser,
     DDPMProcess,
-    Denoiser,
     DPMSolverPP,
     EDMSampler,
     Epsilon,
@@ -98,31 +98,13 @@ def points(process):
     return gaussian(process, variance=0.0)
 
 
-class Recorder(Denoiser):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.process, self.times, self.states, self.conds = inner, inner.process, [], [], []
-
-    def predict(self, x_t, level, **cond):
-        self.times.append(level.time)
-        self.states.append(x_t)
-        self.conds.append(cond)
-        return self.inner.predict(x_t, level)
-
-
-@pytest.fixture
-def exact_moments(monkeypatch):
+def exact_moments(sampler, denoiser):
     # With Gaussian data every sampler is affine in its draws z_0 (the start), z_1, z_2, ...: example k is
     # given z_k = 1 and all other draws 0, the last example only zeros. No Monte Carlo error is left.
-    def measure(sampler, denoiser):
-        draws = sampler.num_steps + 1
-        unit = iter(torch.eye(draws + 1, dtype=D)[:draws, :, None])
-        with monkeypatch.context() as patch:
-            patch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: next(unit))
-            out = sampler(denoiser, next(unit)).flatten()
-        return out[-1].item(), (out[:-1] - out[-1]).square().sum().item()
-
-    return measure
+    draws = sampler.num_steps + 1
+    unit = iter(torch.eye(draws + 1, dtype=D)[:draws, :, None])
+    out = sampler(denoiser, next(unit), noise_source=lambda like: next(unit)).flatten()
+    return out[-1].item(), (out[:-1] - out[-1]).square().sum().item()
 
 
 def limit_moments(process, denoise, stochastic):
@@ -171,7 +153,7 @@ def test_heun_takes_two_evaluations_a_step_and_one_to_denoise(make, denoise, eva
 @every_process
 @choose(ALL)
 def test_the_way_is_from_the_prior_at_t_max_to_the_posterior_mean_at_t_min(process, make, generator):
-    recorder, noise = Recorder(gaussian(process)), torch.ones(3, 1, dtype=D)
+    recorder, noise = RecordingDenoiser(gaussian(process)), torch.ones(3, 1, dtype=D)
     *_, before, last = make(num_steps=25).sample_path(recorder, noise, generator=generator)
     assert (recorder.times[0], recorder.times[-1]) == (process.t_max, process.t_min)
     prior = process.sigma(torch.tensor(process.t_max, dtype=D))
@@ -182,7 +164,7 @@ def test_the_way_is_from_the_prior_at_t_max_to_the_posterior_mean_at_t_min(proce
 @choose({k: v for k, v in ALL.items() if k != "EDM with churn"})
 @pytest.mark.parametrize("grid", [UniformGrid(), LogSNRGrid()], ids=lambda g: type(g).__name__)
 def test_the_times_are_those_of_the_grid(make, grid, generator):
-    recorder = Recorder(gaussian(VPSDE()))
+    recorder = RecordingDenoiser(gaussian(VPSDE()))
     make(num_steps=5, grid=grid)(recorder, torch.ones(3, 1, dtype=D), generator=generator)
     assert set(recorder.times) == set(grid(VPSDE(), 5).tolist())
 
@@ -211,7 +193,7 @@ def test_stochastic_samplers_step_evenly_in_time_unless_told_otherwise(make):
     "process", [DDPMProcess(60, "cosine"), SMLDProcess(24)], ids=lambda p: type(p).__name__
 )
 def test_on_a_table_only_its_levels_are_asked_unless_told_otherwise(make, process, generator):
-    recorder = Recorder(gaussian(process))
+    recorder = RecordingDenoiser(gaussian(process))
     make(num_steps=20)(recorder, torch.ones(3, 1, dtype=D), generator=generator)
     levels = process.num_timesteps * torch.tensor(recorder.times, dtype=D)
     assert (levels - levels.round()).abs().max() < 1e-9
@@ -219,9 +201,9 @@ def test_on_a_table_only_its_levels_are_asked_unless_told_otherwise(make, proces
 
 @choose(ALL)
 def test_conditions_reach_every_evaluation(make, generator):
-    recorder, cond = Recorder(gaussian(VPSDE())), {"label": torch.arange(3), "scale": 2.0}
+    recorder, cond = RecordingDenoiser(gaussian(VPSDE())), {"label": torch.arange(3), "scale": 2.0}
     make(num_steps=4)(recorder, torch.ones(3, 1, dtype=D), generator=generator, **cond)
-    assert recorder.conds == [cond] * len(recorder.conds)
+    assert recorder.conditions == [cond] * len(recorder.conditions)
 
 
 @every_process
@@ -265,9 +247,7 @@ def test_every_sampler_ends_at_the_only_point_of_the_data(make, process, num_ste
 @every_process
 @pytest.mark.parametrize("num_steps", [1, 2, 10, 100])
 @pytest.mark.parametrize("make", [DDIM, STOCHASTIC["DDIM eta=1"], AncestralSampler])
-def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(
-    process, make, num_steps, exact_moments
-):
+def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(process, make, num_steps):
     # no overshoot with however few steps; of the mean alpha_T m that the start lacks, `gain` is left
     sampler = make(num_steps=num_steps, denoise=False)
     mean, variance = exact_moments(sampler, points(process))
@@ -279,7 +259,7 @@ def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(
 
 @every_process_slowly
 @choose(DETERMINISTIC | STOCHASTIC)
-def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make, exact_moments):
+def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make):
     sampler = make(num_steps=1000)
     mean, variance = exact_moments(sampler, gaussian(process))
     expected = limit_moments(process, True, make in STOCHASTIC.values())
@@ -292,7 +272,7 @@ def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make, ex
 
 @every_process_slowly
 @choose(STOCHASTIC)
-def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, make, exact_moments):
+def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, make):
     expected = limit_moments(process, False, stochastic=True)[1]
     numbers = [150, 300, 600]
     samplers = [make(num_steps=n, denoise=False) for n in numbers]
@@ -303,7 +283,7 @@ def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, 
 
 @every_process
 @choose(STOCHASTIC)
-def test_random_draws_give_the_moments_of_independent_ones(process, make, exact_moments, generator):
+def test_random_draws_give_the_moments_of_independent_ones(process, make, generator):
     n, sampler = 20_000, make(num_steps=20)
     noise = torch.randn(n, 1, dtype=D, generator=generator)
     x = sampler(gaussian(process), noise, generator=generator)
@@ -419,6 +399,35 @@ def test_no_way_leads_back_through_noise(make):
 def test_too_few_steps_raise(make, num_steps, denoise):
     with pytest.raises(ConfigurationError, match=f"num_steps={num_steps}"):
         make(num_steps=num_steps, denoise=denoise)
+
+
+@choose(STOCHASTIC | {"EDM with churn": ALL["EDM with churn"], "Restart": ALL["Restart"]})
+@pytest.mark.parametrize("process", [VPSDE(), VESDE(), DDPMProcess(50)], ids=lambda p: type(p).__name__)
+def test_prescribed_draws_are_those_of_the_generator(process, make, generator):
+    """What a generator draws, recorded and given again, leads to the same samples to the bit."""
+    noise, same, recorded = torch.ones(3, 1, dtype=D), generator.clone_state(), []
+    sampler, denoiser = make(num_steps=7), gaussian(process)
+    expected = sampler(denoiser, noise, generator=generator)
+
+    def record(like):
+        recorded.append(torch.randn(like.shape, generator=same, dtype=D))
+        return recorded[-1]
+
+    assert torch.equal(sampler(denoiser, noise, noise_source=record), expected)
+    assert recorded and torch.equal(generator.get_state(), same.get_state())
+    again = iter(recorded)
+    *_, last = sampler.sample_path(denoiser, noise, noise_source=lambda like: next(again))
+    assert torch.equal(last, expected) and next(again, None) is None
+
+
+@choose(DETERMINISTIC)
+def test_deterministic_samplers_draw_no_noise(make):
+    def fail(like):
+        raise AssertionError
+
+    noise = torch.ones(3, 1, dtype=D)
+    x = make(num_steps=5)(gaussian(VPSDE()), noise, noise_source=fail)
+    assert torch.equal(x, make(num_steps=5)(gaussian(VPSDE()), noise))
 
 
 def test_a_sampler_without_trajectory_is_abstract():

@@ -68,8 +68,7 @@ def their_states(theirs, num_steps, x, noises=None):
 
 def our_states(sampler, start, noises=None):
     draws = iter(noises if noises is not None else [])
-    with mock.patch("scorelight.samplers.base.randn_like", lambda x, generator: next(draws)):
-        return list(sampler.sample_path(DENOISER, start))
+    return list(sampler.sample_path(DENOISER, start, noise_source=lambda like: next(draws)))
 
 
 def compare(sampler, theirs, stochastic=False, states=slice(None)):

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.denoisers import RecordingDenoiser
 from support.marks import slow_but
 
 from scorelight import (
@@ -79,16 +80,9 @@ def test_without_churn_it_is_heun_in_sigma():
 
 @every_process
 def test_churn_stays_within_the_process(process):
-    noise, sigmas = torch.ones(3, 2, dtype=D), []
-
-    class Watched(AnalyticDenoiser):
-        def predict(self, x_t, level, **cond):
-            sigmas.append(level.sigma / level.alpha)
-            return super().predict(x_t, level, **cond)
-
-    EDMSampler(10, s_churn=100.0)(
-        Watched(MIXTURE, process), noise, generator=per_example_generators(0, range(3))
-    )
+    noise, recording = torch.ones(3, 2, dtype=D), RecordingDenoiser(AnalyticDenoiser(MIXTURE, process))
+    EDMSampler(10, s_churn=100.0)(recording, noise, generator=per_example_generators(0, range(3)))
+    sigmas = [level.sigma / level.alpha for level in recording.levels]
     low, high = (
         (-0.5 * process.at(torch.tensor([process.t_min, process.t_max], dtype=D)).log_snr).exp().tolist()
     )
@@ -98,7 +92,7 @@ def test_churn_stays_within_the_process(process):
     assert sigmas[2] == pytest.approx(min(math.sqrt(2) * grid[1], high), rel=1e-9)
 
 
-def moments(sampler, process, mean, variance, monkeypatch):
+def moments(sampler, process, mean, variance):
     """Exact mean and variance for Gaussian data, from the exact marginal at t_max.
 
     The sampler is affine in its draws: example k is given draw k alone, the last one none.
@@ -109,16 +103,16 @@ def moments(sampler, process, mean, variance, monkeypatch):
     offset = t.alpha * mean / t.sigma
     unit = torch.eye(draws + 1, dtype=D)[:draws, :, None]
     later = iter(unit[1:])
-    monkeypatch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: next(later))
     density = GaussianMixture(torch.ones(1), torch.tensor([[mean]]), torch.tensor([variance]))
     start = offset + math.sqrt(v_t) / t.sigma * unit[0]
-    out = sampler(AnalyticDenoiser(density, process), start).flatten()
+    denoiser = AnalyticDenoiser(density, process)
+    out = sampler(denoiser, start, noise_source=lambda like: next(later)).flatten()
     return out[-1].item(), (out[:-1] - out[-1]).square().sum().item()
 
 
 @every_process
 @pytest.mark.parametrize("s_churn", slow_but([0.0, 5.0, 40.0], 0.0, 40.0))
-def test_the_weak_error_falls_with_the_declared_order_with_and_without_churn(process, s_churn, monkeypatch):
+def test_the_weak_error_falls_with_the_declared_order_with_and_without_churn(process, s_churn):
     mean, variance = 0.7, 0.3
     s = process.grid_levels(torch.tensor([process.t_min], dtype=D))[0]
     exact = s.alpha**2 * variance + s.sigma**2
@@ -126,7 +120,7 @@ def test_the_weak_error_falls_with_the_declared_order_with_and_without_churn(pro
     errors = []
     for n in numbers:
         sampler = EDMSampler(n, denoise=False, s_churn=s_churn)
-        found = moments(sampler, process, mean, variance, monkeypatch)
+        found = moments(sampler, process, mean, variance)
         assert found[0] == pytest.approx(s.alpha * mean, abs=0.02)
         errors.append(abs(found[1] - exact))
     assert -np.polyfit(np.log(numbers), np.log(errors), 1)[0] > EDMSampler.order - 0.1

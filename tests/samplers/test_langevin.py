@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from support.marks import slow
+from support.times import PrescribedGrid
 
 from scorelight import (
     VESDE,
@@ -14,6 +15,7 @@ from scorelight import (
     ConfigurationError,
     Corrector,
     CosineVPSDE,
+    CountingDenoiser,
     DDPMProcess,
     Euler,
     GaussianMixture,
@@ -23,7 +25,6 @@ from scorelight import (
     RectifiedFlow,
     SMLDProcess,
     SubVPSDE,
-    TimeGrid,
     UniformGrid,
 )
 from scorelight.processes.noise_levels import langevin_step, variance_ratio
@@ -37,24 +38,9 @@ MIXTURE = GaussianMixture(
 )
 
 
-class Times(TimeGrid):
-    def __init__(self, *times):
-        self.times = times
-
-    def __call__(self, process, num_times):
-        assert num_times == len(self.times)
-        return torch.tensor(self.times, dtype=D)
-
-
 class Nothing(Corrector):
     def __call__(self, predict, x, level, noise):
         return x
-
-
-class Counting(AnalyticDenoiser):
-    def predict(self, x_t, level, **cond):
-        self.count = getattr(self, "count", 0) + 1
-        return super().predict(x_t, level, **cond)
 
 
 def langevin(x, level, h, z):
@@ -94,10 +80,10 @@ def test_dynamics_end_with_the_variance_of_their_recursion(generator):
 def test_annealing_takes_the_published_steps_at_every_level(process, generator):
     times, steps, epsilon = (0.9, 0.6, 0.3), 2, 3e-3
     noise, same = torch.randn(4, 2, dtype=D, generator=generator), generator.clone_state()
-    sampler = AnnealedLangevin(3, Times(*times), denoise=False, steps_per_level=steps, step=epsilon)
+    sampler = AnnealedLangevin(3, PrescribedGrid(*times), denoise=False, steps_per_level=steps, step=epsilon)
     with pytest.raises(AssertionError):  # without `denoise` three steps take four levels
         sampler(AnalyticDenoiser(MIXTURE, process), noise)
-    sampler = AnnealedLangevin(2, Times(*times), denoise=False, steps_per_level=steps, step=epsilon)
+    sampler = AnnealedLangevin(2, PrescribedGrid(*times), denoise=False, steps_per_level=steps, step=epsilon)
     states = list(sampler.sample_path(AnalyticDenoiser(MIXTURE, process), noise, generator=generator))
     levels = process.grid_levels(torch.tensor(times, dtype=D))
     last = levels[-1].sigma / levels[-1].alpha
@@ -188,9 +174,9 @@ def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with(sampler):
     ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
 )
 def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
-    denoiser = Counting(MIXTURE, VESDE())
+    denoiser = CountingDenoiser(AnalyticDenoiser(MIXTURE, VESDE()))
     assert len(list(sampler.sample_path(denoiser, torch.zeros(2, 2, dtype=D)))) == sampler.num_steps
-    assert denoiser.count == evaluations
+    assert denoiser.num_evaluations == evaluations
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from support.times import PrescribedGrid
 
 from scorelight import (
     DDIM,
@@ -13,7 +14,6 @@ from scorelight import (
     GaussianMixture,
     Heun,
     SubVPSDE,
-    TimeGrid,
     UniformGrid,
 )
 
@@ -35,15 +35,6 @@ MIXTURE = GaussianMixture(
 )
 
 
-class Times(TimeGrid):
-    def __init__(self, *times):
-        self.times = times
-
-    def __call__(self, process, num_times):
-        assert num_times == len(self.times)
-        return torch.tensor(self.times, dtype=D)
-
-
 def velocity(process, x, t):
     level = process.grid_levels(torch.tensor([t], dtype=D))[0]
     f, g2 = COEFFICIENTS[type(process)](t)
@@ -52,7 +43,9 @@ def velocity(process, x, t):
 
 def one_step(sampler, process, generator, t=0.6, s=0.5):
     noise = torch.randn(5, 2, dtype=D, generator=generator)
-    out = sampler(num_steps=1, grid=Times(t, s), denoise=False)(AnalyticDenoiser(MIXTURE, process), noise)
+    out = sampler(num_steps=1, grid=PrescribedGrid(t, s), denoise=False)(
+        AnalyticDenoiser(MIXTURE, process), noise
+    )
     return process.sigma(torch.tensor(t, dtype=D)) * noise, out
 
 
@@ -104,7 +97,7 @@ def test_gaussian_data_flow_along_straight_lines_of_standardised_coordinates(pro
 def test_any_grid_leads_to_the_same_end(process):
     denoiser, noise = AnalyticDenoiser(MIXTURE, process), torch.tensor([[0.5, -1.2], [1.0, 0.1]], dtype=D)
     ends = torch.tensor([1.0, process.t_min], dtype=D).sqrt().tolist()  # equal steps in the root of t
-    uneven = Times(*(torch.linspace(*ends, 501, dtype=D) ** 2).tolist())
+    uneven = PrescribedGrid(*(torch.linspace(*ends, 501, dtype=D) ** 2).tolist())
     own, other = (
         Heun(num_steps=500, grid=grid, denoise=False)(denoiser, noise) for grid in (UniformGrid(), uneven)
     )

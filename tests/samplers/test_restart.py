@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support.denoisers import RecordingDenoiser
 
 from scorelight import (
     DDIM,
@@ -35,34 +36,25 @@ every_process = pytest.mark.parametrize(
 )
 
 
-class Recorder(AnalyticDenoiser):
-    def predict(self, x_t, level, **cond):
-        self.times = [*getattr(self, "times", []), level.time]
-        return super().predict(x_t, level, **cond)
-
-
 def marginal(level):
     return level.alpha**2 * VARIANCE + level.sigma**2
 
 
-def moments(sampler, process, start, monkeypatch):
+def moments(sampler, process, start):
     """Mean and variance of the last state from `start` at t_max: affine in its draws, so without a sample."""
     draws = torch.eye(sampler.num_restarts + 1, dtype=D)[:, 1:]  # the first example has none
     draw = iter(draws.T[..., None])
-    with monkeypatch.context() as patch:
-        patch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: next(draw))
-        first = process.grid_levels(torch.tensor([process.t_max]))[0]
-        unit = torch.full((sampler.num_restarts + 1, 1), start / first.sigma, dtype=D)
-        x = sampler(AnalyticDenoiser(GAUSSIAN, process), unit).flatten()
+    first = process.grid_levels(torch.tensor([process.t_max]))[0]
+    unit = torch.full((sampler.num_restarts + 1, 1), start / first.sigma, dtype=D)
+    denoiser = AnalyticDenoiser(GAUSSIAN, process)
+    x = sampler(denoiser, unit, noise_source=lambda like: next(draw)).flatten()
     assert next(draw, None) is None  # one draw for each way back
     return x[0].item(), (x[1:] - x[0]).square().sum().item()
 
 
 @every_process
 @pytest.mark.parametrize("num_restarts", [1, 4])
-def test_each_restart_forgets_the_start_by_the_factor_of_the_exact_transitions(
-    process, num_restarts, monkeypatch
-):
+def test_each_restart_forgets_the_start_by_the_factor_of_the_exact_transitions(process, num_restarts):
     # back by q(x_t | x_s), down by the flow, whose map for Gaussian data is sqrt(V_s/V_t) around the mean
     grid = NearestLevels(LogSNRGrid())
     sampler = Restart(400, grid, False, Heun(), low=0.3, high=1.2, num_restarts=num_restarts)
@@ -77,7 +69,7 @@ def test_each_restart_forgets_the_start_by_the_factor_of_the_exact_transitions(
         added = high.sigma**2 - ratio**2 * low.sigma**2
         deviation, variance = gain * ratio * deviation, gain**2 * (ratio**2 * variance + added)
     last = levels[-1]
-    mean, found = moments(sampler, process, start, monkeypatch)
+    mean, found = moments(sampler, process, start)
     gain = math.sqrt(marginal(last) / marginal(low))
     # the flow in 400 steps of second order: a thousandth of the spread
     assert mean == pytest.approx(last.alpha * MEAN + gain * deviation, abs=1e-3 * math.sqrt(VARIANCE))
@@ -99,7 +91,7 @@ def test_it_keeps_the_marginals_of_the_process(process, generator):
     "sampler", [None, ExponentialAdams(), Heun(), EDMSampler(s_churn=5.0)], ids=lambda s: type(s).__name__
 )
 def test_the_way_is_down_and_again_from_high_to_low_and_on(process, sampler, generator):
-    recorder = Recorder(GAUSSIAN, process)
+    recorder = RecordingDenoiser(AnalyticDenoiser(GAUSSIAN, process))
     grid = NearestLevels(LogSNRGrid())
     restart = Restart(40, grid, sampler=sampler, low=0.1, high=2.0, num_restarts=3)
     states = list(restart.sample_path(recorder, torch.ones(3, 1, dtype=D), generator=generator))
@@ -109,7 +101,7 @@ def test_the_way_is_down_and_again_from_high_to_low_and_on(process, sampler, gen
     high, low = inside[0], inside[-1]
     way = [*range(low), *3 * [*range(high, low)], *range(low, 40)]
     if sampler is None or isinstance(sampler, ExponentialAdams):  # one evaluation at the start of each step
-        assert recorder.times == [levels[i].t for i in way]
+        assert recorder.times == [levels[i].time for i in way]
     if not isinstance(sampler, EDMSampler):  # whose churn goes back in every step
         assert sum(a < b for a, b in pairwise(recorder.times)) == 3
     each = 2 if isinstance(sampler, (Heun, EDMSampler)) else 1

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from support.times import PrescribedGrid
 
 from scorelight import (
     VESDE,
@@ -13,7 +14,6 @@ from scorelight import (
     ReverseDiffusion,
     SMLDProcess,
     SubVPSDE,
-    TimeGrid,
 )
 
 D = torch.float64
@@ -32,15 +32,6 @@ every_process = pytest.mark.parametrize(
 VARIANCE = 0.3
 
 
-class Times(TimeGrid):
-    def __init__(self, *times):
-        self.times = times
-
-    def __call__(self, process, num_times):
-        assert num_times == len(self.times)
-        return torch.tensor(self.times, dtype=D)
-
-
 @every_process
 @pytest.mark.parametrize("times", [(0.6, 0.5), (0.9, 0.2), (1.0, 0.7, 0.65, 0.1)], ids=str)
 def test_a_step_is_that_of_the_reverse_sde_over_the_difference_of_its_times(process, times, generator):
@@ -49,7 +40,7 @@ def test_a_step_is_that_of_the_reverse_sde_over_the_difference_of_its_times(proc
     )
     noise, steps = torch.randn(5, 2, dtype=D, generator=generator), len(times) - 1
     same = generator.clone_state()
-    sampler = EulerMaruyama(num_steps=steps, grid=Times(*times), denoise=False)
+    sampler = EulerMaruyama(num_steps=steps, grid=PrescribedGrid(*times), denoise=False)
     states = list(sampler.sample_path(AnalyticDenoiser(density, process), noise, generator=generator))
     x = process.sigma(torch.tensor(times[0], dtype=D)) * noise
     for t, s, state in zip(times, times[1:], states, strict=False):
@@ -61,24 +52,24 @@ def test_a_step_is_that_of_the_reverse_sde_over_the_difference_of_its_times(proc
         torch.testing.assert_close(state, x, rtol=1e-10, atol=1e-10)
 
 
-def one_step(process, t, s, monkeypatch, make=EulerMaruyama):
+def one_step(process, t, s, make):
     # the affine map x_s = slope x_t + std z of centred Gaussian data, read off at three points
     density = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([VARIANCE], dtype=D))
-    draws = iter(torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]], dtype=D))
-    monkeypatch.setattr("scorelight.samplers.base.randn_like", lambda x, generator: next(draws))
-    sampler = make(num_steps=1, grid=Times(t, s), denoise=False)
-    first, second = sampler(AnalyticDenoiser(density, process), next(draws)).flatten().tolist()
+    start, draw = torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]], dtype=D)
+    sampler = make(num_steps=1, grid=PrescribedGrid(t, s), denoise=False)
+    x = sampler(AnalyticDenoiser(density, process), start, noise_source=lambda like: draw)
+    first, second = x.flatten().tolist()
     return first / process.sigma(torch.tensor(t, dtype=D)).item(), second
 
 
 @every_process
 @pytest.mark.parametrize("make", [EulerMaruyama, ReverseDiffusion])
-def test_one_step_is_locally_exact_to_second_order(process, make, monkeypatch):
+def test_one_step_is_locally_exact_to_second_order(process, make):
     def errors(h):
         t, s = process.grid_levels(torch.tensor([0.5, 0.5 - h], dtype=D))
         v_t, v_s = (v.alpha**2 * VARIANCE + v.sigma**2 for v in (t, s))
         gain = t.alpha / s.alpha * v_s / v_t  # of the exact Gaussian conditional of x_s given x_t
-        slope, std = one_step(process, 0.5, 0.5 - h, monkeypatch, make)
+        slope, std = one_step(process, 0.5, 0.5 - h, make)
         return abs(slope - gain), abs(std**2 - (v_s - gain**2 * v_t))
 
     mean, variance = zip(errors(1e-3), errors(5e-4), strict=True)
@@ -95,7 +86,7 @@ def test_reverse_diffusion_is_equation_46_of_song_et_al_under_ddpm(i, generator)
     density = GaussianMixture(torch.tensor([0.4, 0.6]), torch.tensor([[1.0], [-0.5]]), torch.ones(2))
     noise = torch.randn(5, 1, dtype=D, generator=generator)
     same = generator.clone_state()
-    sampler = ReverseDiffusion(num_steps=1, grid=Times(i / 1000, (i - 1) / 1000), denoise=False)
+    sampler = ReverseDiffusion(num_steps=1, grid=PrescribedGrid(i / 1000, (i - 1) / 1000), denoise=False)
     out = sampler(AnalyticDenoiser(density, process), noise, generator=generator)
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=D)
     beta, alpha_bar = betas[i - 1].item(), (1 - betas[:i]).prod().item()
@@ -112,7 +103,7 @@ def test_reverse_diffusion_is_the_predictor_of_song_et_al_under_smld(i, generato
     density = GaussianMixture(torch.tensor([0.4, 0.6]), torch.tensor([[1.0], [-0.5]]), torch.ones(2))
     noise = torch.randn(5, 1, dtype=D, generator=generator)
     same = generator.clone_state()
-    sampler = ReverseDiffusion(num_steps=1, grid=Times(i / 232, (i - 1) / 232), denoise=False)
+    sampler = ReverseDiffusion(num_steps=1, grid=PrescribedGrid(i / 232, (i - 1) / 232), denoise=False)
     out = sampler(AnalyticDenoiser(density, process), noise, generator=generator)
     sigma = [0.01 * 5000 ** (k / 231) for k in range(232)]
     high, low = sigma[i - 1], sigma[i - 2]

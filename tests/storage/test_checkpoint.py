@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reliability import damaged
+from support.corruption import corrupted
 
 from scorelight import ConfigurationError
 from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpoint, verify, write_checkpoint
@@ -38,7 +38,7 @@ def test_a_file_of_torch_is_read_and_its_own_checksums_are_looked_at(tmp_path):
         place = archive.getinfo(name).header_offset + 1000
     content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptedCheckpointError, match="not a checkpoint of scorelight, or is damaged"):
+    with pytest.raises(CorruptedCheckpointError, match="not a checkpoint of scorelight, or is corrupted"):
         read_checkpoint(path)
 
 
@@ -46,7 +46,7 @@ def test_no_bit_flips_and_no_truncation_go_unnoticed(path):
     """1,000 each, half of the flips in the last 200 bytes, where the digest and the archive's end are."""
     whole, rng = path.read_bytes(), random.Random(0)
     for turn in range(2000):
-        path.write_bytes(damaged(whole, turn, rng))
+        path.write_bytes(corrupted(whole, turn, rng))
         with pytest.raises(CorruptedCheckpointError, match=r"a\.ckpt"):
             verify(path)
 
@@ -86,7 +86,7 @@ def test_a_payload_is_refused_before_it_runs(tmp_path, monkeypatch, way):
 
 @pytest.mark.parametrize(
     ("code", "remedy"),
-    [(errno.ENOSPC, "make room on the disk"), (errno.EROFS, "read-only"), (errno.EIO, "see to its folder")],
+    [(errno.ENOSPC, "make room on the disk"), (errno.EROFS, "read-only"), (errno.EIO, "check its folder")],
 )
 def test_when_it_cannot_be_written_what_was_there_stays(path, monkeypatch, code, remedy):
     def fail(_):

@@ -17,7 +17,6 @@ from scorelight import (
     DigitsDataModule,
     EpsilonPrediction,
     Heun,
-    Loss,
     NetworkDenoiser,
     Objective,
     Prediction,
@@ -27,7 +26,6 @@ from scorelight import (
     ToyDataModule,
     TrainingDivergedError,
     UniformGrid,
-    UniformTime,
 )
 from scorelight.training.checkpointing import RollingCheckpoint
 
@@ -256,7 +254,7 @@ def test_dequantised_data_are_spread_uniformly_over_their_grey_levels(make_modul
 
 
 def test_what_has_no_grey_levels_is_not_dequantised(make_module, make_trainer):
-    with pytest.raises(ConfigurationError, match="dequantize=true: ToyDataModule does not say"):
+    with pytest.raises(ConfigurationError, match="dequantize=true: ToyDataModule does not state"):
         fit(make_module(dequantize=True), make_trainer(max_steps=1))
 
 
@@ -320,11 +318,10 @@ def test_ordinary_loaders_of_pairs_will_do(make_module, make_trainer):
 
 
 class LossIsTime(Objective):
-    """A loss that tells what t it was taken at."""
+    """A loss whose value is its time."""
 
-    def forward(self, denoiser, x0, *, generator=None, **cond):
-        t, _ = UniformTime()(denoiser.process, len(x0), generator=generator, device=x0.device)
-        return Loss(t.float() + 0 * denoiser(x0, t).x0.mean(), t)
+    def loss(self, denoiser, noisy, *, generator=None, **cond):
+        return noisy.t.float() + 0 * denoiser(noisy.x0, noisy.t).x0.mean()
 
 
 def test_the_loss_is_logged_for_each_quartile_of_t(make_module, make_trainer):

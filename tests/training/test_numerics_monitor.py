@@ -114,13 +114,13 @@ def test_a_gradient_that_is_nan_stops_the_run_and_leaves_the_weights(make_module
     assert all(p.isfinite().all() for p in module.parameters())
 
 
-def test_a_gradient_that_explodes_is_told_once(make_module, make_trainer):
+def test_a_gradient_that_explodes_is_reported_once(make_module, make_trainer):
     module = make_module(objective=Turning(101, factor=1e5), optimizer=STILL)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         train(make_trainer, module, max_steps=104)
     told = [str(w.message) for w in told if "gradient's norm" in str(w.message)]
-    assert len(told) == 1 and "at step 101" in told[0] and "1000 times what is usual" in told[0]
+    assert len(told) == 1 and "at step 101" in told[0] and "1000 times the usual" in told[0]
 
 
 class Images(ArrayDataModule):

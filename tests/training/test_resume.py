@@ -11,8 +11,9 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 from PIL import Image
-from reliability import scalars, unequal
 from support.marks import slow_but
+from support.runs import logged_scalars as scalars
+from support.runs import unequal_leaves as unequal
 
 from scorelight.cli import main
 from scorelight.storage.checkpoint import read_checkpoint
@@ -188,7 +189,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(alone, tmp_pat
     last.write_bytes(content)
     assert main(COMMAND) == 0
     said = capsys.readouterr().err
-    assert "last.ckpt is not a checkpoint of scorelight, or is damaged" in said and "previous.ckpt" in said
+    assert "last.ckpt is not a checkpoint of scorelight, or is corrupted" in said and "previous.ckpt" in said
     assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 

@@ -1,4 +1,4 @@
-"""Features by which samples are compared."""
+"""Feature extractors: the spaces in which samples are compared."""
 
 from scorelight.metrics.features.base import FeatureExtractor, Features
 from scorelight.metrics.features.digits import DigitsFeatures, MNISTFeatures

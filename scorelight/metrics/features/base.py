@@ -1,10 +1,10 @@
-"""What samples are compared by: a vector of features φ(x) per example.
+"""The space in which samples are compared: a vector of features φ(x) per example.
 
-A distance of samples is a distance of the distributions of φ(x). Two numbers can be compared only if φ is the
-same to the last weight; `FeatureExtractor.key` says whether it is.
+A distance of samples is a distance of the distributions of φ(x). Two numbers can be compared only if φ is
+exactly the same, which `FeatureExtractor.key` identifies.
 
-The examples come in as they are stored: images as uint8, 0 to 255 (`pictures.to_uint8` makes them from
-[−1, 1]), vectors as floats.
+The examples have their stored type: uint8 from 0 to 255 for images (`scorelight.images.to_uint8` converts
+from [−1, 1]), floats for vectors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["FeatureExtractor", "Features", "images_of", "weights_digest"]
 
 
 class Features(NamedTuple):
-    """What an extractor says of N examples."""
+    """The features of N examples."""
 
     values: Tensor
     """The features, shape (N, D), float32."""
@@ -48,27 +48,26 @@ class FeatureExtractor(Component, nn.Module, ABC):
 
     @abstractmethod
     def extract(self, x: Tensor) -> Features:
-        """Features of stored examples; `forward` has seen to device, precision, mode and gradients."""
+        """Features of stored examples; `forward` sets device, precision, mode and gradients."""
 
     @property
     def key(self) -> str:
-        """Name of the features by weights and settings: ``scorelight.PixelFeatures-`` and 12 digits, say.
+        """Identifies the features by class, weights and settings: ``scorelight.PixelFeatures-0123456789ab``.
 
-        `weights`, the file that the weights came from, does not count: what was in it does.
+        It depends on the weights, but not on the file that they were read from.
         """
         return f"{class_path(type(self))}-{weights_digest(self, self.settings())}"
 
     def settings(self) -> str:
-        """Constructor arguments in the key, defaults too; not files and modules, whose weights are in it."""
-        init_args: dict[str, Any] = self._init_args  # type: ignore[assignment]
+        """Constructor arguments in the key, with defaults; not files and modules, whose weights are in it."""
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        settings = {k: v for k, v in (defaults | init_args).items() if k not in ("weights", "module")}
+        settings = {k: v for k, v in (defaults | self._init_args).items() if k not in ("weights", "module")}
         return json.dumps(settings, sort_keys=True, default=_plain)
 
 
 def weights_digest(module: nn.Module, text: str = "") -> str:
-    """Twelve hexadecimal digits that stand for the weights of a module, in float32, and a text."""
+    """A digest of the weights of a module, in float32, and a text: twelve hexadecimal digits."""
     digest = hashlib.sha256(text.encode())
     for name, value in sorted(module.state_dict().items()):
         value = value.float() if value.is_floating_point() else value
@@ -78,20 +77,20 @@ def weights_digest(module: nn.Module, text: str = "") -> str:
 
 
 def images_of(x: Tensor, owner: str, shape: tuple[int, ...] | None = None) -> Tensor:
-    """The images as they are, after a check.
+    """The images, after a check.
 
     Raises:
         ConfigurationError: If x is not uint8 of shape (N, C, H, W), or not of the (C, H, W) asked for.
     """
     if x.dtype != torch.uint8 or x.ndim != 4:
         raise ConfigurationError(
-            f"{owner} looks at uint8 images of shape (N, C, H, W), 0 to 255, not at {x.dtype} of shape "
+            f"{owner} expects uint8 images of shape (N, C, H, W), 0 to 255, not {x.dtype} of shape "
             f"{tuple(x.shape)}; for vectors use PixelFeatures or ModuleFeatures"
         )
     if shape and tuple(x.shape[1:]) != shape:
         wanted, given = ("x".join(map(str, s)) for s in (shape, x.shape[1:]))
         raise ConfigurationError(
-            f"{owner} looks at images of {wanted} (channels, height, width), and these are {given}: use "
+            f"{owner} expects images of {wanted} (channels, height, width), and these are {given}: use "
             "InceptionFeatures, which takes any size, or PixelFeatures"
         )
     return x
@@ -103,9 +102,9 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _exact_float32() -> Iterator[None]:
-    """No TF32 or bf16 inside float32 products and convolutions, whatever the run allows itself elsewhere."""
+    """No TF32 or bf16 inside float32 products and convolutions, whatever the global settings."""
     b: Any = torch.backends
-    new = hasattr(b.cuda.matmul, "fp32_precision")  # torch 2.9; it refuses a mixture of both ways
+    new = hasattr(b.cuda.matmul, "fp32_precision")  # torch 2.9, which refuses a mixture of both
     name, exact = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
     switches = (
         [b.cuda.matmul, b.cudnn.conv, b.mkldnn.matmul, b.mkldnn.conv] if new else [b.cuda.matmul, b.cudnn]

@@ -1,6 +1,6 @@
-"""Features of small digits, which Inception was not made for: two classifiers of ours, with their weights.
+"""Features of small digits, for which Inception is not suited: two classifiers with their weights.
 
-``benchmarks/digit_features.py`` trains them; how, and how well they classify, is in the weights' metadata.
+``benchmarks/digit_features.py`` trains them; the metadata of the weights states how, and their accuracy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from scorelight.metrics.features.base import FeatureExtractor, Features, images_of
 
@@ -17,7 +18,7 @@ __all__ = ["Classifier", "DigitsFeatures", "MNISTFeatures", "weights_of"]
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier of ten kinds of grey images.
+    """A small convolutional classifier of grey images with ten classes.
 
     Args:
         size: Height and width of the images.
@@ -57,16 +58,17 @@ class Classifier(nn.Module):
 class DigitsFeatures(FeatureExtractor):
     """64 features and ten logits of 8×8 digits, by a classifier of the training images of `DigitsDataModule`.
 
-    Pixels are 0 to 255, as `pictures.to_uint8` gives them, and not 0 to 16 as they are stored.
+    Pixels are 0 to 255, as from `scorelight.images.to_uint8`, and not 0 to 16 as in the data set.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.network = _trained(Classifier.of_digits(), "digits")
 
+    @override
     def extract(self, x: Tensor) -> Features:
-        """Shapes (N, 64) and (N, 10)."""
-        return self.network(images_of(x, "DigitsFeatures", (1, 8, 8)))
+        features: Features = self.network(images_of(x, "DigitsFeatures", (1, 8, 8)))
+        return features
 
 
 class MNISTFeatures(FeatureExtractor):
@@ -76,9 +78,10 @@ class MNISTFeatures(FeatureExtractor):
         super().__init__()
         self.network = _trained(Classifier.of_mnist(), "mnist")
 
+    @override
     def extract(self, x: Tensor) -> Features:
-        """Shapes (N, 96) and (N, 10)."""
-        return self.network(images_of(x, "MNISTFeatures", (1, 28, 28)))
+        features: Features = self.network(images_of(x, "MNISTFeatures", (1, 28, 28)))
+        return features
 
 
 def weights_of(name: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.features.base import FeatureExtractor, Features, images_of
@@ -17,14 +18,14 @@ __all__ = ["ModuleFeatures"]
 class ModuleFeatures(FeatureExtractor):
     """The output of any network, named in YAML by its full class path.
 
-    Images go in as (x/255 − mean)/std, which is [0, 1] by default; vectors as they are.
+    The input is (x/255 − mean)/std for images, which is in [0, 1] by default, and x for vectors.
 
     Args:
-        module: The network, or what makes it without arguments: a class, or a ``functools.partial`` of one.
-            Its output has shape (N, D) or (N, D, 1, 1).
-        weights: File of its state_dict, as `torch.save` writes it (default: as the module is).
-        mean: What is subtracted, one number or one per channel.
-        std: What is divided by, one number or one per channel.
+        module: The network, or a class or ``functools.partial`` of one that is called without arguments. Its
+            output has shape (N, D) or (N, D, 1, 1).
+        weights: File of its state_dict, written by `torch.save` (default: the module's current weights).
+        mean: Number to subtract, one or one per channel.
+        std: Number to divide by, one or one per channel.
 
     Raises:
         ConfigurationError: If the weights do not belong to the module.
@@ -44,11 +45,11 @@ class ModuleFeatures(FeatureExtractor):
             _load(self.module, Path(weights))
 
     def settings(self) -> str:
-        """With the layers of the module: weights alone do not tell a stride."""
+        """With the layers of the module: a stride, for one, does not show in the weights."""
         return f"{super().settings()}{self.module}"
 
+    @override
     def extract(self, x: Tensor) -> Features:
-        """The module's output, shape (N, D)."""
         output = self.module(x if x.is_floating_point() else self._scaled(x))
         if not isinstance(output, Tensor) or output.ndim < 2 or output.numel() != output.shape[:2].numel():
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

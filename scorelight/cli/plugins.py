@@ -1,0 +1,37 @@
+"""Imports every package whose classes a command can name.
+
+The parser finds a class by its short name, such as ``DDIM``, among the classes that are imported, and
+``import scorelight`` imports none.
+"""
+
+from __future__ import annotations
+
+from scorelight import (
+    data,
+    denoisers,
+    evaluation,
+    likelihood,
+    metrics,
+    networks,
+    objectives,
+    parameterizations,
+    processes,
+    samplers,
+    times,
+    training,
+)
+
+__all__ = [
+    "data",
+    "denoisers",
+    "evaluation",
+    "likelihood",
+    "metrics",
+    "networks",
+    "objectives",
+    "parameterizations",
+    "processes",
+    "samplers",
+    "times",
+    "training",
+]

@@ -1,0 +1,76 @@
+"""The processes that share the work of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from scorelight.data.loaders import shares
+
+__all__ = ["Collective", "DistributedContext"]
+
+T = TypeVar("T")
+
+
+class Collective(Protocol):
+    """What a trainer's strategy and a Fabric have in common."""
+
+    def barrier(self) -> Any:
+        """Wait for all processes."""
+
+    def broadcast(self, obj: Any) -> Any:
+        """The object of rank 0, on every rank."""
+
+
+class DistributedContext(NamedTuple):
+    """The processes that share the work: rank r of W takes the indices r, r + W, ..., without padding.
+
+    Results do not depend on how many processes there are.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    collective: Collective
+
+    @classmethod
+    def from_trainer(cls, trainer: Trainer) -> DistributedContext:
+        """The processes of a trainer that runs."""
+        strategy = trainer.strategy
+        return cls(trainer.global_rank, trainer.world_size, strategy.root_device, strategy)
+
+    @classmethod
+    def from_fabric(cls, fabric: Fabric) -> DistributedContext:
+        """The processes of a Fabric that was launched."""
+        return cls(fabric.global_rank, fabric.world_size, fabric.device, fabric)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes what all have in common."""
+        return self.rank == 0
+
+    def shard(self, indices: Tensor, batch_size: int) -> Sequence[Tensor]:
+        """This process's part of the indices, in batches."""
+        return shares(indices, batch_size, self.rank, self.world_size)
+
+    def all_gather(self, value: T) -> list[T]:
+        """The value of each rank, in the order of the ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank."""
+        value: T = self.collective.broadcast(make() if self.is_main else None)
+        return value
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.collective.barrier()

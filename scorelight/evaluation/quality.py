@@ -1,0 +1,87 @@
+"""Metrics of samples and of examples, for a batch and for all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from scorelight.batch import IndexedBatch, select_conditions
+from scorelight.denoisers.base import Denoiser
+from scorelight.errors import ConfigurationError
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.samples import quantize
+from scorelight.likelihood.dequantization import Dequantizer
+from scorelight.metrics import FeatureExtractor, FeatureSet, SampleQualityMetric
+from scorelight.metrics.base import LikelihoodMetric
+from scorelight.metrics.quality import SampleQuality
+from scorelight.rng import per_example_generators
+from scorelight.storage.shards import concat_by_index
+
+__all__ = ["all_gather_rows", "check_samples", "evaluate_examples", "feature_set", "head"]
+
+
+def check_samples(
+    metrics: Sequence[SampleQualityMetric], features: FeatureExtractor, shape: Sequence[int], num_samples: int
+) -> None:
+    """Raise before samples are drawn what would be raised after that.
+
+    Raises:
+        ConfigurationError: If a metric needs more samples, or features that classify, or these features do
+            not take examples of that shape.
+    """
+    for metric in metrics:
+        if num_samples < metric.min_samples:
+            raise ConfigurationError(
+                f"{type(metric).__name__}: num_samples={num_samples}, but it needs {metric.min_samples}: "
+                "draw more, or set its own options lower"
+            )
+    device = next(features.parameters(), torch.empty(0)).device
+    logits = features(quantize(torch.zeros(1, *shape, device=device))).logits
+    if logits is None and (needing := [type(m).__name__ for m in metrics if m.needs_logits]):
+        raise ConfigurationError(
+            f"{needing[0]}: needs features that classify, such as InceptionFeatures or, for digits, "
+            f"MNISTFeatures and DigitsFeatures; {type(features).__name__} do not"
+        )
+
+
+def feature_set(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    features: FeatureExtractor,
+    metrics: Sequence[SampleQualityMetric],
+    context: DistributedContext,
+) -> FeatureSet:
+    """The features that the metrics need, of (indices, samples) that the processes hold among them."""
+    quality = SampleQuality(features, metrics).to(context.device)
+    for index, x in batches:
+        quality.update(x.to(context.device), index)
+    return quality.feature_set()
+
+
+def evaluate_examples(
+    metric: LikelihoodMetric,
+    denoiser: Denoiser,
+    batch: IndexedBatch,
+    num_bins: int | None,
+    seed: int,
+    dequantizer: Dequantizer | None = None,
+) -> dict[str, Tensor]:
+    """Values of each example of a batch, and its index; its noise is a function of (seed, index)."""
+    x0, cond, index = batch
+    generators = per_example_generators(seed, index.tolist())
+    values = metric(denoiser, x0, num_bins, generator=generators, dequantizer=dequantizer, **cond)
+    return {"index": index.cpu(), **{name: value.double().cpu() for name, value in values.items()}}
+
+
+def head(batch: IndexedBatch, num: int) -> IndexedBatch:
+    """The examples of a batch whose index is below `num`."""
+    keep = (batch.indices < num).nonzero()[:, 0]
+    cond = select_conditions(batch.cond, keep.to(batch.x0.device), len(batch.x0))
+    return IndexedBatch(batch.x0[keep.to(batch.x0.device)], cond, batch.indices[keep])
+
+
+def all_gather_rows(rows: Sequence[dict[str, Tensor]], context: DistributedContext) -> dict[str, Tensor]:
+    """The rows of all processes, one tensor per name, in the order of their ``index``."""
+    parts = [part for of_rank in context.all_gather(list(rows)) for part in of_rank]
+    return {name: value for name, value in concat_by_index(parts).items() if name != "index"}

@@ -1,0 +1,94 @@
+"""Samples as they are stored and evaluated."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorelight.denoisers.base import Denoiser
+from scorelight.images import grid, save, to_uint8
+from scorelight.samplers.base import Sampler
+from scorelight.samplers.generate import device_of, generate
+from scorelight.storage.atomic import atomic_write
+from scorelight.storage.shards import ShardStore
+
+__all__ = ["SampleSource", "cycle_labels", "quantize", "write_archive"]
+
+
+def quantize(x: Tensor) -> Tensor:
+    """Samples as they are evaluated: images of [−1, 1] rounded to 8 bits, anything else in float32."""
+    return to_uint8(x) if x.ndim == 4 else x.float()
+
+
+def cycle_labels(indices: Tensor, labels: Sequence[int] | None) -> dict[str, Tensor]:
+    """Conditions of samples: sample i is of class labels[i mod n]; none without labels."""
+    return {"label": torch.tensor(labels)[indices.cpu() % len(labels)]} if labels else {}
+
+
+class SampleSource(NamedTuple):
+    """All that samples depend on but for their seed and index.
+
+    The denoiser is on the device where samples are drawn, under its guidance if there is one.
+    """
+
+    denoiser: Denoiser
+    sampler: Sampler
+    shape: Sequence[int]
+    labels: Sequence[int] | None = None
+    """Classes to draw, taken in turn."""
+
+    def draw(
+        self, seed: int, batches: Iterable[Tensor], progress: Any = None
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        """Samples at the given indices, batch by batch: indices, samples and their conditions.
+
+        Args:
+            seed: Seed of the samples.
+            batches: Their indices.
+            progress: A tqdm bar, moved at every step of the sampler.
+        """
+        for index in batches:
+            cond = cycle_labels(index, self.labels)
+            here = {name: value.to(device_of(self.denoiser)) for name, value in cond.items()}
+            states = generate(self.denoiser, self.sampler, self.shape, seed, index.tolist(), here)
+            yield index, _last(states, progress), cond
+
+
+def _last(states: Iterator[Tensor], progress: Any) -> Tensor:
+    """The last state; the bar is moved at each of them."""
+    last = None
+    for state in states:
+        last = state
+        if progress is not None:
+            progress.update()
+    assert last is not None
+    return last
+
+
+def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 256) -> None:
+    """Write the samples of a store as ``samples.npz`` and ``samples.png``, and remove the store.
+
+    The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
+    if there are any; and ``seed``. Row i is sample i, whichever process drew it.
+
+    Args:
+        store: The samples ``x`` and, if there are any, their conditions ``label``.
+        folder: Where to write.
+        seed: Seed of the samples.
+        num_shown: Samples in the picture at most.
+    """
+    rows = store.merged()
+    x = rows["x"]
+    arrays = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
+    if "label" in rows:
+        arrays["labels"] = rows["label"]
+    with atomic_write(folder / "samples.npz") as file:
+        np.savez(file, seed=seed, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+    save(grid(x if x.ndim == 2 else x[:num_shown]), folder / "samples.png")
+    shutil.rmtree(store.folder)
