@@ -24,10 +24,12 @@ import argparse
 import builtins
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import os
 import pickle
+import pkgutil
 import random
 import resource
 import shutil
@@ -51,6 +53,7 @@ from support.corruption import CallWhenUnpickled, corrupted
 from support.mutations import complaint, mistakes, wrong_commands, wrong_data
 from support.runs import logged_scalars, run_differences
 
+import scorelight
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir
 from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpoint, verify, write_checkpoint
@@ -76,6 +79,12 @@ def ranks_flags(ranks):
 
 
 # Processes
+
+
+def import_everything():
+    """Import all of scorelight before processes are forked: its modules are imported when first used."""
+    for module in pkgutil.walk_packages(scorelight.__path__, "scorelight."):
+        importlib.import_module(module.name)
 
 
 def start_process(folder, command, fresh=False, memory=None, seconds=0):
@@ -595,6 +604,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # "out of order event.step" after a resume
     torch.set_num_threads(1)
+    import_everything()
     file, results = RESULTS / "reliability.json", {}
     for name in options.only:
         begin = time.perf_counter()

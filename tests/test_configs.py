@@ -5,6 +5,7 @@ import yaml
 import scorelight
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir
+from scorelight.evaluation import FIDCallback
 
 CONFIGS = sorted(str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml"))
 
@@ -13,7 +14,19 @@ THIN = ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--da
 SMALL = {"mnist": [*THIN, "--model.sampler.num_steps=2", "--data.val_batch_size=4"], "cifar10": THIN}
 
 
-@pytest.mark.usefixtures("in_a_folder_with_data")
+@pytest.fixture
+def _few_samples(monkeypatch):
+    """`FIDCallback` draws four samples, however many a configuration asks for."""
+    setup = FIDCallback.setup
+
+    def with_few(self, *args, **kwargs):
+        self.num_samples = 4
+        setup(self, *args, **kwargs)
+
+    monkeypatch.setattr(FIDCallback, "setup", with_few)
+
+
+@pytest.mark.usefixtures("in_a_folder_with_data", "_few_samples")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_shipped_configuration_trains(name):
     small = SMALL.get(name.split("/")[0], [])

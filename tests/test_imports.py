@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,6 +110,22 @@ def test_names_of_the_root_are_imported_by_their_modules():
         if name.startswith("scorelight.") and name.count(".") == 1 and name.split(".")[1] not in allowed
     ]
     assert found == []
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Attributes with a leading underscore of anything but `self` and `cls`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        private = isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr)
+        if private and getattr(node.value, "id", "") not in ("self", "cls"):
+            yield node.attr
+
+
+def test_private_names_of_lightning_are_in_one_file():
+    public = {"_replace", "_asdict"}  # of named tuples
+    known = {"storage/component.py": {"_init_args"}, "training/ema.py": {"_foreach_lerp_"}}
+    found = {str(path.relative_to(ROOT)): {*private_names(path)} - public for path, _ in files()}
+    del found["training/lightning_private.py"]
+    assert {path: names for path, names in found.items() if names} == known
 
 
 def python(script, **environment):

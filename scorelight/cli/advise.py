@@ -28,9 +28,7 @@ from scorelight.processes.noise_levels import (
 __all__ = ["NoiseLevelReport", "advise", "run_advise"]
 
 _NO_DATA_PROSE = ("required: data", "class_path 'lightning.LightningDataModule'")
-_NO_DATA = (
-    "which data? --data DigitsDataModule, or --config digits/vp_epsilon for those of a configuration"
-)
+_NO_DATA = "which data? --data DigitsDataModule, or --config digits/vp_epsilon for those of a configuration"
 
 
 def run_advise(args: list[str]) -> None:

@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
+from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
 import scorelight.data  # noqa: F401  (its classes can be named by their short names)
 from scorelight.cli.parser_errors import explain
+from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.samples import SampleSource
+from scorelight.samplers.base import Sampler
 from scorelight.storage.runs import find_checkpoint
-from scorelight.training.loading import read_config
+from scorelight.training.loading import load_module, read_config
+from scorelight.training.module import Weights
 
 __all__ = [
     "check_positive",
+    "launch",
+    "load_source",
     "run_command",
     "run_on_checkpoint",
     "stored_config",
@@ -81,6 +89,35 @@ def run_on_checkpoint(function: Callable[..., None], args: list[str], stored: Se
     defaults = {key: settings[key] for key in stored if settings.get(key)}
     kept = {key: value for key, value in defaults.items() if key == "data" or f"--{key}" not in named}
     run_command(function, args, set_defaults=kept or None)
+
+
+def launch(accelerator: str, devices: int, num_nodes: int = 1) -> DistributedContext:
+    """Start the processes of a command."""
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
+    fabric.launch()
+    return DistributedContext.from_fabric(fabric)
+
+
+def load_source(
+    path: Path,
+    weights: Weights,
+    sampler: Sampler | None,
+    guidance: MakeWrapper | None,
+    labels: Sequence[int] | None = None,
+) -> SampleSource:
+    """The model of a checkpoint, on the CPU; its own sampler and classes are the defaults.
+
+    Raises:
+        ConfigurationError: If the sampler is not defined for the process, or the model lacks a class.
+    """
+    module = load_module(path)
+    module.guidance, chosen = guidance, sampler or module.sampler
+    chosen.levels(module.denoiser.process)
+    number = module.num_classes or 0
+    if bad := [label for label in labels or () if not 0 <= label < number]:
+        allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
+        raise ConfigurationError(f"--labels {bad}: {allowed}")
+    return SampleSource(module.denoiser_for(weights), chosen, module.shape, labels or module.labels)
 
 
 def check_positive(**numbers: int | None) -> None:

@@ -6,23 +6,26 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
 from scorelight import __version__
-from scorelight.cli.common import check_positive, run_on_checkpoint, stored_data, written
+from scorelight.cli.common import (
+    check_positive,
+    launch,
+    load_source,
+    run_on_checkpoint,
+    stored_data,
+    written,
+)
 from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.report import markdown_table, write_report
-from scorelight.evaluation.samples import SampleSource
 from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance, Metric, PrecisionRecall
 from scorelight.samplers.base import Sampler
 from scorelight.storage.component import spec
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.dequantizer import load_dequantizer
-from scorelight.training.loading import load_module
 from scorelight.training.module import Weights
 
 __all__ = ["evaluate", "run_evaluate"]
@@ -96,19 +99,18 @@ def evaluate(
     check_positive(num_samples=num_samples, num_images=num_images, batch_size=batch_size)
     check_positive(devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
-    data, module = stored_data(data, path), load_module(path)
-    module.guidance, chosen = guidance, sampler or module.sampler
-    chosen.levels(module.denoiser.process)
-    learned = load_dequantizer(dequantizer) if dequantizer else None
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
-    fabric.launch()
-    context, folder = DistributedContext.from_fabric(fabric), Path(out or _run_folder(path) / "evaluation")
+    data, learned = stored_data(data, path), load_dequantizer(dequantizer) if dequantizer else None
+    source, folder = (
+        load_source(path, weights, sampler, guidance),
+        Path(out or _run_folder(path) / "evaluation"),
+    )
+    context = launch(accelerator, devices, num_nodes)
+    source.denoiser.to(context.device)
     if context.is_main:
         data.prepare_data()
     context.barrier()
-    denoiser = module.to(context.device).denoiser_for(weights)
     evaluator = Evaluator(
-        SampleSource(denoiser, chosen, module.shape, module.labels),
+        source,
         data,
         folder,
         context,
@@ -126,8 +128,8 @@ def evaluate(
         print(f"\nStopped. Finished work is stored in {folder}; rerun the same command to resume")
         raise SystemExit(130) from None
     if context.is_main:
-        guided = {"guidance": spec(guidance)} if guidance else {}
-        described = {"checkpoint": str(path), "weights": weights, **guided}
+        described = {"checkpoint": str(path), "weights": weights}
+        described |= {"guidance": spec(guidance)} if guidance else {}
         protocol = described | evaluator.protocol | {"scorelight": __version__}
         with written(folder):
             report = write_report(results, protocol, folder)

@@ -136,8 +136,7 @@ def _prepare(show_traceback: bool) -> None:
     from importlib.metadata import entry_points
 
     renew_rendezvous()
-    if not show_traceback:
-        threading.excepthook = _report_no_thread_twice
+    threading.excepthook = threading.__excepthook__ if show_traceback else _report_no_thread_twice
     for message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_relevant)

@@ -7,20 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning.fabric import Fabric
 from tqdm import tqdm
 
-from scorelight.cli.common import check_positive, run_on_checkpoint, written
+from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, written
 from scorelight.denoisers.base import Denoiser
 from scorelight.denoisers.counting import CountingDenoiser
-from scorelight.errors import ConfigurationError
-from scorelight.evaluation.context import DistributedContext
-from scorelight.evaluation.samples import SampleSource, write_archive
+from scorelight.evaluation.samples import write_archive
 from scorelight.samplers.base import Sampler
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.shards import ShardStore
-from scorelight.training.loading import load_module
-from scorelight.training.module import ScoreModule, Weights
+from scorelight.training.module import Weights
 
 __all__ = ["run_sample", "sample"]
 
@@ -62,45 +58,23 @@ def sample(
     """
     check_positive(num_samples=num_samples, batch_size=batch_size, devices=devices)
     path = find_checkpoint(checkpoint)
-    module = load_module(path)
-    module.guidance, chosen = guidance, sampler or module.sampler
-    chosen.levels(module.denoiser.process)
-    labels = _checked_labels(module, labels)
-    context = DistributedContext.from_fabric(_launched(accelerator, devices))
-    counting = CountingDenoiser(module.to(context.device).denoiser_for(weights))
+    source = load_source(path, weights, sampler, guidance, labels)
+    context = launch(accelerator, devices)
+    counting = CountingDenoiser(source.denoiser.to(context.device))
     store, batches = ShardStore(Path(out) / "parts"), context.shard(torch.arange(num_samples), batch_size)
     if context.is_main:  # what an interrupted run has left
         shutil.rmtree(store.folder, ignore_errors=True)
     context.barrier()
-    source = SampleSource(counting, chosen, module.shape, labels)
-    total = len(batches) * chosen.num_steps
+    total = len(batches) * source.sampler.num_steps
     with written(Path(out)), tqdm(total=total, desc="sampling", disable=not context.is_main) as bar:
-        for index, x, cond in source.draw(seed, batches, bar):
+        for index, x, cond in source._replace(denoiser=counting).draw(seed, batches, bar):
             store.write(index, x=x, **cond)
         context.barrier()
         if context.is_main:
             write_archive(store, Path(out), seed)
     if context.is_main:
         each = counting.num_evaluations / len(batches)
-        how = f"{type(chosen).__name__}, {chosen.num_steps} steps, {each:.4g} network evaluations"
-        print(f"{num_samples} samples of {path} ({weights} weights) by {how}, seed {seed}:")
+        name, steps = type(source.sampler).__name__, source.sampler.num_steps
+        how = f"{name}, {steps} steps, {each:.4g} network evaluations, seed {seed}"
+        print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
-
-
-def _launched(accelerator: str, devices: int) -> Fabric:
-    fabric = Fabric(accelerator=accelerator, devices=devices)
-    fabric.launch()
-    return fabric
-
-
-def _checked_labels(module: ScoreModule, labels: list[int] | None) -> list[int] | None:
-    """The classes to draw.
-
-    Raises:
-        ConfigurationError: If the model does not have one of them.
-    """
-    number = module.num_classes or 0
-    if bad := [label for label in labels or () if not 0 <= label < number]:
-        allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
-        raise ConfigurationError(f"--labels {bad}: {allowed}")
-    return labels or (list(module.labels) if module.labels else None)

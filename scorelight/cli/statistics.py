@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
-from scorelight.cli.common import run_command, written
+from scorelight.cli.common import launch, run_command, written
 from scorelight.data.access import examples_of
-from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.reference import default_features, reference_set
 from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance
 
@@ -46,9 +44,7 @@ def statistics(
     path = Path(out if out.endswith(".npz") else f"{out}.npz")
     data.prepare_data()
     examples = examples_of(data, split)
-    fabric = Fabric(accelerator=accelerator, devices=1)
-    fabric.launch()
-    context = DistributedContext.from_fabric(fabric)
+    context = launch(accelerator, devices=1)
     extractor = (features or default_features(examples.shape)).to(context.device)
     metrics = [KernelDistance()] if keep_features else [FrechetDistance()]
     real = reference_set(extractor, data, split, metrics, context)

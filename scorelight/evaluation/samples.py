@@ -15,7 +15,7 @@ from scorelight.denoisers.base import Denoiser
 from scorelight.images import grid, save, to_uint8
 from scorelight.samplers.base import Sampler
 from scorelight.samplers.generate import device_of, generate
-from scorelight.storage.atomic import atomic_write
+from scorelight.storage.npz import write_npz
 from scorelight.storage.shards import ShardStore
 
 __all__ = ["SampleSource", "cycle_labels", "quantize", "write_archive"]
@@ -88,7 +88,7 @@ def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 2
     arrays = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
     if "label" in rows:
         arrays["labels"] = rows["label"]
-    with atomic_write(folder / "samples.npz") as file:
-        np.savez(file, seed=seed, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+    numpy_arrays = {name: value.numpy() for name, value in arrays.items()}
+    write_npz(folder / "samples.npz", {"seed": np.int64(seed), **numpy_arrays})
     save(grid(x if x.ndim == 2 else x[:num_shown]), folder / "samples.png")
     shutil.rmtree(store.folder)

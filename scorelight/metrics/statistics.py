@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.storage.atomic import write_npz
+from scorelight.storage.npz import write_npz
 
 __all__ = ["FeatureSet", "Moments", "double", "pair"]
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-__all__ = ["atomic_write", "link_or_copy", "write_error_message", "write_npz"]
+__all__ = ["atomic_write", "link_or_copy", "write_error_message"]
 
 
 @contextmanager
@@ -32,12 +29,6 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_npz(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
-    """Write named arrays atomically as an .npz."""
-    with atomic_write(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def link_or_copy(path: Path, under: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorelight.storage.atomic import write_npz
+from scorelight.storage.npz import write_npz
 
 __all__ = ["ShardStore", "concat_by_index"]
 

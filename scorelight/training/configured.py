@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from scorelight.storage.checkpoint import read_checkpoint
-from scorelight.storage.component import Component, spec
+from scorelight.storage.component import spec
 from scorelight.storage.trust import check_trusted
 from scorelight.training.optimizer_override import build_optimizer, override_optimizer, settings_changed
 
@@ -57,8 +57,10 @@ class ConfiguredModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what data the model was trained on, where that can be written down."""
-        data = getattr(self.trainer, "datamodule", None)
-        checkpoint["data"] = spec(data) if isinstance(data, Component) else None
+        try:
+            checkpoint["data"] = spec(getattr(self.trainer, "datamodule", None))
+        except TypeError:  # a data module that does not record its arguments
+            checkpoint["data"] = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notice whether a resumed run has other optimizer settings than the checkpoint."""

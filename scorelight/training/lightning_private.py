@@ -99,9 +99,9 @@ def validation_due(trainer: Trainer) -> bool:
 
 
 def count_epoch_on_resume(trainer: Trainer) -> None:
-    """Count the epoch that begins when a checkpoint written at the end of one is resumed.
+    """Count the epoch that begins when a run is resumed from the last step of the epoch before.
 
-    Lightning 2.6 does not, so that its count of epochs would be one too low.
+    Without a validation at that step, Lightning 2.6 counts one started epoch too few.
     """
     restarted = _require(trainer.fit_loop, "restarted_mid_epoch")
     progress = _require(trainer.fit_loop, "epoch_progress")

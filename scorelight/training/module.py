@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -168,8 +168,8 @@ def score_module(module: LightningModule) -> ScoreModule:
     """The module itself, for callbacks that only work with a `ScoreModule`.
 
     Raises:
-        ConfigurationError: If it is another LightningModule.
+        ConfigurationError: If it has no `denoiser_for`.
     """
-    if not isinstance(module, ScoreModule):
+    if not hasattr(module, "denoiser_for"):
         raise ConfigurationError(f"{type(module).__name__}: this callback needs a ScoreModule")
-    return module
+    return cast(ScoreModule, module)

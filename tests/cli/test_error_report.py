@@ -48,7 +48,7 @@ def test_a_bug_met_while_a_mistake_is_handled_has_a_traceback_and_exit_code_1():
 
 def raised(function):
     """The error of a function, with its traceback."""
-    with pytest.raises(Exception) as error:  # noqa: PT011
+    with pytest.raises(Exception) as error:
         function()
     return error.value
 

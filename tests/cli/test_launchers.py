@@ -1,6 +1,6 @@
-"""Runs of two processes from the command line: launched in three ways, killed, stopped, started again.
+"""Runs of two processes from the command line: launched in three ways, killed, stopped, restarted.
 
-However that goes, what is left at the end is what an uninterrupted run leaves, bit for bit.
+In every case the run ends as an uninterrupted one does, bit for bit.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from support.runs import run_differences as differences
+from support.runs import run_differences
 
 from scorelight.storage.checkpoint import read_checkpoint
 
@@ -51,59 +51,59 @@ def start(folder, launcher=LIGHTNING, **env):
 
 
 def end(process, seconds=120):
-    """Exit code and all that was said; no process may be left that holds the pipe."""
+    """Exit code and all output; no process may be left that holds the pipe."""
     try:
-        said, _ = process.communicate(timeout=seconds)
+        output, _ = process.communicate(timeout=seconds)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said
+    return process.returncode, output
 
 
 def same(a, b):
-    return differences(*(folder / "runs/version_0" for folder in (a, b))) == []
+    return run_differences(*(folder / "runs/version_0" for folder in (a, b))) == []
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What two processes leave when nothing happens to them."""
-    code, said = end(start(folder := tmp_path_factory.mktemp("alone")))
-    assert code == 0, said
+    """What two processes write without an interruption."""
+    code, output = end(start(folder := tmp_path_factory.mktemp("alone")))
+    assert code == 0, output
     return folder
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_when_one_process_dies_the_other_stops_and_the_command_goes_on(alone, tmp_path, rank):
+def test_when_one_process_dies_the_other_stops_and_the_command_resumes(alone, tmp_path, rank):
     (tmp_path / "signal").write_text(f"{rank} {signal.SIGKILL}")
-    code, said = end(start(tmp_path), 60)
-    assert code != 0 and "Traceback" not in said
-    assert "another process of this run has ended" in said or "terminated with code -9" in said
-    code, said = end(start(tmp_path))
-    assert code == 0 and "from step 6" in said
+    code, output = end(start(tmp_path), 60)
+    assert code != 0 and "Traceback" not in output
+    assert "another process of this run has ended" in output or "terminated with code -9" in output
+    code, output = end(start(tmp_path))
+    assert code == 0 and "from step 6" in output
     assert same(tmp_path, alone)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_torchrun_starts_again_what_has_died(alone, tmp_path, rank):
+def test_torchrun_restarts_what_has_died(alone, tmp_path, rank):
     (tmp_path / "signal").write_text(f"{rank} {signal.SIGKILL}")
-    code, said = end(start(tmp_path, TORCHRUN))
-    assert code == 0 and "from step 6" in said, said
+    code, output = end(start(tmp_path, TORCHRUN))
+    assert code == 0 and "from step 6" in output, output
     assert same(tmp_path, alone)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_to_one_stops_both_after_the_same_step(alone, tmp_path, rank):
     (tmp_path / "signal").write_text(f"{rank} {signal.SIGTERM}")
-    code, said = end(start(tmp_path))
-    assert code == 143 and "Traceback" not in said and "The same command goes on" in said
+    code, output = end(start(tmp_path))
+    assert code == 143 and "Traceback" not in output and "Rerun the same command to resume" in output
     assert read_checkpoint(tmp_path / "runs/version_0/checkpoints/last.ckpt")["global_step"] == 8
-    code, said = end(start(tmp_path))
-    assert code == 0 and "from step 8" in said
+    code, output = end(start(tmp_path))
+    assert code == 0 and "from step 8" in output
     assert same(tmp_path, alone)
 
 
-def test_slurm_is_asked_to_start_the_job_again(alone, tmp_path):
-    """srun has started the processes; its signal comes, and the next time they go on."""
+def test_slurm_is_asked_to_requeue_the_job(alone, tmp_path):
+    """srun has started the processes and sends its signal; the requeued job resumes."""
     (tmp_path / "bin").mkdir()
     (asked := tmp_path / "bin/scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     asked.chmod(asked.stat().st_mode | stat.S_IEXEC)

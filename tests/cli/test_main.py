@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from support.commands import refusal
 from torch import distributed as dist
 
 from scorelight.cli import main
+from scorelight.cli.configs import config_dir
 from scorelight.training.run_folder import RunConfigCallback
 
 SMALL = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--data.num_train", "600"]
@@ -23,13 +25,6 @@ SMALL += ["--samples.num_samples", "9"]
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def fails(capsys, *args, code=2):
-    assert main([*map(str, args)]) == code
-    said = capsys.readouterr().err
-    assert "Traceback" not in said and said.count("scorelight: error:") == 1
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +163,15 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_in_flags(mistake, capsys, tmp_path):
     flags, words = MISTAKES[mistake]
-    said = fails(capsys, "fit", "--config", "toy/vp_epsilon", *flags)
-    assert [w for w in words if w not in said] == [], said
+    message = refusal(capsys, "fit", "--config", "toy/vp_epsilon", *flags)
+    assert [w for w in words if w not in message] == [], message
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_image_size_that_the_network_cannot_take(capsys):
-    said = fails(capsys, "fit", "--config", "digits/vp_epsilon", "--model.network.multipliers", "[1,2,2,2,2]")
-    assert "8x8" in said and "divisible by 16" in said and "multipliers" in said
+    flags = ["--model.network.multipliers", "[1,2,2,2,2]"]
+    message = refusal(capsys, "fit", "--config", "digits/vp_epsilon", *flags)
+    assert "8x8" in message and "divisible by 16" in message and "multipliers" in message
 
 
 FILES = {
@@ -197,14 +193,21 @@ def test_mistakes_in_files(name, capsys, tmp_path):
     content, words = FILES[name]
     path = tmp_path / "wrong.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    said = fails(capsys, "fit", "--config", "toy/vp_epsilon", "--config", path)
-    assert [w for w in words if w not in said] == [], said
+    message = refusal(capsys, "fit", "--config", "toy/vp_epsilon", "--config", path)
+    assert [w for w in words if w not in message] == [], message
+
+
+def test_a_schedule_without_a_class_is_refused(capsys, tmp_path):
+    config = yaml.safe_load((config_dir() / "toy/vp_epsilon.yaml").read_text())
+    config["model"]["lr_scheduler"] = {}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "model.lr_scheduler: {}: name a class" in refusal(capsys, "fit", "--config", "config.yaml")
 
 
 def test_unknown_commands_and_nothing_at_all(capsys):
-    assert "did you mean 'sample'" in fails(capsys, "smaple")
+    assert "did you mean 'sample'" in refusal(capsys, "smaple")
     assert main([]) == 0 and "scorelight COMMAND" in capsys.readouterr().out
-    assert "required" in fails(capsys, "fit")
+    assert "required" in refusal(capsys, "fit")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
@@ -213,30 +216,30 @@ def test_files_that_are_no_checkpoints(content, capsys, tmp_path):
         torch.save({"weights": torch.zeros(3)}, tmp_path / "a.ckpt")
     else:
         (tmp_path / "a.ckpt").write_bytes(content)
-    assert "a.ckpt is not a checkpoint of scorelight" in fails(capsys, "sample", "a.ckpt")
-    assert "a.ckpt is not a checkpoint of scorelight" in fails(capsys, "fit", "--ckpt_path", "a.ckpt")
+    assert "a.ckpt is not a checkpoint of scorelight" in refusal(capsys, "sample", "a.ckpt")
+    assert "a.ckpt is not a checkpoint of scorelight" in refusal(capsys, "fit", "--ckpt_path", "a.ckpt")
 
 
 def test_mistakes_of_the_sample_command(run, capsys):
-    assert "num_step'" in fails(capsys, "sample", run, "--sampler.num_step", 3)
-    assert "did you mean 'DDIM'" in fails(capsys, "sample", run, "--sampler", "DDIMM")
-    assert "num_samples: expected int, got 'x'" in fails(capsys, "sample", run, "--num_samples", "x")
-    assert "num_samples=0" in fails(capsys, "sample", run, "--num_samples", 0)
-    assert "not class-conditional" in fails(capsys, "sample", run, "--labels", "[1]")
-    assert "error: eta=3.0: 0 <= eta <= 1" in fails(capsys, "sample", run, "--sampler.eta", 3)
-    assert "num_steps=0" in fails(capsys, "sample", run, "--sampler.num_steps", 0)
-    assert "seed -1" in fails(capsys, "sample", run, "--seed", -1)
-    assert "does not exist" in fails(capsys, "sample", run / "nowhere")
-    assert "name the run folder or checkpoint first" in fails(capsys, "sample", "--seed", 1)
+    assert "num_step'" in refusal(capsys, "sample", run, "--sampler.num_step", 3)
+    assert "did you mean 'DDIM'" in refusal(capsys, "sample", run, "--sampler", "DDIMM")
+    assert "num_samples: expected int, got 'x'" in refusal(capsys, "sample", run, "--num_samples", "x")
+    assert "--num_samples 0" in refusal(capsys, "sample", run, "--num_samples", 0)
+    assert "not class-conditional" in refusal(capsys, "sample", run, "--labels", "[1]")
+    assert "error: eta=3.0: 0 <= eta <= 1" in refusal(capsys, "sample", run, "--sampler.eta", 3)
+    assert "num_steps=0" in refusal(capsys, "sample", run, "--sampler.num_steps", 0)
+    assert "seed -1" in refusal(capsys, "sample", run, "--seed", -1)
+    assert "does not exist" in refusal(capsys, "sample", run / "nowhere")
+    assert "name the run folder or checkpoint first" in refusal(capsys, "sample", "--seed", 1)
 
 
-def test_divergence_is_told_without_a_traceback(capsys):
+def test_divergence_is_reported_without_a_traceback(capsys):
     flags = ["--model.optimizer.lr", "1e30", "--trainer.gradient_clip_val", "null"]
-    said = fails(capsys, "fit", "--config", "toy/vp_epsilon", *SMALL, *flags, code=1)
-    assert re.search(r"the loss is (nan|inf) at step \d.* with t from .*Last good checkpoint", said)
+    message = refusal(capsys, "fit", "--config", "toy/vp_epsilon", *SMALL, *flags, code=1)
+    assert re.search(r"the loss is (nan|inf) at step \d.* with t from .*Last good checkpoint", message)
 
 
-TROUBLES = {
+FAILURES = {
     "a full disk": (
         OSError(errno.ENOSPC, "No space left on device", "runs/x"),
         2,
@@ -265,33 +268,33 @@ TROUBLES = {
     "a dead process": (
         RuntimeError("[gloo] Connection closed by peer"),
         1,
-        "another process.*The same command",
+        "another process.*Rerun the same command to resume",
     ),
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_what_happens_to_runs_is_told_without_a_traceback(trouble, monkeypatch, capsys):
-    error, code, said = TROUBLES[trouble]
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failures_of_runs_are_reported_without_a_traceback(failure, monkeypatch, capsys):
+    error, code, message = FAILURES[failure]
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("scorelight.cli.train.run", fail)
-    assert re.search(said, fails(capsys, "fit", code=code), re.DOTALL)
+    monkeypatch.setattr("scorelight.cli.fit.run", fail)
+    assert re.search(message, refusal(capsys, "fit", code=code), re.DOTALL)
 
 
 def test_other_errors_and_interruptions(monkeypatch):
     """What is nobody's mistake has a traceback; Ctrl-C before the training has begun has none."""
     for error in (RuntimeError("of another kind"), OSError(errno.EIO, "of another kind")):
-        monkeypatch.setattr("scorelight.cli.train.run", lambda _, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("scorelight.cli.fit.run", lambda _, error=error: (_ for _ in ()).throw(error))
         with pytest.raises(type(error), match="another kind"):
             main(["fit"])
-    monkeypatch.setattr("scorelight.cli.train.run", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("scorelight.cli.fit.run", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["fit"]) == 130
 
 
-def test_of_what_is_told_threads_say_nothing(monkeypatch, capsys):
+def test_threads_do_not_repeat_what_the_main_thread_reports(monkeypatch, capsys):
     """TensorBoard's thread meets the full disk as well as the main one."""
 
     def in_a_thread(_):
@@ -301,13 +304,15 @@ def test_of_what_is_told_threads_say_nothing(monkeypatch, capsys):
             thread.join()
 
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    monkeypatch.setattr("scorelight.cli.train.run", in_a_thread)
+    monkeypatch.setattr("scorelight.cli.fit.run", in_a_thread)
     assert main(["fit"]) == 0
-    said = capsys.readouterr().err
-    assert "No space left" not in said and "ValueError: of ours" in said
+    stderr = capsys.readouterr().err
+    assert "No space left" not in stderr and "ValueError: of ours" in stderr
+    assert main(["fit", "--traceback"]) == 0
+    assert "No space left" in capsys.readouterr().err
 
 
-def test_the_configuration_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_configuration_is_written_atomically(tmp_path, monkeypatch):
     parser = SimpleNamespace(dump=lambda config, skip_none: "seed_everything: 0\n")
     callback = RunConfigCallback(parser, config={})
     trainer = SimpleNamespace(log_dir=str(tmp_path / "run"), is_global_zero=True)
@@ -322,18 +327,18 @@ def test_the_configuration_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     }
 
 
-def test_the_threads_of_gloo_are_taken_down_before_the_exit(tmp_path, monkeypatch):
-    """Left to the exit of the process, they abort it now and then."""
+def test_the_threads_of_gloo_are_stopped_before_the_exit(tmp_path, monkeypatch):
+    """Otherwise they sometimes abort the process."""
 
     def meet(_):
         dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
 
-    monkeypatch.setattr("scorelight.cli.train.run", meet)
+    monkeypatch.setattr("scorelight.cli.fit.run", meet)
     assert main(["fit"]) == 0
     assert not dist.is_initialized()
 
 
-def test_a_run_leaves_what_it_says(run, capsys):
+def test_a_run_writes_what_its_summary_lists(run, capsys):
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert {p.name for p in (run / "samples").iterdir()} == {"data.png", "step=0000003.png"}
     assert list(run.glob("events.out.tfevents.*"))
@@ -368,8 +373,8 @@ def test_flags_win_over_yaml_over_the_checkpoint(run, tmp_path):
     )
 
 
-def test_flags_win_wherever_they_stand(run):
-    """A configuration after a flag must not take it back; the run's own has ``ckpt_path: null``."""
+def test_flags_win_in_any_place(run):
+    """A configuration after a flag must not override it; the run's own has ``ckpt_path: null``."""
     flags = ["--ckpt_path", str(run), "--trainer.max_steps", "4", "--model.ema_decay", "0.125"]
     assert main(["fit", *flags, "--config", str(run / "config.yaml")]) == 0
     assert [p.name for p in run.parent.iterdir()] == ["version_0"]
@@ -378,7 +383,7 @@ def test_flags_win_wherever_they_stand(run):
     assert torch.load(path, weights_only=True)["state_dict"]["ema._extra_state"] == 4
 
 
-def test_a_resumed_run_goes_on_in_its_folder_and_a_checkpoint_alone_is_enough(run):
+def test_a_resumed_run_keeps_its_folder_and_a_checkpoint_alone_is_enough(run):
     flags = ["--trainer.max_steps", "5", "--trainer.default_root_dir", "runs/toy/vp_epsilon"]
     assert main(["fit", "--ckpt_path", str(run), *flags]) == 0
     assert [p.name for p in run.parent.iterdir()] == ["version_0"]
@@ -418,33 +423,31 @@ def test_sample_needs_no_yaml_and_takes_any_sampler(run):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "report"),
     [
         (["--sampler.num_steps", "7"], "DDIM, 7 steps, 7 network evaluations"),
         (["--sampler", "Heun"], "Heun, 25 steps, 49 network evaluations"),
         (["--sampler", "ExponentialAdams"], "ExponentialAdams, 20 steps, 20 network evaluations"),
         (["--sampler", "PredictorCorrector", "--sampler.num_steps", "4"], "4 steps, 7 network evaluations"),
-        # of its levels σ/α = 152, 6.2, 0.26 and 0.01 it goes thrice between the last two
+        # of its levels σ/α = 152, 6.2, 0.26 and 0.01 it passes three times between the last two
         (
             ["--sampler", "Restart", "--sampler.low", "1e-9", "--sampler.num_steps", "4"],
             "Restart, 4 steps, 7 ",
         ),
     ],
 )
-def test_sample_says_what_it_cost_and_a_named_sampler_has_its_own_defaults(run, capsys, flags, said):
+def test_sample_reports_its_cost_and_a_named_sampler_has_its_own_defaults(run, capsys, flags, report):
     assert main(["sample", str(run), "--num_samples", "9", "--out", str(run / "s"), *flags]) == 0
-    assert said in capsys.readouterr().out
+    assert report in capsys.readouterr().out
 
 
-def test_a_solver_that_does_not_arrive_is_told_without_a_traceback(run, capsys):
+def test_a_solver_that_does_not_reach_the_end_is_reported_without_a_traceback(run, capsys):
     flags = ["--sampler", "RK45", "--sampler.max_steps", "1", "--out", str(run / "s")]
-    said = fails(capsys, "sample", run, *flags, code=1)
-    assert "max_steps=1" in said and "larger tolerances" in said.replace("\n", " ")
+    message = refusal(capsys, "sample", run, *flags, code=1)
+    assert "max_steps=1" in message and "larger tolerances" in message.replace("\n", " ")
 
 
 def test_configs_lists_every_file_with_a_line(capsys):
-    from scorelight.cli.configs import config_dir
-
     assert main(["configs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(list(config_dir().rglob("*.yaml")))

@@ -1,4 +1,4 @@
-"""A checkpoint names the code of nobody but scorelight, torch and whom the user trusts."""
+"""A checkpoint may name code of scorelight, of torch and of packages that the user trusts, and no other."""
 
 import sys
 
@@ -56,7 +56,8 @@ def test_other_code_is_refused_and_not_run(checkpoint, evil, capsys, place):
         commands = []
     for command in commands:
         assert main(command) == 2
-        assert "a.ckpt names 'evil." in (said := capsys.readouterr().err) and "--trust evil" in said
+        message = capsys.readouterr().err
+        assert "a.ckpt names 'evil." in message and "--trust evil" in message
     if place != "data":
         with pytest.raises(ConfigurationError, match=r"scorelight\.trust\('evil'\)"):
             ScoreModule.load_from_checkpoint(checkpoint)
@@ -87,6 +88,6 @@ def test_words_that_name_no_module_are_words(tmp_path):
     check_trusted(["os.system"], tmp_path)
 
 
-def test_trust_wants_a_package(capsys):
+def test_trust_needs_a_package(capsys):
     assert main(["sample", "--trust"]) == 2
     assert "--trust PACKAGE" in capsys.readouterr().err

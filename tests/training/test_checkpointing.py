@@ -46,7 +46,7 @@ class Counts(Checkpoint):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_the_state_of_the_other_callbacks_is_that_behind_the_validation(
+def test_the_state_of_the_other_callbacks_is_that_after_the_validation(
     make_module, make_trainer, tmp_path, first
 ):
     """Else a killed run forgets its best checkpoint, and may put a worse one in its place."""
@@ -64,7 +64,7 @@ def test_a_run_interrupted_in_the_middle_of_a_step_keeps_the_checkpoint_before(
     assert steps(tmp_path) == 2
 
 
-def test_after_an_error_the_last_good_checkpoint_stays(make_module, make_trainer, tmp_path):
+def test_after_an_error_the_last_valid_checkpoint_stays(make_module, make_trainer, tmp_path):
     with pytest.raises(ZeroDivisionError):
         run(make_module, make_trainer, RollingCheckpoint(every_n_steps=2), Raise(ZeroDivisionError()))
     assert steps(tmp_path) == 2

@@ -63,16 +63,16 @@ if sys.argv[3] == "predict":
     torch.nn.init.normal_(module.ema.denoiser.network.last.weight, generator=torch.Generator().manual_seed(1))
     writer = SampleWriter(f"{folder}/samples{world}")
     trainer(callbacks=[writer]).predict(module, SeedDataModule(13, 5, 4), return_predictions=False)
-if sys.argv[3].startswith("judge"):
+if sys.argv[3].startswith("evaluate"):
     from scorelight.metrics import PixelFeatures
     torch.nn.init.normal_(module.ema.denoiser.network.last.weight, generator=torch.Generator().manual_seed(1))
     size = int(sys.argv[3].partition("-")[2])
     data.val_batch_size = size
     callbacks = [FIDCallback(PixelFeatures(), num_samples=13, batch_size=size, sampler=RK45()),
                  NLLCallback(num_examples=7)]
-    judged = trainer(callbacks=callbacks)
-    found = judged.validate(module, data, verbose=False)[0]
-    if judged.is_global_zero:
+    evaluating = trainer(callbacks=callbacks)
+    found = evaluating.validate(module, data, verbose=False)[0]
+    if evaluating.is_global_zero:
         with open(f"{folder}/{sys.argv[3]}of{world}.json", "w") as file:
             json.dump(found, file)
 if sys.argv[3] == "diverge":
@@ -136,9 +136,9 @@ def test_two_ranks_validate_every_example_once(launch):
 @pytest.mark.parametrize(("world", "batch_size"), [slow(1, 1), slow(2, 1), slow(2, 100), (3, 2)])
 def test_distances_and_likelihoods_do_not_depend_on_processes_and_batches(launch, world, batch_size):
     """13 samples by an adaptive solver and 7 likelihoods: shares and evaluations differ from rank to rank."""
-    folder, _ = launch(world, f"judge-{batch_size}")
-    launch(1, "judge-100")
-    found, alone = (read(folder / f"judge-{b}of{w}.json") for b, w in ((batch_size, world), (100, 1)))
+    folder, _ = launch(world, f"evaluate-{batch_size}")
+    launch(1, "evaluate-100")
+    found, alone = (read(folder / f"evaluate-{b}of{w}.json") for b, w in ((batch_size, world), (100, 1)))
     assert {"val/frechet_distance", "val/nats_per_dim", "val/nats_per_dim_error"} < set(alone)
     assert found == pytest.approx(alone, rel=1e-5)
 
@@ -153,19 +153,19 @@ def test_two_ranks_draw_the_same_samples_as_one(launch):
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_samples_and_judges_on_several_processes(tmp_path):
+def test_the_command_line_trains_samples_and_evaluates_on_several_processes(tmp_path):
     two = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
-    judge = (
+    evaluate = (
         "evaluate runs/toy/vp_epsilon --num_samples 101 --seeds 0 3 --num_images 11 --metrics FrechetDistance"
     )
-    judge += " NegativeLogLikelihood --features PixelFeatures"
+    evaluate += " NegativeLogLikelihood --features PixelFeatures"
     commands = [
         f"fit --config toy/vp_epsilon {two} --trainer.max_steps 6 --trainer.val_check_interval 3 "
         "--samples.every_n_steps 2 --checkpoint.every_n_steps 2",
         "sample runs/toy/vp_epsilon --num_samples 5 --batch_size 2 --devices 2 --accelerator cpu --out two",
         "sample runs/toy/vp_epsilon --num_samples 5 --out one",
-        f"{judge} --batch_size 9 --devices 3 --accelerator cpu --out judged_by_three",
-        f"{judge} --batch_size 100 --out judged_by_one",
+        f"{evaluate} --batch_size 9 --devices 3 --accelerator cpu --out evaluated_by_three",
+        f"{evaluate} --batch_size 100 --out evaluated_by_one",
     ]
     for command in commands:
         done = subprocess.run(
@@ -188,7 +188,7 @@ def test_the_command_line_trains_samples_and_judges_on_several_processes(tmp_pat
     one, two = (np.load(tmp_path / f"{n}/samples.npz")["samples"] for n in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
     three, alone = (
-        json.loads(next((tmp_path / f"judged_by_{n}").glob("*.json")).read_text())["results"]
+        json.loads(next((tmp_path / f"evaluated_by_{n}").glob("*.json")).read_text())["results"]
         for n in ("three", "one")
     )
     for name, result in alone.items():

@@ -1,4 +1,4 @@
-"""The same command goes on with an interrupted run, and ends where an uninterrupted one does, bit for bit.
+"""The same command resumes an interrupted run, which ends as an uninterrupted one does, bit for bit.
 
 Kills at random moments are in benchmarks/reliability.py; here they come at chosen ones.
 """
@@ -12,11 +12,11 @@ import yaml
 from lightning.pytorch import Callback
 from PIL import Image
 from support.marks import slow_but
-from support.runs import logged_scalars as scalars
-from support.runs import unequal_leaves as unequal
+from support.runs import logged_scalars, unequal_leaves
 
 from scorelight.cli import main
 from scorelight.storage.checkpoint import read_checkpoint
+from scorelight.training.lightning_private import is_accumulating
 
 COMMAND = [
     "fit",
@@ -64,7 +64,7 @@ IMAGES += ["--model.objective.time_sampler.history=2", "--model.dequantize=true"
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing is saved or cleaned up by ours on the way out."""
+    """Stands for SIGKILL: scorelight saves and cleans up nothing on the way out."""
 
 
 def at(monkeypatch, hook, step, action):
@@ -75,7 +75,7 @@ def at(monkeypatch, hook, step, action):
 
     def then(self, trainer, *rest):
         before(self, trainer, *rest)
-        if trainer.global_step == step and not trainer.fit_loop.epoch_loop._should_accumulate():
+        if trainer.global_step == step and not is_accumulating(trainer):
             action()
 
     monkeypatch.setattr(SampleGridCallback, hook, then)
@@ -86,19 +86,19 @@ def die():
 
 
 def what_is_left(run):
-    """Weights and all other state, every logged number, every picture."""
+    """Weights and all other state, every logged number, every sample grid."""
     states = {}
     for name in ("last.ckpt", "best.ckpt"):
         states[name] = read_checkpoint(run / "checkpoints" / name)
         for key, state in states[name]["callbacks"].items():
             if key.startswith("ModelCheckpoint"):
                 state.pop("current_score")  # Lightning forgets it
-    return states, scalars(run), {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
+    return states, logged_scalars(run), {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What the command leaves when nothing happens to it."""
+    """What the command writes without an interruption."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder := tmp_path_factory.mktemp("alone"))
         assert main(COMMAND) == 0
@@ -122,7 +122,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", slow_but(MOMENTS, "just after a checkpoint", "in a validation"))
-def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(alone, tmp_path, moment):
+def test_killed_and_started_again_it_ends_as_if_it_had_not_been(alone, tmp_path, moment):
     hook, step = MOMENTS[moment]
     with pytest.MonkeyPatch.context() as patch:
         at(patch, hook, step, die)
@@ -130,7 +130,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(alone, tmp_
             main(COMMAND)
     assert main(COMMAND) == 0
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["version_0"]
-    assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
+    assert unequal_leaves(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 
 @pytest.mark.slow
@@ -151,13 +151,13 @@ def test_with_threads_that_decode_flips_dropout_and_times_by_their_losses(tmp_pa
                     main(IMAGES)
         assert main(IMAGES) == 0
         left.append(what_is_left(tmp_path / name / "runs/version_0"))
-    assert unequal(*left) == []
+    assert unequal_leaves(*left) == []
     times = left[0][0]["last.ckpt"]["state_dict"]["objective.time_sampler._extra_state"]
     assert (times["seen"] >= 2).all(), "the times were drawn by the losses"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_the_step_save_it_and_say_so_in_the_exit_code(alone, tmp_path, monkeypatch, signum):
+def test_signals_end_the_step_save_it_and_set_the_exit_code(alone, tmp_path, monkeypatch, signum):
     with monkeypatch.context() as patch:
         at(patch, "on_train_batch_end", 11, lambda: os.kill(os.getpid(), signum))
         with pytest.raises(SystemExit) as left:
@@ -165,7 +165,7 @@ def test_signals_end_the_step_save_it_and_say_so_in_the_exit_code(alone, tmp_pat
     assert left.value.code == 128 + signum
     assert read_checkpoint(tmp_path / "runs/version_0/checkpoints/last.ckpt")["global_step"] == 11
     assert main(COMMAND) == 0
-    assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
+    assert unequal_leaves(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 
 def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stays(alone, tmp_path, monkeypatch):
@@ -175,10 +175,10 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stays(alone, tmp_
             main(COMMAND)
     assert read_checkpoint(tmp_path / "runs/version_0/checkpoints/last.ckpt")["global_step"] == 10
     assert main(COMMAND) == 0
-    assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
+    assert unequal_leaves(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(alone, tmp_path, capsys):
+def test_a_corrupted_checkpoint_is_named_and_the_one_before_is_used(alone, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         at(patch, "on_train_batch_end", 13, die)
         with pytest.raises(Killed):
@@ -188,9 +188,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(alone, tmp_pat
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     assert main(COMMAND) == 0
-    said = capsys.readouterr().err
-    assert "last.ckpt is not a checkpoint of scorelight, or is corrupted" in said and "previous.ckpt" in said
-    assert unequal(what_is_left(tmp_path / "runs/version_0"), alone) == []
+    message = capsys.readouterr().err
+    assert (
+        "last.ckpt is not a checkpoint of scorelight, or is corrupted" in message
+        and "previous.ckpt" in message
+    )
+    assert unequal_leaves(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 
 def test_another_configuration_and_a_finished_run_start_anew(tmp_path):
@@ -224,7 +227,7 @@ def test_a_folder_without_a_configuration_is_used_if_a_run_was_killed_in_it(tmp_
     )
 
 
-def test_a_run_that_a_process_is_at_is_left_alone(tmp_path):
+def test_a_run_that_a_process_has_locked_is_left_alone(tmp_path):
     patch = pytest.MonkeyPatch()
 
     def again():
