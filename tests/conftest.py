@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,20 @@ import torch
 from lightning.pytorch import Trainer
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test that is marked `one_in(n)`, every n-th case is quick and the others are slow."""
+    count = Counter()
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is None or item.get_closest_marker("slow"):
+            continue
+        test = item.nodeid.partition("[")[0]
+        if count[test] % mark.args[0]:
+            item.add_marker(pytest.mark.slow)
+        count[test] += 1
 
 
 @pytest.fixture

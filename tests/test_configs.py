@@ -28,6 +28,7 @@ def _few_samples(monkeypatch):
 
 @pytest.mark.usefixtures("in_a_folder_with_data", "_few_samples")
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.one_in(3)
 def test_every_shipped_configuration_trains(name):
     small = SMALL.get(name.split("/")[0], [])
     assert main(["fit", "--config", name, "--trainer.fast_dev_run", "true", *small]) == 0
@@ -35,6 +36,7 @@ def test_every_shipped_configuration_trains(name):
 
 @pytest.mark.usefixtures("in_a_folder_with_data")
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("cifar10")])
+@pytest.mark.one_in(4)
 def test_the_configurations_of_paper_size_train_in_bfloat16_and_parts_of_batches(name):
     flags = [
         "--trainer.precision=bf16-mixed",

@@ -34,6 +34,7 @@ def snippet(word):
     return found
 
 
+@pytest.mark.slow
 def test_a_process_of_ones_own_in_twelve_lines_trains_samples_and_loads(tmp_path):
     """The README's class, in a module in the working folder, named by its import path."""
     code = snippet("class ")

@@ -73,6 +73,7 @@ SMALL = ["--data.num_train", "300"]
 
 @pytest.mark.parametrize("process", ["SMLDProcess", "VESDE"])
 @pytest.mark.parametrize("sigma_min", ["0.01", "1e-5"])
+@pytest.mark.one_in(3)
 def test_the_yaml_trains_as_it_stands(process, sigma_min, capsys):
     flags = ["--process", process, "--sigma_min", sigma_min, "--out", "new/noise.yaml"]
     assert main(["advise", "--config", "toy/ve_score", *SMALL, *flags]) == 0

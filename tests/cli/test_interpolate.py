@@ -30,6 +30,7 @@ def fails(capsys, *args):
         slow("digits/vp_epsilon_conditional", "--sampler DDIM --sampler.num_steps 100"),
     ],
 )
+@pytest.mark.slow
 def test_images_are_encoded_and_come_back(name, sampler, capsys):
     assert main(["fit", "--config", name, *TINY.split(), "--samples.num_samples", "10"]) == 0
     capsys.readouterr()

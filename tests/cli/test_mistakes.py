@@ -14,7 +14,21 @@ from scorelight.cli.configs import config_dir
 
 CONFIG = yaml.safe_load((config_dir() / "toy/vp_epsilon.yaml").read_text())
 DRY = ["--trainer.fast_dev_run", "true", "--trainer.enable_progress_bar", "false"]
-few = settings(max_examples=40, deadline=None, database=None, suppress_health_check=tuple(HealthCheck))
+
+
+def generated(number, **strategies):
+    """Run a test on so many generated examples, the same each time."""
+
+    def decorate(test):
+        limits = settings(
+            max_examples=number,
+            deadline=None,
+            database=None,
+            suppress_health_check=tuple(HealthCheck),
+        )
+        return seed(0)(limits(given(**strategies)(test)))
+
+    return decorate
 
 
 @pytest.fixture(autouse=True)
@@ -27,16 +41,27 @@ def check(capsys, mistake, args):
         code = main(args)
     except SystemExit as left:
         code = left.code
-    said = capsys.readouterr().err
-    assert not (why := complaint(mistake, code, said)), f"{why}: {mistake}: {code}: {said}"
+    stderr = capsys.readouterr().err
+    assert not (why := complaint(mistake, code, stderr)), f"{why}: {mistake}: {code}: {stderr}"
 
 
-@seed(0)
-@few
-@given(mistake=mistakes(CONFIG, KINDS[:-3]))
-def test_a_mistake_in_a_configuration_gives_one_message(mistake, tmp_path, capsys):
+FEW, MANY = 8, 40
+
+
+def in_a_configuration(mistake, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(mistake.what))
     check(capsys, mistake, ["fit", "--config", "config.yaml", *DRY])
+
+
+@generated(FEW, mistake=mistakes(CONFIG, KINDS[:-3]))
+def test_a_mistake_in_a_configuration_gives_one_message(mistake, tmp_path, capsys):
+    in_a_configuration(mistake, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@generated(MANY, mistake=mistakes(CONFIG, KINDS[:-3]))
+def test_many_mistakes_in_a_configuration_give_one_message_each(mistake, tmp_path, capsys):
+    in_a_configuration(mistake, tmp_path, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +89,36 @@ COMMANDS = {
 }
 
 
-@seed(0)
-@few
-@given(data=st.data(), command=st.sampled_from([*COMMANDS]))
-def test_a_mistake_on_the_command_line_gives_one_message(data, command, run, capsys):
+def on_the_command_line(data, command, run, capsys):
     args = [command, *COMMANDS[command].format(run=run).split()]
     mistake = data.draw(wrong_commands(args))
     check(capsys, mistake, mistake.what)
 
 
-@seed(0)
-@few
-@given(data=st.data())
-def test_data_that_cannot_be_used_give_one_message(data, tmp_path, capsys):
+@generated(FEW, data=st.data(), command=st.sampled_from([*COMMANDS]))
+def test_a_mistake_on_the_command_line_gives_one_message(data, command, run, capsys):
+    on_the_command_line(data, command, run, capsys)
+
+
+@pytest.mark.slow
+@generated(MANY, data=st.data(), command=st.sampled_from([*COMMANDS]))
+def test_many_mistakes_on_the_command_line_give_one_message_each(data, command, run, capsys):
+    on_the_command_line(data, command, run, capsys)
+
+
+def in_the_data(data, tmp_path, capsys):
     mistake = data.draw(wrong_data(tmp_path))
     small = ["--model.network.base_channels", "8", "--model.network.num_blocks", "1"]
     images = ["--data", "ImageDataModule", "--data.path", str(mistake.what)]
     check(capsys, mistake, ["fit", "--config", "digits/vp_epsilon", *images, *small, *DRY])
+
+
+@generated(FEW, data=st.data())
+def test_data_that_cannot_be_used_give_one_message(data, tmp_path, capsys):
+    in_the_data(data, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@generated(MANY, data=st.data())
+def test_many_data_that_cannot_be_used_give_one_message_each(data, tmp_path, capsys):
+    in_the_data(data, tmp_path, capsys)

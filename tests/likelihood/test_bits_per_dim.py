@@ -38,6 +38,7 @@ def uniform_bits(process, num_bins, data_range=(-1.0, 1.0), **options):
 
 @pytest.mark.parametrize("num_bins", [17, 256])
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (-255 / 256, 255 / 256), (0.0, 1.0)], ids=str)
+@pytest.mark.one_in(3)
 def test_a_uniform_model_needs_log2_of_the_number_of_levels(num_bins, data_range):
     found = uniform_bits(VPSDE(), num_bins, data_range, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(

@@ -276,6 +276,7 @@ def rough(dim):
 @pytest.mark.parametrize("dtype", [D, torch.float32], ids=str)
 @pytest.mark.parametrize("density", [ONE, TWO], ids=["1 pixel", "2 pixels"])
 @pytest.mark.parametrize("kind", ["uniform", "learned"])
+@pytest.mark.one_in(3)
 def test_bits_per_dim_is_the_bound_that_quadrature_gives(density, kind, dtype):
     process, dim = VESDE(), math.prod(density.shape)
     q = UniformDequantization() if kind == "uniform" else rough(dim)

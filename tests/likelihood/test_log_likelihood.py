@@ -67,6 +67,7 @@ class Spy(DenoiserWrapper):
 
 @every_process
 @pytest.mark.parametrize("dim", slow_but([1, 2, 16], 2))
+@pytest.mark.one_in(3)
 def test_a_mixture_has_its_own_density_within_1e_4_nats_per_dimension(process, dim):
     density = mixture(dim)
     x0 = density.sample(16, seeded(1))
@@ -88,6 +89,7 @@ def test_images_of_8_by_8_within_1e_3_bits_per_dimension(process):
 
 
 @every_process
+@pytest.mark.one_in(3)
 def test_the_default_is_the_density_of_what_is_sampled(process):
     """Gaussian data flow linearly: N(0, σ_T² I) arrives as a Gaussian that is not quite that of the data."""
     mean, variance = 0.7, 0.3
@@ -207,6 +209,7 @@ def z_scores(probe, num_probes, num=600):
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
+@pytest.mark.one_in(2)
 def test_the_standard_error_covers_the_truth_as_often_as_it_should(probe):
     """For K probes the score is Student's t with K − 1 degrees of freedom, but for the probes' own tails."""
     k = 12
@@ -258,6 +261,7 @@ def test_one_call_of_the_network_per_evaluation_and_every_one_is_counted(diverge
 
 @pytest.mark.parametrize("process", [VESDE(), DDPMProcess()], ids=name)
 @pytest.mark.parametrize(("divergence", "truncation"), [("exact", "corrected"), ("hutchinson", "bound")])
+@pytest.mark.one_in(3)
 def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation):
     denoiser, x0 = (
         AnalyticDenoiser(mixture(2), process),
@@ -272,6 +276,7 @@ def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation
 
 
 @pytest.mark.parametrize("truncation", ["smoothed", "corrected"])
+@pytest.mark.one_in(2)
 def test_equal_steps_cost_what_was_asked_for_and_come_to_the_same(truncation):
     denoiser, x0 = (
         AnalyticDenoiser(mixture(2), VPSDE()),
@@ -333,6 +338,7 @@ def test_conditions_go_with_their_examples():
     assert (found - smoothed.log_prob).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_ranks_with_unequal_work_do_not_wait_for_each_other(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

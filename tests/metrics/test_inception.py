@@ -64,6 +64,7 @@ def alone(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints" / NAME
 
 
+@pytest.mark.slow
 def test_all_numbers_are_those_of_torch_fidelity(weights):
     """And the Fréchet distance of 8 images in 2,048 dimensions is the exact one, which theirs is not."""
     real, fake = images(8, 3, 0), images(8, 3, 1) // 2

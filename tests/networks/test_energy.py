@@ -219,6 +219,7 @@ def toy(**changes):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("space", SPACES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("inner", [small, Scalar], ids=["psi", "scalar"])
+@pytest.mark.one_in(7)
 def test_every_objective_trains_an_energy_whatever_its_output_stands_for(
     objective, space, inner, make_module, make_trainer
 ):

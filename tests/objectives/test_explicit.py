@@ -102,6 +102,7 @@ def is_zero_on_average(values):
 @every_process
 @every_target
 @pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.one_in(5)
 def test_explicit_is_denoising_score_matching_but_for_a_constant(process, target, classes):
     x0, label = examples()
     cond = {"label": label} if classes else {}

@@ -181,6 +181,7 @@ TARGETS = [
 @every_process
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: "-".join(type(v).__name__ for v in t))
 @pytest.mark.parametrize("make", [OBJECTIVES["ISM"], OBJECTIVES["SSM-VR"]], ids=["ISM", "SSM-VR"])
+@pytest.mark.one_in(7)
 def test_every_weighting_means_what_it_means_to_denoising_score_matching(process, target, make):
     n, (weighting, time_sampler) = 20_000, target
     x0 = MIXTURE.sample(n, seeded(3))

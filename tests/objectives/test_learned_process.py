@@ -101,6 +101,7 @@ SAME_TIMES = [
 
 @pytest.mark.parametrize("bound", SAME_TIMES)
 @pytest.mark.parametrize("learned_variance", [False, True])
+@pytest.mark.one_in(4)
 def test_the_gradient_in_the_process_agrees_with_differences_under_the_same_times_and_noise(
     bound, learned_variance
 ):

@@ -448,6 +448,7 @@ MIXTURE = GaussianMixture(
     [(p, None, 1e-3) for p in PROCESSES] + [(VESDE(), 1000, 0.1), (SMLDProcess(1000), None, 0.1)],
     ids=lambda v: name(v) if isinstance(v, torch.nn.Module) else str(v),
 )
+@pytest.mark.one_in(3)
 def test_on_a_mixture_the_bound_lies_above_minus_log_p_and_close_to_it_for_the_exact_score(
     process, num_timesteps, most
 ):

@@ -166,6 +166,7 @@ def test_the_learned_variance_is_their_learned_range(schedule):
     ("spacing", "num", "offset"),
     [("leading", 50, 0), ("leading", 7, 1), ("trailing", 50, 0), ("trailing", 7, 0), ("linspace", 25, 0)],
 )
+@pytest.mark.one_in(4)
 def test_a_table_of_kept_levels_takes_the_steps_of_their_spacings(schedule, spacing, num, offset):
     """Every β'_i, mean and variance of theirs between two timesteps is that of a process with `keep`."""
     whole, theirs = pair(schedule, timestep_spacing=spacing, steps_offset=offset)

@@ -105,6 +105,7 @@ def test_heun_in_many_steps_comes_to_the_same(process):
 
 
 @pytest.mark.parametrize("process", [VESDE(), DDPMProcess(40)], ids=name)
+@pytest.mark.one_in(2)
 def test_the_error_falls_with_the_declared_order(process):
     denoiser = AnalyticDenoiser(MIXTURE, process)
 
@@ -177,6 +178,7 @@ def test_tolerances_are_checked_when_it_is_made(rtol, atol):
 
 
 @every_process
+@pytest.mark.one_in(4)
 def test_data_encoded_and_decoded_are_the_data(process):
     denoiser, x0 = AnalyticDenoiser(MIXTURE, process), MIXTURE.sample(16, torch.Generator().manual_seed(0))
     code = encode(denoiser, x0)

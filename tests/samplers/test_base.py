@@ -259,6 +259,7 @@ def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(pro
 
 @every_process_slowly
 @choose(DETERMINISTIC | STOCHASTIC)
+@pytest.mark.one_in(5)
 def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make):
     sampler = make(num_steps=1000)
     mean, variance = exact_moments(sampler, gaussian(process))

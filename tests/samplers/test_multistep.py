@@ -195,6 +195,7 @@ def test_the_same_noise_gives_the_same_image_under_every_process_of_one_range_of
 
 
 @every_process
+@pytest.mark.one_in(3)
 def test_all_deterministic_samplers_meet(process):
     denoiser = AnalyticDenoiser(MIXTURE, process)
     samplers = [DPMSolverPP(300, order=3), UniPC(300), ExponentialAdams(300), EDMSampler(600), Heun(600)]
@@ -210,6 +211,7 @@ def test_all_deterministic_samplers_meet(process):
     ids=lambda g: type(g).__name__,
 )
 @pytest.mark.parametrize("make", [DPMSolverPP, UniPC, ExponentialAdams])
+@pytest.mark.one_in(4)
 def test_gaussian_data_are_sampled_to_high_accuracy_on_any_grid(process, grid, make):
     """x_s = α_s m + √(v_s/v_t) (x_t − α_t m), and then the posterior mean."""
     mean, variance = torch.tensor([[0.7, -0.2]], dtype=D), 0.3

@@ -64,6 +64,7 @@ def test_heun_averages_the_velocities_at_both_ends_of_the_step(process, generato
 
 
 @every_process
+@pytest.mark.one_in(3)
 def test_heun_agrees_with_scipy_on_the_probability_flow(process):
     noise = torch.tensor([[0.5, -1.2]], dtype=D)
     start = (process.sigma(torch.ones((), dtype=D)) * noise).flatten()
@@ -79,6 +80,7 @@ def test_heun_agrees_with_scipy_on_the_probability_flow(process):
 
 @every_process
 @pytest.mark.parametrize("make", [Euler, Heun, DDIM])
+@pytest.mark.one_in(4)
 def test_gaussian_data_flow_along_straight_lines_of_standardised_coordinates(process, make, generator):
     # x_s = alpha_s m + sqrt(v_s/v_t) (x_t - alpha_t m) in every dimension, here an image of 1 x 2 x 3
     mean, variance = torch.randn(1, 2, 3, generator=generator, dtype=D), torch.linspace(0.1, 1, 6, dtype=D)

@@ -77,6 +77,7 @@ def test_each_restart_forgets_the_start_by_the_factor_of_the_exact_transitions(p
 
 
 @every_process
+@pytest.mark.one_in(3)
 def test_it_keeps_the_marginals_of_the_process(process, generator):
     """Five standard errors of a mean and a variance, and a hundredth for the steps and the prior."""
     n = 20_000

@@ -200,6 +200,7 @@ def test_other_conditions_are_dropped_to_zeros_with_the_label_and_of_any_shape()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.one_in(3)
 def test_digits_and_their_labels_train_a_u_net_under_every_objective(objective, make_module, make_trainer):
     """One step on images, of the classes and of no class at once."""
     seed_everything(0, verbose=False)

@@ -108,6 +108,7 @@ def read(path):
 
 
 @pytest.mark.parametrize(("world", "what"), [(2, "fit"), slow(3, "fit"), slow(2, "fit-stratified")])
+@pytest.mark.slow
 def test_several_ranks_train_as_one_does(launch, world, what):
     """Loss curves, weights and average of the same global batches agree to rounding: sums in another order.
 
@@ -134,6 +135,7 @@ def test_two_ranks_validate_every_example_once(launch):
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [slow(1, 1), slow(2, 1), slow(2, 100), (3, 2)])
+@pytest.mark.slow
 def test_distances_and_likelihoods_do_not_depend_on_processes_and_batches(launch, world, batch_size):
     """13 samples by an adaptive solver and 7 likelihoods: shares and evaluations differ from rank to rank."""
     folder, _ = launch(world, f"evaluate-{batch_size}")

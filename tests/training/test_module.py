@@ -99,6 +99,7 @@ def test_another_optimizer_cannot_take_over_the_state(make_module, make_trainer,
         fit(make_module(optimizer=sgd), make_trainer(max_steps=2), tmp_path / "a.ckpt")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_python_rebuilds_the_model_in_a_fresh_process(make_module, make_trainer, tmp_path):
     module = make_module(
         process=SubVPSDE(beta_max=9.0), parameterization=EDM(0.7), sampler=Heun(7, UniformGrid()), seed=4

@@ -122,6 +122,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", slow_but(MOMENTS, "just after a checkpoint", "in a validation"))
+@pytest.mark.one_in(2)
 def test_killed_and_started_again_it_ends_as_if_it_had_not_been(alone, tmp_path, moment):
     hook, step = MOMENTS[moment]
     with pytest.MonkeyPatch.context() as patch:
@@ -157,6 +158,7 @@ def test_with_threads_that_decode_flips_dropout_and_times_by_their_losses(tmp_pa
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.one_in(2)
 def test_signals_end_the_step_save_it_and_set_the_exit_code(alone, tmp_path, monkeypatch, signum):
     with monkeypatch.context() as patch:
         at(patch, "on_train_batch_end", 11, lambda: os.kill(os.getpid(), signum))
