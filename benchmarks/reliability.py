@@ -541,23 +541,28 @@ def generated(what, strategy, folder, number, with_run=False):
     )
     @given(strategy)
     def case(drawn):
-        mistake, args = drawn
-        here.mkdir(parents=True, exist_ok=True)
-        if "--config=config.yaml" in args:
-            (here / "config.yaml").write_text(yaml.safe_dump(mistake.what))
-        before = fingerprint(here)
-        (here / "log.txt").unlink(missing_ok=True)
-        code, log = run(here, args, memory=4 << 30, seconds=60), log_of(here)
+        code, problem = make_mistake(here, *drawn)
         tally[code] += 1
-        problem = "" if code == -signal.SIGALRM else complaint(mistake, code, log)
-        if not problem and code == 2 and fingerprint(here) != before:
-            problem = "something was written"
         if problem:
-            wrong.append(f"{problem}: {mistake}: exit code {code}: {log.strip()[-300:]}")
+            wrong.append(f"{problem}: {drawn[0]}: exit code {code}: {log_of(here).strip()[-300:]}")
 
     case()
     notes = tally_text(tally)
     return row(what, sum(tally.values()), wrong, notes) | {"tally": tally}
+
+
+def make_mistake(here, mistake, args):
+    """Run a command with a mistake; its exit code, and what is wrong with how the mistake was met."""
+    here.mkdir(parents=True, exist_ok=True)
+    if "--config=config.yaml" in args:
+        (here / "config.yaml").write_text(yaml.safe_dump(mistake.what))
+    before = fingerprint(here)
+    (here / "log.txt").unlink(missing_ok=True)
+    code, log = run(here, args, memory=4 << 30, seconds=60), log_of(here)
+    problem = "" if code == -signal.SIGALRM else complaint(mistake, code, log)
+    if not problem and code == 2 and fingerprint(here) != before:
+        problem = "something was written"
+    return code, problem
 
 
 def tally_text(tally):

@@ -268,6 +268,17 @@ def seconds(job):
     return time.process_time() - start
 
 
+def seconds_in_turns(jobs, rounds):
+    """{name: [seconds in each round]}; every round begins with another job."""
+    for job in jobs.values():
+        job()
+    times, names = {name: [] for name in jobs}, list(jobs)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(seconds(jobs[name]))
+    return times
+
+
 def compare_networks(size, rounds):
     """The rows of the networks of a size, with the instructions that the environment allows."""
     torch.manual_seed(SEED)
@@ -280,45 +291,37 @@ def compare_networks(size, rounds):
         for bound, name in bounds.items()
     }
     flops = {name: operations(job) for name, job in jobs.items()}
-    for job in jobs.values():
-        job()
-    times = {name: [] for name in jobs}
-    names = list(jobs)
-    for turn in range(rounds * size.repeats):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(seconds(jobs[name]))
+    times = seconds_in_turns(jobs, rounds * size.repeats)
 
     def compared(name, other, weight=1.0):
         """Quartiles, over the rounds, of the other's time by that of the first."""
-        pairs = zip(times[name], times[other], strict=True)
-        return quartiles([weight * b / a for a, b in pairs])
+        return quartiles([weight * b / a for a, b in zip(times[name], times[other], strict=True)])
 
-    def speed(name, other):
-        """In operations per second."""
-        return compared(name, other, flops[name] / flops[other])
+    def ratios(name):
+        """Quartiles of operations per second by those of others, and the share of a network's step."""
+        own = f"convolutions of {name}" if name in ours else None
+        return {
+            "speed_by_that_of_ours": compared(name, ours[0], flops[name] / flops[ours[0]]),
+            "share_of_the_step": compared(bounds[name], name) if name in bounds else None,
+            "speed_by_that_of_its_convolutions": own and compared(name, own, flops[name] / flops[own]),
+        }
 
-    rows = []
-    for name in names:
-        middle, best = statistics.median(times[name]), min(times[name])
-        network = networks.get(name)
-        rows.append(
-            {
-                "network": name,
-                "parameters": sum(p.numel() for p in network.parameters()) if network else None,
-                "MFLOP_per_image": flops[name] / BATCH / 1e6,
-                "ms": 1e3 * middle,
-                "ms_best": 1e3 * best,
-                "images_per_second": BATCH / middle,
-                "GFLOP_per_second": flops[name] / middle / 1e9,
-                "GFLOP_per_second_best": flops[name] / best / 1e9,
-                "speed_by_that_of_ours": speed(name, ours[0]),
-                "share_of_the_step": compared(bounds[name], name) if name in bounds else None,
-                "speed_by_that_of_its_convolutions": speed(name, f"convolutions of {name}")
-                if name in ours
-                else None,
-            }
-        )
-    return rows
+    return [speed_row(name, networks.get(name), flops[name], times[name]) | ratios(name) for name in jobs]
+
+
+def speed_row(name, network, flops, times):
+    """Size and speed of a job; a bound has no network of its own."""
+    middle, best = statistics.median(times), min(times)
+    return {
+        "network": name,
+        "parameters": sum(p.numel() for p in network.parameters()) if network else None,
+        "MFLOP_per_image": flops / BATCH / 1e6,
+        "ms": 1e3 * middle,
+        "ms_best": 1e3 * best,
+        "images_per_second": BATCH / middle,
+        "GFLOP_per_second": flops / middle / 1e9,
+        "GFLOP_per_second_best": flops / best / 1e9,
+    }
 
 
 # Lightning

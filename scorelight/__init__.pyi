@@ -1,4 +1,4 @@
-"""The public names, and where they are defined; `scorelight/__init__.py` imports each when it is first used."""
+"""The public names; `scorelight/__init__.py` imports each when it is first used."""
 
 from .certification import (
     Certificate as Certificate,

@@ -102,6 +102,7 @@ def test_any_output_gives_x0_and_epsilon_that_add_up_to_x_t(process, space, gene
 @every_process
 @every_space
 @every_other
+@pytest.mark.one_in(4)
 def test_a_residual_moved_to_another_space_is_the_difference_taken_there(process, space, other, generator):
     x0, epsilon, level, x_t = drawn(process, generator)
     output = torch.randn(x_t.shape, dtype=D, generator=generator)
@@ -176,6 +177,7 @@ def test_edm_is_minus_v_prediction_for_variance_preserving_processes_and_unit_da
 
 @every_known_process
 @every_space
+@pytest.mark.one_in(3)
 def test_the_input_scale_gives_unit_variance_to_data_of_the_assumed_spread(process, space):
     """Var x_t = α² s² + σ² for independent x0 of variance s² and ε of variance 1."""
     level = process.at(times(process))
@@ -188,6 +190,7 @@ def test_the_input_scale_gives_unit_variance_to_data_of_the_assumed_spread(proce
 
 @every_known_process
 @every_space
+@pytest.mark.one_in(3)
 def test_the_noise_label_is_the_log_of_the_noise_to_signal_ratio(process, space):
     level, t = process.at(times(process)), times(process)
     expected = process.sigma(t).log() - process.alpha(t).log()

@@ -112,6 +112,7 @@ def test_randn_like_is_normal_with_one_generator_per_example():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 5, 3)])
+@pytest.mark.one_in(3)
 def test_randn_like_has_the_shape_type_and_device_of_its_argument(source, dtype, device, shape):
     x = torch.zeros(shape, dtype=dtype, device=device)
     source = {"none": None, "one": torch.Generator(), "list": per_example_generators(0, range(4))}[source]

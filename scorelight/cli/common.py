@@ -13,7 +13,7 @@ from jsonargparse import auto_cli
 from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
-import scorelight.data  # noqa: F401  (its classes can be named by their short names)
+from scorelight.cli.construction import ComponentParser
 from scorelight.cli.parser_errors import explain
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError
@@ -50,7 +50,13 @@ def run_command(function: Callable[..., None], args: list[str], **options: Any) 
     name = function.__name__
     try:
         auto_cli(
-            function, args=args, prog=f"scorelight {name}", exit_on_error=False, allow_abbrev=False, **options
+            function,
+            args=args,
+            prog=f"scorelight {name}",
+            exit_on_error=False,
+            allow_abbrev=False,
+            parser_class=ComponentParser,
+            **options,
         )
     except ArgumentError as error:
         roots = dict.fromkeys(inspect.signature(function).parameters, function)

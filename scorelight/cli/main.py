@@ -55,9 +55,14 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in args or os.environ.get("SCORELIGHT_TRACEBACK", "0") not in ("", "0")
     try:
-        return _dispatch(_without_trust([arg for arg in args if arg != "--traceback"]), show_traceback)
+        code = _dispatch(_without_trust([arg for arg in args if arg != "--traceback"]), show_traceback)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 128 + signal.SIGPIPE
     except Exception as error:
         reported = user_message(error)
         if reported is None:

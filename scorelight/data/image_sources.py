@@ -155,7 +155,7 @@ def labels_of(source: Source, names: Sequence[str]) -> Tensor | None:
             text = source.read(_LABELS)
         except (KeyError, FileNotFoundError):
             return _labels_by_folder(source, names)
-        listed = json.loads(text).get("labels")
+        listed = {**json.loads(text)}.get("labels")
         labels = None if listed is None else {str(name).replace("\\", "/"): label for name, label in listed}
     if labels is None:
         return None

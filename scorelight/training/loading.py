@@ -8,6 +8,7 @@ from typing import Any
 from scorelight.errors import ConfigurationError
 from scorelight.storage.checkpoint import read_checkpoint
 from scorelight.storage.trust import check_trusted
+from scorelight.training.lightning_private import INSTANTIATOR
 from scorelight.training.module import ScoreModule
 
 __all__ = ["load_module", "read_config"]
@@ -37,6 +38,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         model = dict(checkpoint["hyper_parameters"])
     except (KeyError, TypeError) as error:
         raise ConfigurationError(f"{path} is not a checkpoint of scorelight") from error
-    model.pop("_instantiator", None)
+    for key in INSTANTIATOR:
+        model.pop(key, None)
     check_trusted((model, checkpoint.get("data")), path)
     return model, checkpoint.get("data")

@@ -188,6 +188,7 @@ def test_the_p_values_of_a_right_objective_are_uniform():
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("row", ROWS)
+@pytest.mark.one_in(3)
 def test_a_known_denoiser_says_what_it_knows(process, row, generator):
     process, data = PROCESSES[process](), certification.mixture(3)
     if row == "Energy":

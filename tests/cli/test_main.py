@@ -390,6 +390,7 @@ def test_a_resumed_run_keeps_its_folder_and_a_checkpoint_alone_is_enough(run):
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
+@pytest.mark.slow
 def test_the_seed_of_a_resumed_run_is_the_checkpoints_unless_given(tmp_path):
     assert main(["fit", "--config", "toy/vp_epsilon", *SMALL, "--seed_everything", "7"]) == 0
     run = "runs/toy/vp_epsilon/version_0"

@@ -94,7 +94,7 @@ def steps(logger, name):
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(1, [0, 1, 2]), (2, [1, 2]), (9, [2])])
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 def test_every_few_validations_and_the_last_are_evaluated(digits, make_trainer, every, evaluated, tmp_path):
     spy = Spy()
     fid = FIDCallback(PixelFeatures(), num_samples=4, every_n_validations=every)

@@ -114,6 +114,7 @@ def test_the_likelihood_of_the_exact_model_is_the_density(make_module, tmp_path,
     assert result.over == "examples"
 
 
+@pytest.mark.slow
 def test_the_variational_bound_lies_above_the_density_and_is_the_sum_of_its_terms(
     make_module, tmp_path, context
 ):

@@ -104,6 +104,7 @@ def test_the_default_is_the_density_of_what_is_sampled(process):
 
 @pytest.mark.parametrize("dtype", [torch.float32, D], ids=str)
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (1, 2, 3)], ids=str)
+@pytest.mark.one_in(3)
 def test_any_shape_in_either_precision(shape, dtype):
     density, process = gaussian(shape, 0.4, 0.5), VPSDE()
     x0 = density.sample(5, seeded()).to(dtype)

@@ -109,6 +109,7 @@ def test_with_more_images_than_features_the_distance_is_that_of_torch_fidelity(w
     assert quality.compute()["frechet_distance"].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.one_in(2)
 def test_an_earlier_layer_has_a_name_of_its_own_and_no_logits(weights):
     early, last = InceptionFeatures(weights, 64), InceptionFeatures(weights)
     assert early.key != last.key
@@ -117,6 +118,7 @@ def test_an_earlier_layer_has_a_name_of_its_own_and_no_logits(weights):
         InceptionFeatures(weights, 65)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_torchmetrics_without_antialiasing(weights):
     theirs = FrechetInceptionDistance(antialias=False, feature_extractor_weights_path=weights).inception
     x = images(2, 3, 0)

@@ -243,6 +243,7 @@ def test_what_needs_a_learned_variance_is_refused(make_module, make_trainer):
         make_trainer(max_steps=1).fit(make_module(network=Energy((2,), small), **parts), toy())
 
 
+@pytest.mark.slow
 def test_an_energy_starts_at_zero_and_learns(make_module, make_trainer):
     module = make_module(network=Energy((2,), functools.partial(MLP, width=32, depth=1)))
     x, t = torch.randn(5, 2), torch.full((5,), 0.5)

@@ -242,6 +242,7 @@ def test_the_output_depends_on_noise_level_and_class_and_no_label_is_the_last_cl
 
 
 @pytest.mark.parametrize("variant", slow_but(VARIANTS, "ncsn++ skips"))
+@pytest.mark.slow
 def test_the_network_is_compiled_as_one_graph(variant):
     net, (x, noise_label) = randomised(make(variant)), inputs()
     compiled = torch.compile(net, backend="eager", fullgraph=True)

@@ -35,6 +35,7 @@ def test_equal_steps_have_the_coefficients_of_the_books():
         assert _equal_weights(first, weights.numel()) == pytest.approx(weights[0].tolist(), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_adams_takes_at_most_two_thirds_of_the_evaluations_of_dopri5_for_the_same_error():
     y = torch.tensor([[1.5, 3.0]], dtype=D)
     exact = dopri5(brusselator, y, 0.0, 5.0, rtol=1e-13, atol=1e-13, max_steps=10_000).state

@@ -122,6 +122,7 @@ def test_score_matching_weighted_by_sigma_squared_is_the_default():
 @every_process
 @every_space
 @some_times
+@pytest.mark.one_in(3)
 def test_the_loss_of_every_space_is_a_known_multiple_of_the_epsilon_loss(process, space, t):
     denoiser, x0 = network(process), data(20)
     ask = lambda j: DenoisingScoreMatching(j, UniformWeighting(), AtTime(t))  # noqa: E731

@@ -328,6 +328,7 @@ def test_samplers_go_by_the_mean_alone(index, sampler):
     assert torch.equal(both, mean)
 
 
+@pytest.mark.slow
 def test_it_is_trained_like_any_other_objective_and_improves_both_losses(make_trainer, tmp_path):
     torch.manual_seed(0)
     module = ScoreModule(

@@ -263,6 +263,7 @@ def test_the_average_over_all_signs_is_implicit_score_matching(variance_reductio
 @every_projection
 @reduced_or_not
 @pytest.mark.parametrize("num_projections", [1, 3])
+@pytest.mark.one_in(4)
 def test_the_expectation_is_implicit_score_matching(process, projection, variance_reduction, num_projections):
     options = dict(projection=projection, variance_reduction=variance_reduction)
     sliced, exact = pairs(process, num_projections=num_projections, **options)

@@ -244,6 +244,7 @@ def data():
     [VariationalBound(), slow(VariationalBound(10))],
     ids=["continuous", "levels"],
 )
+@pytest.mark.slow
 def test_training_improves_the_bound_and_moves_the_schedule(objective, data, make_trainer, tmp_path):
     module, x0 = make(objective), data.exact.sample(4000, torch.Generator().manual_seed(2)).float()
 

@@ -166,6 +166,7 @@ every_weighting = pytest.mark.parametrize(
 
 @every_process
 @every_weighting
+@pytest.mark.one_in(4)
 def test_weights_are_those_of_the_formula_for_levels_of_floats_and_of_tensors(
     process, weighting, formula, relative
 ):
@@ -203,6 +204,7 @@ def losses(process, *objectives):
 @every_process
 @every_weighting
 @every_time
+@pytest.mark.one_in(5)
 def test_the_loss_is_in_the_units_that_the_paper_states(process, weighting, formula, relative, t):
     found, epsilon = losses(
         process, DenoisingScoreMatching(None, weighting, FixedTime(t)), EpsilonPrediction(FixedTime(t))
@@ -234,6 +236,7 @@ SAME = [
 
 @every_process
 @pytest.mark.parametrize(("weighting", "space", "plain"), SAME, ids=lambda v: name(v))
+@pytest.mark.one_in(3)
 def test_a_weighting_is_the_loss_of_another_space_with_a_simpler_one(process, weighting, space, plain):
     found, expected = losses(
         process, DenoisingScoreMatching(None, weighting), DenoisingScoreMatching(space, plain)

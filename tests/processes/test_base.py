@@ -59,6 +59,7 @@ def numbers(level):
 
 
 @smooth_process
+@pytest.mark.one_in(3)
 def test_drift_and_diffusion_carry_the_mean_and_variance_of_the_state(process):
     # m' = f m and v' = 2 f v + g^2 (Sarkka & Solin, 2019, eq. 5.50-5.51), integrated by scipy
     def moments(t, state):
@@ -102,6 +103,7 @@ def test_derivatives_agree_with_central_differences(process):
 @every_process
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.one_in(4)
 def test_level_broadcasts_each_time_against_its_example(process, shape, dtype):
     t = torch.linspace(0.1, 0.9, 5, dtype=D)
     level = process.at(t, like=torch.zeros(shape, dtype=dtype))
@@ -256,6 +258,7 @@ def test_bisection_gives_the_nearer_end_for_a_log_snr_out_of_range(process):
 @every_process
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.one_in(4)
 def test_prior_log_prob_is_that_of_a_normal_distribution(process, shape, dtype, generator):
     x = torch.randn(shape, generator=generator, dtype=dtype)
     size = math.prod(shape[1:])

@@ -104,6 +104,7 @@ def test_every_process_of_the_package_has_a_closed_form(process):
 
 @every
 @pytest.mark.parametrize("far", [1e2, 1e3, 1e5, 1e300, math.inf])
+@pytest.mark.one_in(4)
 def test_a_log_snr_beyond_all_bounds_gives_the_nearer_end(process, far):
     found = process.time_of_log_snr(torch.tensor([far, -far], dtype=D))
     assert found.tolist() == [process.t_min, process.t_max]
@@ -112,6 +113,7 @@ def test_a_log_snr_beyond_all_bounds_gives_the_nearer_end(process, far):
 @every
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 4)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.one_in(5)
 def test_any_shape_and_type_gives_times_of_that_shape_in_double_precision(process, shape, dtype):
     log_snr = torch.linspace(-9, 9, math.prod(shape), dtype=dtype).reshape(shape)
     found = process.time_of_log_snr(log_snr)

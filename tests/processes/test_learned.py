@@ -179,6 +179,7 @@ def test_a_saved_process_is_the_same_when_it_is_loaded():
     assert spec(LearnedVPSDE(log_snr_max=9.0))["init_args"] == {"log_snr_max": 9.0}
 
 
+@pytest.mark.slow
 def test_training_bends_it_to_a_monotone_curve_and_keeps_it_monotone():
     """From a line through −9 and 4 to a smooth step from −8 to 3, to 3 % of its height."""
     process, t = LearnedVPSDE(32, log_snr_max=9.0, log_snr_min=-4.0), torch.linspace(0, 1, 101, dtype=D)

@@ -63,6 +63,7 @@ def ends(process):
 
 
 @every_process
+@pytest.mark.one_in(3)
 def test_gaussian_data_flow_along_straight_lines_of_standardised_coordinates(process):
     mean, variance = torch.tensor([0.7, -1.2], dtype=D), torch.tensor([0.5, 0.02], dtype=D)
     denoiser = AnalyticDenoiser(GaussianMixture(torch.ones(1), mean[None], variance.diag()[None]), process)

@@ -95,6 +95,7 @@ def test_the_large_variance_is_exact_for_unit_gaussian_data_under_vp(t, s):
 @every_process
 @STEPS
 @pytest.mark.parametrize("make", [AncestralSampler, large, ddim(1.0)], ids=["small", "large", "ddim eta=1"])
+@pytest.mark.one_in(3)
 def test_the_mean_of_a_step_is_exact_for_gaussian_data(process, t, s, make):
     at, to = levels(process, t, s)
     v_t, v_s = (v.alpha**2 * 0.3 + v.sigma**2 for v in (at, to))
@@ -107,6 +108,7 @@ def test_the_mean_of_a_step_is_exact_for_gaussian_data(process, t, s, make):
 @every_process
 @STEPS
 @ETAS
+@pytest.mark.one_in(3)
 def test_ddim_keeps_the_marginal_of_a_known_point_for_every_eta(process, t, s, eta):
     at, to = levels(process, t, s)
     offset, slope, std = one_step(ddim(eta), process, t, s, mean=0.7)
@@ -201,6 +203,7 @@ class Learned(AnalyticDenoiser):
 @every_process
 @STEPS
 @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+@pytest.mark.one_in(3)
 def test_with_the_exact_learned_variance_a_step_of_any_length_is_exact_on_gaussian_data(
     process, t, s, spread
 ):

@@ -123,6 +123,7 @@ def limit_moments(process, denoise, stochastic):
 @choose(ALL)
 @with_or_without
 @pytest.mark.parametrize("num_steps", [2, 7])
+@pytest.mark.one_in(5)
 def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, make, denoise, num_steps):
     sampler, noise = make(num_steps=num_steps, denoise=denoise), torch.ones(3, 1, dtype=D)
     states = list(
@@ -136,6 +137,7 @@ def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, m
 @choose({k: v for k, v in (ALL | MULTISTEP | VARIANTS).items() if k not in (*TWO_EVALUATIONS, "Restart")})
 @with_or_without
 @pytest.mark.parametrize("num_steps", [2, 7])
+@pytest.mark.one_in(4)
 def test_one_evaluation_a_step(make, denoise, num_steps, generator):
     counted = CountingDenoiser(gaussian(VPSDE()))
     make(num_steps=num_steps, denoise=denoise)(counted, torch.ones(3, 1, dtype=D), generator=generator)
@@ -152,6 +154,7 @@ def test_heun_takes_two_evaluations_a_step_and_one_to_denoise(make, denoise, eva
 
 @every_process
 @choose(ALL)
+@pytest.mark.one_in(4)
 def test_the_way_is_from_the_prior_at_t_max_to_the_posterior_mean_at_t_min(process, make, generator):
     recorder, noise = RecordingDenoiser(gaussian(process)), torch.ones(3, 1, dtype=D)
     *_, before, last = make(num_steps=25).sample_path(recorder, noise, generator=generator)
@@ -210,6 +213,7 @@ def test_conditions_reach_every_evaluation(make, generator):
 @choose(ALL)
 @pytest.mark.parametrize("shape", [(2,), (3, 5), (1, 4, 6)], ids=str)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.one_in(5)
 def test_samples_have_the_shape_and_type_of_the_noise(process, make, shape, mode, generator):
     denoiser = NetworkDenoiser(MLP(shape, width=8, depth=1), process, Epsilon())
     with mode():
@@ -220,6 +224,7 @@ def test_samples_have_the_shape_and_type_of_the_noise(process, make, shape, mode
 
 @every_process
 @choose(ALL)
+@pytest.mark.one_in(4)
 def test_with_a_generator_each_a_sample_does_not_depend_on_the_batch(process, make):
     sampler, noise = make(num_steps=6), torch.linspace(-2, 2, 8, dtype=D)[:, None]
     whole = sampler(gaussian(process), noise, generator=per_example_generators(0, range(8)))
@@ -238,6 +243,7 @@ def test_deterministic_samplers_draw_nothing(make, generator):
 @choose(ALL)
 @pytest.mark.parametrize("process", [*PROCESSES, VPSDE(t_min=1e-5), SubVPSDE(t_min=1e-5)], ids=repr)
 @pytest.mark.parametrize("num_steps", slow_but([2, 10, 50, 1000], 2, 10, 50))
+@pytest.mark.one_in(5)
 def test_every_sampler_ends_at_the_only_point_of_the_data(make, process, num_steps, generator):
     noise = torch.randn(16, 1, dtype=D, generator=generator)
     x = make(num_steps=num_steps)(points(process), noise, generator=generator)
@@ -247,6 +253,7 @@ def test_every_sampler_ends_at_the_only_point_of_the_data(make, process, num_ste
 @every_process
 @pytest.mark.parametrize("num_steps", [1, 2, 10, 100])
 @pytest.mark.parametrize("make", [DDIM, STOCHASTIC["DDIM eta=1"], AncestralSampler])
+@pytest.mark.one_in(3)
 def test_exact_transitions_leave_a_single_point_with_the_noise_of_t_min_only(process, make, num_steps):
     # no overshoot with however few steps; of the mean alpha_T m that the start lacks, `gain` is left
     sampler = make(num_steps=num_steps, denoise=False)
@@ -322,6 +329,7 @@ every_flow = pytest.mark.parametrize(
 
 @every_flow
 @choose(DETERMINISTIC | MULTISTEP | VARIANTS)
+@pytest.mark.one_in(3)
 def test_the_error_of_deterministic_samplers_falls_with_the_declared_order(index, make):
     denoiser, noise, reference = flow(index)
     numbers = [60, 120, 240] if make().order < 4 else [40, 80, 160]
@@ -378,6 +386,7 @@ def test_the_published_third_order_has_not_three_and_ours_has():
 
 @every_flow
 @choose(DETERMINISTIC | MULTISTEP | VARIANTS)
+@pytest.mark.one_in(3)
 def test_the_way_back_leads_to_the_noise_of_the_exact_flow_with_the_declared_order(index, make):
     denoiser, noise, end = flow(index)
     last = denoiser.process.grid_levels(torch.tensor([denoiser.process.t_min], dtype=D))[0]
@@ -397,6 +406,7 @@ def test_no_way_leads_back_through_noise(make):
 
 @choose(ALL)
 @pytest.mark.parametrize(("num_steps", "denoise"), [(1, True), (0, False), (-3, False)])
+@pytest.mark.one_in(3)
 def test_too_few_steps_raise(make, num_steps, denoise):
     with pytest.raises(ConfigurationError, match=f"num_steps={num_steps}"):
         make(num_steps=num_steps, denoise=denoise)

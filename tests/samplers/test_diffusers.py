@@ -131,6 +131,7 @@ def test_dpm_solver_pp_multistep(spacing, num_steps, order, stochastic):
 @pytest.mark.parametrize("num_steps", [5, 20, 50])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("corrector", [True, False])
+@pytest.mark.one_in(4)
 def test_unipc_bh2(spacing, num_steps, order, corrector):
     """At order 3 but for the last two steps: theirs lowers the order there."""
     theirs = scheduler(

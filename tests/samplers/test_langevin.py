@@ -191,6 +191,7 @@ def test_the_number_of_evaluations_is_as_said(sampler, evaluations):
     ],
     ids=["annealed", "ancestral", "flow"],
 )
+@pytest.mark.one_in(3)
 def test_samples_have_the_log_density_of_the_data(process, sampler, generator):
     """Up to a tenth of a nat of bias from the steps, and five standard errors."""
     n = 3000

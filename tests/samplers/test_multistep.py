@@ -99,6 +99,7 @@ def test_moments_are_the_integrals_that_they_are_said_to_be(z):
 
 @sizes
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+@pytest.mark.one_in(4)
 def test_weights_are_the_integrals_of_the_lagrange_polynomials(z, places):
     exact = exact_weights(z, places)
     np.testing.assert_allclose(_weights(z, places), exact, rtol=1e-11, atol=1e-13 * max(map(abs, exact)))
@@ -139,6 +140,7 @@ def test_the_rough_rule_takes_the_linear_polynomial_in_the_middle_of_the_step():
     ],
     ids=["DPMSolverPP", "UniP", "ExponentialAdams", "of epsilon"],
 )
+@pytest.mark.one_in(4)
 def test_at_order_1_every_predictor_is_ddim(process, grid, num_steps, make):
     denoiser = AnalyticDenoiser(MIXTURE, process)
     found = make(num_steps, grid, order=1)(denoiser, noise())
@@ -182,6 +184,7 @@ def test_the_predictor_of_unipc_at_order_2_is_dpm_solver_pp_2m(process):
 )
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("process", PROCESSES[:2] + PROCESSES[3:], ids=lambda p: type(p).__name__)
+@pytest.mark.one_in(4)
 def test_the_same_noise_gives_the_same_image_under_every_process_of_one_range_of_snr(make, view, process):
     """x/α depends on the process through σ/α alone: so should every solver, step by step."""
     ends = process.grid_levels(torch.tensor([process.t_min, process.t_max], dtype=D))

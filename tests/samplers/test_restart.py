@@ -54,6 +54,7 @@ def moments(sampler, process, start):
 
 @every_process
 @pytest.mark.parametrize("num_restarts", [1, 4])
+@pytest.mark.one_in(3)
 def test_each_restart_forgets_the_start_by_the_factor_of_the_exact_transitions(process, num_restarts):
     # back by q(x_t | x_s), down by the flow, whose map for Gaussian data is sqrt(V_s/V_t) around the mean
     grid = NearestLevels(LogSNRGrid())

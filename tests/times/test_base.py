@@ -94,6 +94,7 @@ def quantiles(process, make, u):
 
 
 @every_case
+@pytest.mark.one_in(5)
 def test_quantiles_are_increasing_times_from_t_min_to_t_max_with_positive_weights(process, make):
     u = torch.cat([torch.linspace(0, 1, 200, dtype=D)[:-1], torch.tensor([1 - 2**-53], dtype=D)])
     t, weight = quantiles(process, make, u)
@@ -104,6 +105,7 @@ def test_quantiles_are_increasing_times_from_t_min_to_t_max_with_positive_weight
 
 
 @every_case
+@pytest.mark.one_in(5)
 def test_random_times_lie_between_t_min_and_t_max_and_those_of_a_generator_each_ignore_the_batch(
     process, make, generator
 ):
@@ -122,6 +124,7 @@ AVERAGED = [torch.ones_like, lambda s: s, lambda s: torch.cos(7 * s), torch.exp,
 
 
 @every_case
+@pytest.mark.one_in(5)
 def test_weights_restore_the_average_over_uniform_times_or_levels_if_they_claim_to(process, make):
     sampler = make(process)
     num = (

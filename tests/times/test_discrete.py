@@ -86,6 +86,7 @@ def test_every_level_of_a_table_is_hit_equally_often_and_no_time_between_two(pro
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (D, 2e-12)], ids=["single", "double"]
 )
+@pytest.mark.one_in(3)
 def test_the_network_is_told_the_log_of_sigma_over_alpha_of_the_table(
     process, num, schedule, dtype, tolerance, generator
 ):
@@ -372,6 +373,7 @@ start_processes(run, (3, folder), nprocs=3, start_method="fork")
 """
 
 
+@pytest.mark.slow
 def test_three_processes_with_unequal_batches_have_the_history_of_one(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=60

@@ -37,6 +37,7 @@ every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name
 @every_process
 @every_grid
 @pytest.mark.parametrize("num", [2, 3, 50, 1001])
+@pytest.mark.one_in(5)
 def test_grids_run_from_t_max_down_to_t_min_exactly(process, grid, num):
     times = grid(process, num)
     assert times.shape == (num,) and times.dtype == D
@@ -70,6 +71,7 @@ def test_quadratic_grid_has_equal_steps_in_the_root_of_time(process, num):
 @every_process
 @pytest.mark.parametrize("rho", [1.0, 7.0, 20.0])
 @pytest.mark.parametrize("num", [3, 50, 1001])
+@pytest.mark.one_in(4)
 def test_karras_grid_has_equal_steps_in_the_root_of_sigma_over_alpha(process, rho, num):
     level = process.at(KarrasGrid(rho)(process, num))
     root = (level.sigma / level.alpha) ** (1 / rho)
@@ -86,6 +88,7 @@ def test_karras_grid_has_the_noise_levels_of_karras_et_al_equation_5():
 @every_process
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("num", [3, 50, 1001])
+@pytest.mark.one_in(4)
 def test_mixed_grid_has_equal_steps_in_the_mean_of_log_snr_and_the_root_of_the_angle(process, share, num):
     times = MixedGrid(share)(process, num)
     level = process.at(times)
@@ -101,6 +104,7 @@ def test_mixed_grid_of_log_snr_alone_is_its_grid(process):
 
 @every_process
 @every_grid
+@pytest.mark.one_in(4)
 def test_a_trailing_grid_is_one_of_a_time_more_without_the_last(process, grid):
     times = TrailingGrid(grid)(process, 20)
     assert torch.equal(times, grid(process, 21)[:20])
@@ -158,6 +162,7 @@ def test_discrete_grids_take_levels_of_ones_own():
 @pytest.mark.parametrize("process", [DDPMProcess(), DDPMProcess(60, "cosine"), SMLDProcess(24)], ids=repr)
 @pytest.mark.parametrize("grid", GRIDS[:-1], ids=lambda g: type(g).__name__)
 @pytest.mark.parametrize("num", [2, 5, 24])
+@pytest.mark.one_in(3)
 def test_the_nearest_levels_of_a_grid_are_different_levels_from_the_last_to_the_first(process, grid, num):
     found = levels(NearestLevels(grid), num, process)[::-1]
     assert (found[0], found[-1]) == pytest.approx((1, process.num_timesteps))

@@ -350,6 +350,7 @@ def test_weights_of_16_bits_are_not_trained(make_module, make_trainer, precision
         )
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(
     make_module, make_trainer, monkeypatch, tmp_path
 ):

@@ -229,6 +229,7 @@ def test_a_folder_without_a_configuration_is_used_if_a_run_was_killed_in_it(tmp_
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_a_process_has_locked_is_left_alone(tmp_path):
     patch = pytest.MonkeyPatch()
 
