@@ -28,7 +28,7 @@ def _few_samples(monkeypatch):
 
 @pytest.mark.usefixtures("in_a_folder_with_data", "_few_samples")
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(15)
 def test_every_shipped_configuration_trains(name):
     small = SMALL.get(name.split("/")[0], [])
     assert main(["fit", "--config", name, "--trainer.fast_dev_run", "true", *small]) == 0
@@ -36,7 +36,7 @@ def test_every_shipped_configuration_trains(name):
 
 @pytest.mark.usefixtures("in_a_folder_with_data")
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("cifar10")])
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 def test_the_configurations_of_paper_size_train_in_bfloat16_and_parts_of_batches(name):
     flags = [
         "--trainer.precision=bf16-mixed",
@@ -62,6 +62,7 @@ def test_the_networks_of_cifar10_have_the_published_size(name, parameters):
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_logs_to_a_folder_of_its_own_name(name):
     config = yaml.safe_load((config_dir() / f"{name}.yaml").read_text())

@@ -109,6 +109,7 @@ def after_training(trained, in_a_folder_with_data):
             archive.write("photo.png", f"{i}.png")
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.usefixtures("after_training")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_works(command):

@@ -28,6 +28,7 @@ def correlation(a, b):
     return np.corrcoef(a.flatten(), b.flatten())[0, 1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("first", [0, 2**32 - 100_000])
 def test_seeds_of_200_000_examples_are_distinct_numbers_of_32_bits(first):
     starts = range(first, first + 200_000, 1000)

@@ -101,6 +101,7 @@ def test_it_goes_on_where_it_was(fit, capsys):
     )
 
 
+@pytest.mark.slow
 def test_mistakes(fit, capsys):
     run = fit()
     for flag, value in (("max_steps", "0"), ("num_images", "0"), ("devices", "0")):

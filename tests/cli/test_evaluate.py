@@ -122,6 +122,7 @@ def test_statistics_are_exported_and_compared_with(run, capsys):
     assert evaluate("--num_samples 9 --metrics PrecisionRecall --reference more.npz --out third") == 0
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -144,6 +145,7 @@ def test_mistakes(run, capsys, arguments, said):
     refused(arguments, said, run, capsys)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

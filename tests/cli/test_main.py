@@ -160,6 +160,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_in_flags(mistake, capsys, tmp_path):
     flags, words = MISTAKES[mistake]
@@ -188,6 +189,7 @@ FILES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FILES)
 def test_mistakes_in_files(name, capsys, tmp_path):
     content, words = FILES[name]
@@ -400,6 +402,7 @@ def test_the_seed_of_a_resumed_run_is_the_checkpoints_unless_given(tmp_path):
         assert hparams(f"other{expected}/version_0/checkpoints/last.ckpt")["seed"] == expected
 
 
+@pytest.mark.slow
 def test_the_progress_bar_can_be_switched_off(capsys):
     assert main(["fit", "--config", "toy/vp_epsilon", *SMALL, "--trainer.enable_progress_bar", "false"]) == 0
     captured = capsys.readouterr()
@@ -423,6 +426,7 @@ def test_sample_needs_no_yaml_and_takes_any_sampler(run):
     np.testing.assert_allclose(b, c, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("flags", "report"),
     [

@@ -45,7 +45,7 @@ def check(capsys, mistake, args):
     assert not (why := complaint(mistake, code, stderr)), f"{why}: {mistake}: {code}: {stderr}"
 
 
-FEW, MANY = 8, 40
+FEW, MANY = 4, 40
 
 
 def in_a_configuration(mistake, tmp_path, capsys):

@@ -314,6 +314,7 @@ def sixteen_bits(flat):
     Image.fromarray(np.zeros((6, 8), np.uint16)).save(flat / "07.png")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("form", ["folder", "zip"])
 @pytest.mark.parametrize(
@@ -450,7 +451,7 @@ def damaged(whole, rng):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("form", ["png", "jpg", "bmp", "webp", "tif", "ppm", "zip", "compressed zip", "npz"])
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_damage_is_a_message_or_goes_unseen(tmp_path, form, in_memory):
     """60 random damages each; what cannot be seen (the colour of a pixel) may be read."""
     rng, folder = random.Random(f"{form} {in_memory}"), tmp_path / "images"

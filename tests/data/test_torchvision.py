@@ -79,6 +79,7 @@ def test_mnist_is_read_as_it_was_written(mnist):
         assert torch.equal(arrays.cond["label"], torch.arange(num) % 10)
 
 
+@pytest.mark.one_in(2)
 def test_cifar_is_read_as_it_was_written(cifar):
     data = loaded(CIFAR10DataModule(cifar))
     for arrays, num in ((data.train, 50_000), (data.val, 10_000)):

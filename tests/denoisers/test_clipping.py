@@ -99,6 +99,7 @@ SAMPLERS = [
 ]
 
 
+@pytest.mark.one_in(4)
 @every_process
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_samples_end_in_the_range(process, sampler, generator):

@@ -127,6 +127,7 @@ def test_the_variational_bound_lies_above_the_density_and_is_the_sum_of_its_term
     assert closed - 3 * bound.standard_error < bound.value < closed + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", slow_but([1, 7, 100], 100))
 def test_the_numbers_do_not_depend_on_the_batch_size(digits, tmp_path, context, batch_size):
     """Convolutions of other batch sizes may round otherwise, and a pixel fall to the next of 256 levels."""

@@ -75,6 +75,7 @@ def test_log_q_is_minus_the_log_determinant_of_the_jacobian(shape, dtype, tolera
         assert log_q[i].item() == pytest.approx(expected.item(), abs=tolerance * size)
 
 
+@pytest.mark.slow
 def test_a_density_that_covers_the_square_and_integrates_to_one():
     """A fine mesh in v is carried to u: its cells fill the square, and Σ q × area is ∫ q du."""
     q, num = flow((1, 1, 2)).double(), 200
@@ -219,6 +220,7 @@ class Exact(Dequantizer):
         return (value - x) / WIDTH, log_q.flatten(1).sum(1)
 
 
+@pytest.mark.slow
 def test_the_best_noise_loses_nothing_and_every_draw_gives_the_exact_probability():
     process = VESDE()
     x = levels(1)[1:]  # the first has P(x) = 3·10⁻⁷
@@ -276,7 +278,7 @@ def rough(dim):
 @pytest.mark.parametrize("dtype", [D, torch.float32], ids=str)
 @pytest.mark.parametrize("density", [ONE, TWO], ids=["1 pixel", "2 pixels"])
 @pytest.mark.parametrize("kind", ["uniform", "learned"])
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_bits_per_dim_is_the_bound_that_quadrature_gives(density, kind, dtype):
     process, dim = VESDE(), math.prod(density.shape)
     q = UniformDequantization() if kind == "uniform" else rough(dim)

@@ -89,7 +89,7 @@ def test_images_of_8_by_8_within_1e_3_bits_per_dimension(process):
 
 
 @every_process
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(12)
 def test_the_default_is_the_density_of_what_is_sampled(process):
     """Gaussian data flow linearly: N(0, σ_T² I) arrives as a Gaussian that is not quite that of the data."""
     mean, variance = 0.7, 0.3
@@ -122,6 +122,7 @@ def test_the_trace_in_chunks_is_the_trace():
 # The truncation at t_min
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("truncation", "power"), [("smoothed", 2), ("corrected", 4)])
 def test_the_error_of_the_truncation_is_of_the_stated_order(truncation, power):
     density, sigmas = mixture(2), [0.1, 0.05, 0.025]
@@ -141,6 +142,7 @@ def test_the_error_of_the_truncation_is_of_the_stated_order(truncation, power):
     assert np.polyfit(np.log(sigmas), np.log(errors), 1)[0] == pytest.approx(power, abs=0.3)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("process", [VPSDE(), VESDE(sigma_min=0.1), DDPMProcess(40)], ids=name)
 def test_smoothed_is_exactly_the_density_of_data_with_the_noise_of_t_min(process):
     density, level = mixture(2), at_t_min(process)
@@ -210,7 +212,7 @@ def z_scores(probe, num_probes, num=600):
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 def test_the_standard_error_covers_the_truth_as_often_as_it_should(probe):
     """For K probes the score is Student's t with K − 1 degrees of freedom, but for the probes' own tails."""
     k = 12
@@ -223,6 +225,7 @@ def test_the_standard_error_covers_the_truth_as_often_as_it_should(probe):
         assert covered == pytest.approx(level, abs=4 * math.sqrt(level * (1 - level) / n) + 0.01)
 
 
+@pytest.mark.slow
 def test_all_signs_together_are_the_exact_trace(monkeypatch):
     signs = iter(torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)), dtype=D))
     module = importlib.import_module("scorelight.likelihood.log_likelihood")
@@ -248,6 +251,7 @@ def test_one_probe_has_no_standard_error_and_many_dimensions_get_probes():
 # How it is computed
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 @pytest.mark.parametrize("truncation", ["smoothed", "corrected", "bound"])
 def test_one_call_of_the_network_per_evaluation_and_every_one_is_counted(divergence, truncation):
@@ -277,7 +281,7 @@ def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation
 
 
 @pytest.mark.parametrize("truncation", ["smoothed", "corrected"])
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 def test_equal_steps_cost_what_was_asked_for_and_come_to_the_same(truncation):
     denoiser, x0 = (
         AnalyticDenoiser(mixture(2), VPSDE()),

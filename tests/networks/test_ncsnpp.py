@@ -213,6 +213,7 @@ def test_the_output_is_like_the_input(variant, shape):
     assert twice.shape == (4, 2 * shape[0], *shape[1:])
 
 
+@pytest.mark.one_in(4)
 @EACH
 @pytest.mark.parametrize("levels", [((1,), (0,)), ((1, 2), (1,)), ((1, 2, 2), (0, 2))], ids=str)
 def test_every_parameter_gets_a_gradient_and_a_step_lowers_the_loss(variant, levels):

@@ -34,6 +34,7 @@ def inputs(shape=(1, 8, 8), n=4, dtype=D):
     return x, torch.linspace(-5, 3, n, dtype=dtype)
 
 
+@pytest.mark.one_in(3)
 @SHAPES
 @LEVELS
 @pytest.mark.parametrize("num_blocks", [1, 2])
@@ -51,6 +52,7 @@ def test_the_output_starts_at_exactly_zero(shape, multipliers, attention_stages)
     assert (net(*inputs(shape, dtype=torch.float32)) == 0).all()
 
 
+@pytest.mark.one_in(4)
 @SHAPES
 @LEVELS
 @pytest.mark.parametrize("num_classes", [None, 3])

@@ -58,6 +58,7 @@ def test_the_global_error_falls_with_the_fifth_power_of_the_number_of_evaluation
     assert -np.polyfit(np.log(numbers), np.log(errors), 1)[0] > 4.9
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])
 def test_it_is_as_accurate_and_as_cheap_as_scipy(tolerance):
     y0 = [1.5, 3.0]

@@ -143,6 +143,7 @@ def test_the_loss_does_not_depend_on_what_the_network_outputs(process, space):
     torch.testing.assert_close(restated, direct, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.one_in(3)
 @every_process
 @some_times
 @pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
@@ -157,6 +158,7 @@ def test_the_exact_denoiser_of_gaussian_data_has_the_loss_of_the_closed_form(pro
     assert abs(loss.mean() - signal / (signal + level.sigma**2)) < 5 * loss.std() / math.sqrt(n)
 
 
+@pytest.mark.one_in(3)
 @every_process
 @some_times
 @pytest.mark.parametrize(("offset", "slope"), [(0.3, 0.0), (0.0, 0.1), (-0.2, 0.3)])

@@ -227,6 +227,7 @@ def test_with_it_the_bound_is_the_entropy_plus_the_prior_term_for_any_number_of_
     assert found == pytest.approx(entropy + prior, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_gradient_descent_finds_it_from_random_draws():
     """Adam on the default weight, times and noise drawn at random: each f to 0.15 of the exact one."""
     process, n = DDPMProcess(8, betas=[0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]), 8
@@ -308,6 +309,7 @@ def test_a_network_without_a_variance_is_told_what_to_set(index):
 SAMPLERS = [DDIM(4), DDIM(4, eta=1.0), AncestralSampler(4), Euler(4), Heun(4), EulerMaruyama(4)]
 
 
+@pytest.mark.one_in(4)
 @every_network
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_samplers_go_by_the_mean_alone(index, sampler):

@@ -121,6 +121,7 @@ def is_zero_on_average(values, tell=math.inf):
 # Implicit score matching
 
 
+@pytest.mark.one_in(4)
 @every_process
 @every_shape
 @pytest.mark.parametrize("space", [Epsilon(), VPrediction()], ids=lambda s: type(s).__name__)
@@ -299,6 +300,7 @@ VARIANCES = {  # of v^T S v for symmetric S
 }
 
 
+@pytest.mark.one_in(2)
 @every_projection
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 2)], ids=str)
 def test_the_variance_for_an_affine_score_is_the_closed_form(projection, shape):
@@ -388,6 +390,7 @@ def unet(**options):
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 
 
+@pytest.mark.one_in(5)
 @every_objective
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

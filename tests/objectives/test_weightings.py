@@ -204,7 +204,7 @@ def losses(process, *objectives):
 @every_process
 @every_weighting
 @every_time
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(25)
 def test_the_loss_is_in_the_units_that_the_paper_states(process, weighting, formula, relative, t):
     found, epsilon = losses(
         process, DenoisingScoreMatching(None, weighting, FixedTime(t)), EpsilonPrediction(FixedTime(t))
@@ -296,6 +296,7 @@ def test_weights_of_the_level_at_uniform_t_do_not(process, weighting):
     assert (other / first - 1).abs().max() > 0.1
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("process", CUT, ids=name)
 @pytest.mark.parametrize("bias", [-2.0, 0.0, 2.0])
 def test_the_sigmoid_weighting_is_a_sigmoid_of_log_snr_after_the_change_of_variables(process, bias):

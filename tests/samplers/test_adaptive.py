@@ -74,6 +74,7 @@ def test_gaussian_data_flow_along_straight_lines_of_standardised_coordinates(pro
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("process", PROCESSES[:3], ids=name)
 def test_it_agrees_with_scipy_in_time_itself(process):
     t, s = ends(process)
@@ -121,6 +122,7 @@ def test_the_error_falls_with_the_declared_order(process):
     assert -np.polyfit(np.log(numbers), np.log(errors), 1)[0] > RK45.order - 0.1
 
 
+@pytest.mark.one_in(3)
 @every_process
 def test_a_sample_does_not_depend_on_its_batch(process):
     denoiser, x = AnalyticDenoiser(MIXTURE, process), noise(8)
@@ -143,6 +145,7 @@ def test_conditions_go_with_their_examples():
     torch.testing.assert_close(x, expected.expand(4, 2), rtol=0, atol=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize("num_steps", [2, 5])
 def test_states_are_those_at_the_times_of_the_grid(denoise, num_steps):

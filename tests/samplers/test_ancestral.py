@@ -59,6 +59,7 @@ def levels(process, *times):
     return process.grid_levels(torch.tensor(times, dtype=D))
 
 
+@pytest.mark.one_in(3)
 @every_process
 @STEPS
 @pytest.mark.parametrize("make", [AncestralSampler, ddim(1.0)], ids=["ancestral", "ddim eta=1"])
@@ -153,6 +154,7 @@ def test_ancestral_sampling_is_algorithm_2_of_ho_et_al_under_vp(variance, genera
     )
 
 
+@pytest.mark.one_in(4)
 @every_process
 @pytest.mark.parametrize("grid", [UniformGrid(), LogSNRGrid()], ids=lambda g: type(g).__name__)
 @pytest.mark.parametrize("num_steps", [2, 20, 300])
@@ -165,6 +167,7 @@ def test_ddim_with_full_noise_is_ancestral_sampling(process, grid, num_steps, ge
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("make", [AncestralSampler, large, ddim(1.0)], ids=["small", "large", "ddim eta=1"])
 @pytest.mark.parametrize("process", [VESDE(1e-3, 1e6), VESDE(1e-6, 1e6), VPSDE(beta_max=300.0)], ids=str)
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10])

@@ -278,6 +278,7 @@ def test_1000_steps_sample_gaussian_data_up_to_the_stated_bias(process, make):
     assert abs(variance / expected[1] - 1) < bias
 
 
+@pytest.mark.one_in(3)
 @every_process_slowly
 @choose(STOCHASTIC)
 def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, make):
@@ -289,6 +290,7 @@ def test_the_bias_of_stochastic_samplers_falls_with_the_declared_order(process, 
     assert order > samplers[0].order - 0.1
 
 
+@pytest.mark.one_in(4)
 @every_process
 @choose(STOCHASTIC)
 def test_random_draws_give_the_moments_of_independent_ones(process, make, generator):
@@ -386,7 +388,7 @@ def test_the_published_third_order_has_not_three_and_ours_has():
 
 @every_flow
 @choose(DETERMINISTIC | MULTISTEP | VARIANTS)
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_the_way_back_leads_to_the_noise_of_the_exact_flow_with_the_declared_order(index, make):
     denoiser, noise, end = flow(index)
     last = denoiser.process.grid_levels(torch.tensor([denoiser.process.t_min], dtype=D))[0]

@@ -112,7 +112,7 @@ def moments(sampler, process, mean, variance):
 
 @every_process
 @pytest.mark.parametrize("s_churn", slow_but([0.0, 5.0, 40.0], 0.0, 40.0))
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(12)
 def test_the_weak_error_falls_with_the_declared_order_with_and_without_churn(process, s_churn):
     mean, variance = 0.7, 0.3
     s = process.grid_levels(torch.tensor([process.t_min], dtype=D))[0]

@@ -49,6 +49,7 @@ def last(states):
     return state
 
 
+@pytest.mark.one_in(4)
 @every_process
 @every_sampler
 def test_it_is_the_sampler_on_the_noise_of_the_generators(process, sampler):
@@ -63,6 +64,7 @@ def test_it_is_the_sampler_on_the_noise_of_the_generators(process, sampler):
         assert torch.equal(state, other) and state.dtype == torch.float32
 
 
+@pytest.mark.one_in(4)
 @every_process
 @every_sampler
 def test_sample_i_is_the_same_in_every_batch(process, sampler):

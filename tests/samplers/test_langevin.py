@@ -208,6 +208,7 @@ def test_samples_have_the_log_density_of_the_data(process, sampler, generator):
     assert abs(share - (data[:, 0] > 0).double().mean()) < 5 * math.sqrt(0.25 * 2 / n) + 0.03
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "process", [VPSDE(), VESDE(sigma_max=30), SubVPSDE()], ids=lambda p: type(p).__name__
 )

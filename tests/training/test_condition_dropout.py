@@ -90,6 +90,7 @@ def test_every_objective_is_in_this_list():
     assert everyone() == set(OBJECTIVES)
 
 
+@pytest.mark.one_in(3)
 @every_objective
 @every_rate
 def test_the_share_of_the_labels_that_are_dropped_becomes_no_class_and_the_batch_stays(
@@ -130,6 +131,7 @@ def test_each_step_drops_others_and_a_run_of_the_same_seed_the_same(make_module,
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.one_in(4)
 @every_objective
 def test_without_dropout_the_step_is_that_of_a_module_that_knows_none(objective, make_module, make_trainer):
     def weights(**given):
@@ -200,7 +202,7 @@ def test_other_conditions_are_dropped_to_zeros_with_the_label_and_of_any_shape()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_digits_and_their_labels_train_a_u_net_under_every_objective(objective, make_module, make_trainer):
     """One step on images, of the classes and of no class at once."""
     seed_everything(0, verbose=False)

@@ -198,6 +198,7 @@ def test_a_corrupted_checkpoint_is_named_and_the_one_before_is_used(alone, tmp_p
     assert unequal_leaves(what_is_left(tmp_path / "runs/version_0"), alone) == []
 
 
+@pytest.mark.slow
 def test_another_configuration_and_a_finished_run_start_anew(tmp_path):
     short = [*COMMAND, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
     assert main(short) == 0
