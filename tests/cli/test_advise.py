@@ -213,8 +213,8 @@ MISTAKES = {
 def test_mistakes_give_one_line(mistake, capsys, tmp_path):
     (tmp_path / "old.yaml").write_text("mine")
     flags, words = MISTAKES[mistake]
-    said = fails(capsys, *flags)
-    assert [w for w in words if w not in said] == [], said
+    message = fails(capsys, *flags)
+    assert [w for w in words if w not in message] == [], message
     assert (tmp_path / "old.yaml").read_text() == "mine"
 
 

@@ -42,14 +42,14 @@ def fit(capsys):
 
 def fails(capsys, *args):
     assert main(["dequantize", *args]) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said and said.count("scorelight: error:") == 1
-    return said
+    message = capsys.readouterr().err
+    assert "Traceback" not in message and message.count("scorelight: error:") == 1
+    return message
 
 
-def figures(said):
+def figures(message):
     return {
-        name: float(re.search(ROW.format(name), said)[1])
+        name: float(re.search(ROW.format(name), message)[1])
         for name in ("uniform", "learned", "uniform - learned")
     }
 
@@ -60,10 +60,10 @@ def figures(said):
 def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
     run, flags = fit(name), "--max_steps 2 --num_images 3 --dequantizer.width 8 --out new/q.ckpt --seed 4"
     assert main(["dequantize", run, *flags.split()]) == 0
-    said = capsys.readouterr().out
-    found = figures(said)
+    message = capsys.readouterr().out
+    found = figures(message)
     assert found["uniform"] - found["learned"] == pytest.approx(found["uniform - learned"], abs=2e-4)
-    assert "num_bins 17" in said and "truncation smoothed" in said and "new/q.ckpt" in said
+    assert "num_bins 17" in message and "truncation smoothed" in message and "new/q.ckpt" in message
     checkpoint = torch.load("new/q.ckpt", weights_only=True)
     assert checkpoint["dequantizer"] == {
         "class_path": "scorelight.FlowDequantization",

@@ -30,11 +30,11 @@ def evaluate(arguments):
     return main(["evaluate", "runs/digits/vp_epsilon", *arguments.split()])
 
 
-def refused(arguments, said, run, capsys):
+def refused(arguments, message, run, capsys):
     """The command says what is wrong and does nothing."""
     assert evaluate(arguments) == 2
     error = capsys.readouterr().err
-    assert all(word in error for word in said), error
+    assert all(word in error for word in message), error
     assert not (run / "evaluation").exists()
 
 
@@ -124,7 +124,7 @@ def test_statistics_are_exported_and_compared_with(run, capsys):
 
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--metrics FrechetDistanc", ["FrechetDistanc", "did you mean 'FrechetDistance'"]),
         ("--metrics KernelDistance --num_samples 9", ["KernelDistance", "num_samples=9", "1000"]),
@@ -141,13 +141,13 @@ def test_statistics_are_exported_and_compared_with(run, capsys):
         ("--num_sample 9", ["num_sample", "num_samples"]),
     ],
 )
-def test_mistakes(run, capsys, arguments, said):
-    refused(arguments, said, run, capsys)
+def test_mistakes(run, capsys, arguments, message):
+    refused(arguments, message, run, capsys)
 
 
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ("{class_path: NegativeLogLikelihood, init_args: {repeats: 0}}", ["repeats=0", "at least 1"]),
         ("{class_path: NegativeLogLikelihood, init_args: {num_steps: 0}}", ["num_steps=0", "at least 1"]),
@@ -158,6 +158,6 @@ def test_mistakes(run, capsys, arguments, said):
         ("VPSDE", ["VPSDE", "Metric"]),
     ],
 )
-def test_mistakes_in_a_file_of_metrics(run, capsys, entry, said):
+def test_mistakes_in_a_file_of_metrics(run, capsys, entry, message):
     (run / "metrics.yaml").write_text(f"metrics: [{entry}]\n")
-    refused(f"--config {run}/metrics.yaml --num_samples 9", said, run, capsys)
+    refused(f"--config {run}/metrics.yaml --num_samples 9", message, run, capsys)

@@ -18,9 +18,9 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def fails(capsys, *args):
     assert main(["interpolate", *args]) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said and said.count("scorelight: error:") == 1
-    return said
+    message = capsys.readouterr().err
+    assert "Traceback" not in message and message.count("scorelight: error:") == 1
+    return message
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_images_are_encoded_and_come_back(name, sampler, capsys):
     capsys.readouterr()
     flags = f"--num_pairs 2 --num_columns 5 --out new/a.png {sampler}"
     assert main(["interpolate", f"runs/{name}", *flags.split()]) == 0
-    said = capsys.readouterr().out
-    assert not sampler or "DDIM, 99 network evaluations to encode and 100 to decode" in said
-    error = float(re.search(r"reconstruction error (\S+) \(", said)[1])
+    message = capsys.readouterr().out
+    assert not sampler or "DDIM, 99 network evaluations to encode and 100 to decode" in message
+    error = float(re.search(r"reconstruction error (\S+) \(", message)[1])
     assert error < 0.01  # a flow can be followed back, whatever the network
     assert "AncestralSampler draws noise" in fails(capsys, f"runs/{name}", "--sampler", "AncestralSampler")
     with Image.open("new/a.png") as picture:

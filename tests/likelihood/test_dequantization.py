@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback
 from scipy import stats
+from support.quantised import LEVELS, ONE, TWO, WIDTH, gaps, levels, mean_gap, probabilities, train_flow
 from torch import nn
 from torch.distributions import Normal
 from torch.utils.data import DataLoader
@@ -153,46 +154,6 @@ def test_options_are_checked(shape, options, message):
 # Quantised Gaussians: P(x) is known, and with it what is lost
 
 
-def gaussian(mean, covariance):
-    """A Gaussian image of one row, (1, 1, D)."""
-    mean, covariance = torch.as_tensor(mean, dtype=D), torch.as_tensor(covariance, dtype=D)
-    return GaussianMixture(torch.ones(1), mean.reshape(1, 1, 1, -1), covariance[None])
-
-
-ONE = gaussian([0.2], [[0.04]])
-TWO = gaussian([0.1, -0.2], [[0.06, 0.05], [0.05, 0.06]])
-LEVELS, WIDTH = 5, 0.5
-
-
-def levels(dim):
-    axis = torch.linspace(-1, 1, LEVELS, dtype=D)
-    return torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, 1, dim)
-
-
-def cells(dim, num):
-    """Midpoints of a grid on (0, 1)^D, shape (num^D, 1, 1, D)."""
-    axis = (torch.arange(num, dtype=D) + 0.5) / num
-    return torch.cartesian_prod(*[axis] * dim).reshape(-1, 1, 1, dim)
-
-
-def probabilities(density):
-    """P(x) = ∫ p over the cube of each level, shape (L,)."""
-    dim = math.prod(density.shape)
-    v = WIDTH * (cells(dim, 400 if dim > 1 else 20_000) - 0.5)
-    return torch.stack([density.log_prob(x + v).exp().mean() * WIDTH**dim for x in levels(dim)])
-
-
-@torch.no_grad()
-def gaps(dequantizer, density):
-    """KL(q ‖ p(u|x)) in nats at each level, shape (L,): the bound (24) less −log P(x), by quadrature in v."""
-    dim = math.prod(density.shape)
-    v, found = cells(dim, 60 if dim > 1 else 2000), []
-    for x in levels(dim):
-        u, log_q = dequantizer(x.expand(len(v), -1, -1, -1), v)
-        found.append((log_q - density.log_prob(x + WIDTH * u)).mean() - dim * math.log(WIDTH))
-    return torch.stack(found) + probabilities(density).log()
-
-
 def at_t_max(density, process):
     """The log-density of the data at t_max, in the place of N(0, σ² I)."""
     level = process.grid_levels(torch.tensor([process.t_max]))[0]
@@ -236,18 +197,6 @@ def test_the_best_noise_loses_nothing_and_every_draw_gives_the_exact_probability
     assert (found.standard_error < 1e-4).all() and gaps(Exact(), ONE)[1:].abs().max() < 1e-4
 
 
-def trained(density, make_trainer, process, steps, **options):
-    """A small flow trained on grey levels that come as often as P(x) says, and those levels."""
-    seed_everything(0, verbose=False)
-    index = torch.multinomial(probabilities(density), 4096, replacement=True, generator=seeded())
-    x = levels(math.prod(density.shape))[index].float()
-    q = FlowDequantization(density.shape, width=32)
-    module = DequantizerModule(AnalyticDenoiser(density, process), q, LikelihoodProtocol(LEVELS), **options)
-    trainer = make_trainer(max_steps=steps, gradient_clip_val=1.0)
-    trainer.fit(module, DataLoader(x, batch_size=256, shuffle=True))
-    return q, x, trainer
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("density", "process"),
@@ -256,9 +205,9 @@ def trained(density, make_trainer, process, steps, **options):
 )
 def test_training_closes_the_gap_to_the_exact_probability(density, process, make_trainer, tmp_path):
     """Mean KL(q ‖ p(u|x)) in nats, before and after: 0.352 and 0.003; for two pixels 1.715 and 0.007."""
-    q, _, trainer = trained(density, make_trainer, process, 250, learning_rate=1e-2)
-    weight = probabilities(density) / probabilities(density).sum()
-    before, after = ((weight * gaps(noise, density)).sum().item() for noise in (UniformDequantization(), q))
+    trainer = make_trainer(max_steps=250, gradient_clip_val=1.0)
+    q = train_flow(density, trainer, process, learning_rate=1e-2)
+    before, after = (mean_gap(noise, density) for noise in (UniformDequantization(), q))
     assert before > 0.3 and 0 < after < before / 50
 
     trainer.save_checkpoint(tmp_path / "q.ckpt", weights_only=False)

@@ -316,5 +316,5 @@ def test_an_unknown_inner_network_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = ["--model.network", "Energy", "--model.network.network", "MPL"]
     assert main(["fit", "--config", "toy/vp_score", *args]) == 2
-    said = capsys.readouterr().err
-    assert "model.network.network" in said and "did you mean 'MLP'" in said
+    message = capsys.readouterr().err
+    assert "model.network.network" in message and "did you mean 'MLP'" in message

@@ -76,8 +76,8 @@ def their_step(theirs, output, i, x, noise):
 
 def our_step(process, output, space, pair_of_times, x, noise, variance="small"):
     levels = process.grid_levels(torch.tensor(pair_of_times, dtype=D))
-    said = lambda x, level: Prediction(x, level, output, space)  # noqa: E731
-    (state,) = AncestralSampler(variance=variance).trajectory(said, x, levels, lambda like: noise)
+    predict = lambda x, level: Prediction(x, level, output, space)  # noqa: E731
+    (state,) = AncestralSampler(variance=variance).trajectory(predict, x, levels, lambda like: noise)
     return state
 
 

@@ -231,7 +231,7 @@ def mlp(learned_variance=False):
     ids=["bound", "bound in strata", "hybrid"],
 )
 def test_objectives_tell_their_losses_without_weights_in_training_only(objective, wrap, generator):
-    """The loss that comes out is weight times the loss that was told, but for the term of the prior."""
+    """The loss that comes out is weight times the loss that was reported, but for the term of the prior."""
     process, sampler = DDPMProcess(4, "cosine"), LossAwareTime(history=64, uniform_share=0.5)
     denoiser = NetworkDenoiser(mlp(learned_variance=True), process, Epsilon())
     loss_of, x0 = objective(time_sampler=wrap(sampler)), torch.randn(64, 2, generator=generator)
@@ -246,10 +246,10 @@ def test_objectives_tell_their_losses_without_weights_in_training_only(objective
     assert torch.equal(sampler.seen - 64, level.bincount(minlength=4))
     weight = 1 / (4 * (0.5 * torch.tensor([1, 1, 3, 1]) / 6 + 0.5 / 4))
     for i in range(4):
-        told = sampler.losses[i, : (level == i).sum()]
+        reported = sampler.losses[i, : (level == i).sum()]
         mine = ((loss.value - prior) / weight[level])[level == i]
         torch.testing.assert_close(
-            told.float().sort().values, mine.float().sort().values, rtol=1e-4, atol=1e-5
+            reported.float().sort().values, mine.float().sort().values, rtol=1e-4, atol=1e-5
         )
 
 

@@ -1,4 +1,4 @@
-"""Trouble is named with the step and a remedy, and stops the run before it is in the weights."""
+"""Numerical problems are reported with step and remedy, and stop the run before they spoil the weights."""
 
 import functools
 import warnings
@@ -116,11 +116,11 @@ def test_a_gradient_that_is_nan_stops_the_run_and_leaves_the_weights(make_module
 
 def test_a_gradient_that_explodes_is_reported_once(make_module, make_trainer):
     module = make_module(objective=Turning(101, factor=1e5), optimizer=STILL)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         train(make_trainer, module, max_steps=104)
-    told = [str(w.message) for w in told if "gradient's norm" in str(w.message)]
-    assert len(told) == 1 and "at step 101" in told[0] and "1000 times the usual" in told[0]
+    warned = [str(w.message) for w in warned if "gradient's norm" in str(w.message)]
+    assert len(warned) == 1 and "at step 101" in warned[0] and "1000 times the usual" in warned[0]
 
 
 class Images(ArrayDataModule):
@@ -136,27 +136,27 @@ class Images(ArrayDataModule):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [(255.0, r"images run from 255 to 255.*x / 127.5"), (torch.nan, "NaN or infinite: nan")],
 )
-def test_images_out_of_range_are_refused_before_a_step(make_module, make_trainer, value, said):
+def test_images_out_of_range_are_refused_before_a_step(make_module, make_trainer, value, expected):
     from scorelight import UNet
 
     network = UNet((1, 4, 4), base_channels=8, multipliers=[1], num_blocks=1, attention_stages=[])
     module = make_module(network=network)
     before = [p.clone() for p in module.parameters()]
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=expected):
         train(make_trainer, module, Images(value))
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("sigma_max", "told"), [(0.5, 1), (50.0, 0)])
-def test_noise_that_does_not_cover_the_data_is_told(make_module, make_trainer, sigma_max, told):
+@pytest.mark.parametrize(("sigma_max", "warned"), [(0.5, 1), (50.0, 0)])
+def test_noise_that_does_not_cover_the_data_is_told(make_module, make_trainer, sigma_max, warned):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         train(make_trainer, make_module(process=VESDE(sigma_max=sigma_max)))
     seen = [str(w.message) for w in seen if "model.process" in str(w.message)]
-    assert len(seen) == told and all("scorelight advise" in words for words in seen)
+    assert len(seen) == warned and all("scorelight advise" in words for words in seen)
 
 
 def test_the_factor_is_above_one():
