@@ -76,5 +76,6 @@ def sample(
         each = counting.num_evaluations / len(batches)
         name, steps = type(source.sampler).__name__, source.sampler.num_steps
         how = f"{name}, {steps} steps, {each:.4g} network evaluations, seed {seed}"
+        how += f", {type(source.denoiser).__name__}" if guidance else ""
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")

@@ -62,8 +62,9 @@ def byte(value):
 
 
 @pytest.mark.usefixtures("_here")
-def test_the_guidance_of_the_checkpoint_is_the_default_and_flags_change_it():
+def test_the_guidance_of_the_checkpoint_is_the_default_and_flags_change_it(capsys):
     assert brightest("runs/clipped") == byte(0.25)
+    assert "seed 0, ClippedDenoiser:" in capsys.readouterr().out
     assert brightest("runs/clipped", "--guidance.high", "0.5") == byte(0.5)
     assert brightest("runs/clipped", "--guidance", "null") == 255
     assert brightest("runs/digits/vp_epsilon") == 255
