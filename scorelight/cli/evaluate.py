@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
@@ -17,7 +16,7 @@ from scorelight.cli.common import (
     stored_data,
     written,
 )
-from scorelight.denoisers.base import Denoiser
+from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.report import markdown_table, write_report
@@ -57,7 +56,7 @@ def evaluate(
     num_samples: int = 10_000,
     seeds: list[int] | None = None,
     sampler: Sampler | None = None,
-    guidance: Callable[[Denoiser], Denoiser] | None = None,
+    guidance: MakeWrapper | None = None,
     weights: Weights = "ema",
     data: LightningDataModule | None = None,
     features: FeatureExtractor | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from scorelight.batch import Batch
 from scorelight.cli.common import run_on_checkpoint, stored_data, written
 from scorelight.data.access import examples_of
-from scorelight.denoisers.base import Denoiser
+from scorelight.denoisers.base import Denoiser, MakeWrapper
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
 from scorelight.images import grid, save
@@ -40,7 +39,7 @@ def interpolate(
     num_columns: int = 10,
     out: str = "interpolation.png",
     sampler: Sampler | None = None,
-    guidance: Callable[[Denoiser], Denoiser] | None = None,
+    guidance: MakeWrapper | None = None,
     weights: Weights = "ema",
 ) -> None:
     """Encode images along the probability flow, and decode points between them: one row for each pair.

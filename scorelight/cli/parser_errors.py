@@ -26,6 +26,7 @@ PATTERNS = {
     ),
     "option": re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^'\s=]+)"),
     "required": re.compile(r"the following arguments are required: (\w+)"),
+    "object around the value": re.compile(r"\. Got value: Namespace\(.*$", re.MULTILINE),
     "expected": re.compile(r"Expected an? (.+?)(?:(?:: |\. Got value: )(.*))?$", re.MULTILINE),
 }
 _GIVEN = "Given value: "  # at the end of the message on a union, in place of "Got value" for each member
@@ -80,6 +81,7 @@ def _no_option(option: str, class_path: str) -> str:
 
 def _explain_type(message: str, key: str, annotation: Callable[[], Any]) -> str:
     """What was expected at a key: a class, one of some choices, or a value of a type; empty if unknown."""
+    message = PATTERNS["object around the value"].sub("", message)
     expected = PATTERNS["expected"].findall(message)
     given = next((g for _, g in expected if g), message.partition(_GIVEN)[2].partition("\n")[0])
     for kind, value in expected:

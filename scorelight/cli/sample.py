@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, written
-from scorelight.denoisers.base import Denoiser
+from scorelight.denoisers.base import MakeWrapper
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.evaluation.samples import write_archive
 from scorelight.samplers.base import Sampler
@@ -32,7 +31,7 @@ def sample(
     seed: int = 0,
     out: str = "samples",
     sampler: Sampler | None = None,
-    guidance: Callable[[Denoiser], Denoiser] | None = None,
+    guidance: MakeWrapper | None = None,
     weights: Weights = "ema",
     labels: list[int] | None = None,
     batch_size: int = 64,

@@ -111,7 +111,7 @@ class DenoiserWrapper(Denoiser, ABC):
         return self.denoiser.unconditional(x_t, level, **cond)
 
 
-MakeWrapper = Callable[[Denoiser], Denoiser]
+MakeWrapper = Callable[[Denoiser], DenoiserWrapper]
 """Wraps a denoiser: a subclass of `DenoiserWrapper`, its options filled in."""
 
 

@@ -101,7 +101,11 @@ def test_evaluation_reports_the_guidance_and_keeps_its_samples_apart(tmp_path):
         (["--guidance", "ClipedDenoiser"], ["ClipedDenoiser", "did you mean 'ClippedDenoiser'"]),
         (["--guidance", "ClippedDenoiser", "--guidance.hihg", "1"], ["hihg", "did you mean 'high'"]),
         (["--guidance", "ClippedDenoiser", "--guidance.high", "-2"], ["high=-2", "low < high"]),
-        (["--guidance", "VPSDE"], ["VPSDE"]),
+        (
+            ["--guidance", "ClippedDenoiser", "--guidance.high", "x"],
+            ["guidance.high: expected float, got 'x'\n"],
+        ),
+        (["--guidance", "VPSDE"], ["VPSDE", "allowed: ClippedDenoiser"]),
     ],
 )
 def test_mistakes(flags, named, capsys):

@@ -58,6 +58,10 @@ CASES = {
         ["key", "class", "expected"],
         "shape.parts: expected int, got 'few'",
     ),
+    "--shape=Frame --shape.make=Square --shape.make.parts=few": (
+        ["key", "class", "object around the value", "expected"],
+        "shape.make.parts: expected int, got 'few'",
+    ),
     "--shape=Frame --shape.inside.side=1": (
         ["key", "class", "expected"],
         "shape.inside: which Shape? Its options come after its class: --shape.inside CLASS; allowed: ",
