@@ -84,17 +84,17 @@ def _explain_type(message: str, key: str, annotation: Callable[[], Any]) -> str:
     message = PATTERNS["object around the value"].sub("", message)
     expected = PATTERNS["expected"].findall(message)
     given = next((g for _, g in expected if g), message.partition(_GIVEN)[2].partition("\n")[0])
+    types = [kind.split("'")[1] for kind, _ in expected if kind.startswith("<class '")]
+    names = " or ".join(_name(name) for name in types if name != "NoneType")
     for kind, value in expected:
-        if kind == "dot import path string":
+        if kind == "dot import path string" and not names:
             hint = nearest(value, _class_names(annotation()))
             return f"unknown class {value!r}; {hint}, or the import path of a class of your own"
         if kind.startswith("instantiatable class, but ") and kind.endswith(" is abstract"):
-            base, names = _name(kind.split()[-3]), ", ".join(sorted(_class_names(annotation())))
-            return f"which {base}? Its options come after its class: --{key} CLASS; allowed: {names}"
+            base, allowed = _name(kind.split()[-3]), ", ".join(sorted(_class_names(annotation())))
+            return f"which {base}? Its options come after its class: --{key} CLASS; allowed: {allowed}"
         if kind.startswith("typing.Literal["):
             return f"{value or given!r}; {nearest(value or given, kind.split(chr(39))[1::2])}"
-    types = [kind.split("'")[1] for kind, _ in expected if kind.startswith("<class '")]
-    names = " or ".join(_name(name) for name in types if name != "NoneType")
     return f"expected {names}, got {given!r}" if names else ""
 
 

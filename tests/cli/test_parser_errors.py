@@ -23,7 +23,12 @@ class Square(Shape):
 
 
 class Frame(Shape):
-    def __init__(self, inside: Shape | None = None, make: Callable[[int], Square] | None = None) -> None: ...
+    def __init__(
+        self,
+        inside: Shape | None = None,
+        make: Callable[[int], Square] | None = None,
+        width: float | Shape = 1.0,
+    ) -> None: ...
 
     def area(self) -> float: ...
 
@@ -66,6 +71,7 @@ CASES = {
         ["key", "class", "expected"],
         "shape.inside: which Shape? Its options come after its class: --shape.inside CLASS; allowed: ",
     ),
+    "--shape=Frame --shape.width=wide": (["key", "expected"], "shape.width: expected float, got 'wide'"),
     "--count=many": (["key", "expected"], "count: expected int, got 'many'"),
     "--coumt=3": (["option"], "unknown option '--coumt'; did you mean 'count'?"),
 }
