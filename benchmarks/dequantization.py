@@ -115,6 +115,7 @@ if __name__ == "__main__":
     result |= {
         "config": CONFIG,
         "images": IMAGES,
+        "grey_levels": DigitsDataModule().num_bins,
         "steps": STEPS,
         "seed": SEED,
         "commit": commit(),
