@@ -99,10 +99,8 @@ def evaluate(
     check_positive(devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
     data, learned = stored_data(data, path), load_dequantizer(dequantizer) if dequantizer else None
-    source, folder = (
-        load_source(path, weights, sampler, guidance),
-        Path(out or _run_folder(path) / "evaluation"),
-    )
+    source = load_source(path, weights, sampler, guidance)
+    folder = Path(out or _run_folder(path) / "evaluation")
     context = launch(accelerator, devices, num_nodes)
     source.denoiser.to(context.device)
     if context.is_main:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
 from scorelight.images import grid, save
 from scorelight.samplers.adaptive import RK45, slerp
-from scorelight.samplers.base import Sampler
+from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
@@ -92,7 +91,7 @@ def _decode(
         nearer = {name: value[int(share > 0.5) :: 2] for name, value in cond.items()}
         indices = range(len(between))
         states = generate(denoiser, sampler, noise.shape[1:], 0, indices, nearer, noise=between)
-        columns.append(deque(states, maxlen=1).pop())
+        columns.append(final_state(states))
     return columns
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from scorelight import __version__
 from scorelight.data.access import ModelExamples, examples_of
 from scorelight.denoisers.counting import CountingDenoiser
+from scorelight.errors import ConfigurationError
 from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.quality import check_samples, evaluate_examples, feature_set
 from scorelight.evaluation.reference import default_features, reference_set
@@ -118,7 +119,11 @@ class Evaluator:
 
     def require_examples(self, metric: LikelihoodMetric) -> None:
         """Note that the metric will ask for `example_values`, and check that there are examples."""
-        assert len(self._validation)
+        if not len(self._validation):
+            raise ConfigurationError(
+                f"{type(metric).__name__}: {type(self.data).__name__} has no validation examples; "
+                "give it some, or leave the metric out"
+            )
 
     def example_values(self, metric: LikelihoodMetric) -> list[dict[str, Tensor]]:
         """The values of the metric for each validation example, for each seed."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
 from scorelight.images import grid, save, to_uint8
-from scorelight.samplers.base import Sampler
+from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import device_of, generate
 from scorelight.storage.npz import write_npz
 from scorelight.storage.shards import ShardStore
@@ -57,18 +57,14 @@ class SampleSource(NamedTuple):
             cond = cycle_labels(index, self.labels)
             here = {name: value.to(device_of(self.denoiser)) for name, value in cond.items()}
             states = generate(self.denoiser, self.sampler, self.shape, seed, index.tolist(), here)
-            yield index, _last(states, progress), cond
+            yield index, final_state(_counted(states, progress) if progress is not None else states), cond
 
 
-def _last(states: Iterator[Tensor], progress: Any) -> Tensor:
-    """The last state; the bar is moved at each of them."""
-    last = None
+def _counted(states: Iterator[Tensor], progress: Any) -> Iterator[Tensor]:
+    """The states; the bar is moved at each of them."""
     for state in states:
-        last = state
-        if progress is not None:
-            progress.update()
-    assert last is not None
-    return last
+        progress.update()
+        yield state
 
 
 def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 256) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +22,7 @@ from scorelight.rng import Generators, randn_like
 from scorelight.storage.component import Component
 from scorelight.times import NearestLevels, TimeGrid, UniformGrid
 
-__all__ = ["BoundDenoiser", "Levels", "NoiseSource", "Sampler"]
+__all__ = ["BoundDenoiser", "Levels", "NoiseSource", "Sampler", "final_state"]
 
 Levels = Sequence[NoiseLevel[float]]
 """The levels of the grid, in Python floats."""
@@ -50,6 +50,11 @@ class BoundDenoiser:
     def select(self, index: Tensor, size: int) -> BoundDenoiser:
         """The same for the examples at the positions `index` of a batch of `size`."""
         return BoundDenoiser(self.denoiser, **select_conditions(self.cond, index, size))
+
+
+def final_state(states: Iterable[Tensor]) -> Tensor:
+    """The last state of a path, with no other kept in memory."""
+    return deque(states, maxlen=1).pop()
 
 
 _MOST_STEPS = 10_000_000
@@ -125,7 +130,7 @@ class Sampler(Component, ABC):
     ) -> Tensor:
         """Samples of noise's shape. The caller decides about gradients and about train or eval mode."""
         path = self.sample_path(denoiser, noise, generator=generator, noise_source=noise_source, **cond)
-        return deque(path, maxlen=1).pop()
+        return final_state(path)
 
     def encode(self, denoiser: Denoiser, x0: Tensor, **cond: Any) -> Tensor:
         """Unit noise like x0 that the sampler turns into x0 up to the error of its steps, run backwards.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.ancestral import DDIM, diffuse
-from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler, final_state
 from scorelight.times import LogSNRGrid, TimeGrid
 
 __all__ = ["Restart"]
@@ -72,7 +71,7 @@ class Restart(Sampler):
             if index == low:
                 for _ in range(self.num_restarts):
                     x = diffuse(x, levels[low], levels[high], noise)
-                    x = deque(down(x, high, low), maxlen=1).pop()
+                    x = final_state(down(x, high, low))
             yield x
         yield from down(x, low, len(levels) - 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -24,7 +23,7 @@ from scorelight.objectives.base import Objective
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
 from scorelight.rng import hash_seed, per_example_generators, rand
-from scorelight.samplers.base import Sampler
+from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
 from scorelight.training.checks import check_compatible, check_fit, require_finite
@@ -146,7 +145,7 @@ class ScoreModule(ConfiguredModule):
 
     def predict_step(self, batch: Seeds, batch_idx: int) -> Tensor:
         """The samples that the seeds stand for."""
-        return deque(self.sample(batch.seed, batch.indices.tolist(), batch.cond), maxlen=1).pop()
+        return final_state(self.sample(batch.seed, batch.indices.tolist(), batch.cond))
 
     def sample(
         self,

@@ -320,6 +320,13 @@ def test_what_a_data_module_lacks_is_named_before_samples_are_drawn(make_module,
     assert not drawn
 
 
+def test_without_validation_examples_likelihoods_are_refused(make_module, tmp_path, context, drawn):
+    job = evaluator(make_module(), ToyDataModule(num_val=0), tmp_path, context)
+    with pytest.raises(ConfigurationError, match="NegativeLogLikelihood: ToyDataModule has no validation"):
+        job.run([FrechetDistance(), NegativeLogLikelihood()])
+    assert not drawn
+
+
 def test_without_data_a_file_is_asked_for(context):
     with pytest.raises(ConfigurationError, match="reference=FILE"):
         reference_set(PixelFeatures(), None, "train", [FrechetDistance()], context)
