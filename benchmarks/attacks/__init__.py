@@ -1,0 +1,3 @@
+"""What `reliability.py` tries."""
+
+import common  # noqa: F401  it makes tests/support importable
