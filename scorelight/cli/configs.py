@@ -8,9 +8,8 @@ from pathlib import Path
 import yaml
 
 from scorelight.errors import ConfigurationError, nearest
-from scorelight.storage.trust import import_paths
 
-__all__ = ["config_dir", "list_configs", "packages_named", "resolve_configs"]
+__all__ = ["config_dir", "list_configs", "resolve_configs"]
 
 
 def config_dir() -> Path:
@@ -63,14 +62,6 @@ def _check_mapping(path: str) -> None:
         raise ConfigurationError(
             f"--config {path}: expected keys such as model: and data:, got {content!r:.60}"
         )
-
-
-def packages_named(args: Sequence[str]) -> set[str]:
-    """Top-level packages that the flags and the files of ``--config=FILE`` name, which the user trusts."""
-    texts = (arg.partition("=")[2] if "=" in arg else arg for arg in args)
-    files = [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
-    named = [*texts, *(yaml.safe_load(Path(file).read_text()) for file in files)]
-    return {name.partition(".")[0] for name in import_paths(named)}
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -17,14 +18,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from scorelight.cli.configs import packages_named
 from scorelight.cli.construction import construct
 from scorelight.cli.parser_errors import explain, unknown_flag
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.sample_grid import SampleGridCallback
 from scorelight.storage.component import Component, refuse_none
 from scorelight.storage.runs import find_checkpoint
-from scorelight.storage.trust import third_party_packages, trust
+from scorelight.storage.specs import arguments_of
+from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
 from scorelight.training.lightning_private import PrivateCLI, option_strings
 from scorelight.training.loading import read_config
@@ -72,12 +73,13 @@ class RunCLI(PrivateCLI):
         """Parse with the checkpoint's model as the default: flags > YAML > checkpoint > code."""
         assert isinstance(args, list)
         options = option_strings(self.subcommand_parser(args[0]))
+        _check_configs_of_runs(args)
         try:
             self.config = parser.parse_args(self._with_checkpoint(args))
         except ArgumentError as error:
             if message := unknown_flag(args[1:], options):
                 raise ConfigurationError(message) from error
-            roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _data}
+            roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _others}
             raise ConfigurationError(explain(str(error), roots, options)) from error
 
     def _with_checkpoint(self, args: list[str]) -> list[str]:
@@ -86,7 +88,6 @@ class RunCLI(PrivateCLI):
             flag, equals, value = arg.partition("=")
             if flag == "--ckpt_path":
                 path = find_checkpoint(value if equals else "".join(args[i + 1 : i + 2]))
-                trust(*packages_named(args))
                 self.subcommand_parser(args[0]).set_defaults(_checkpoint_defaults(path))
                 return [*args[:i], f"--ckpt_path={path}", *args[i + (1 if equals else 2) :]]
         return args
@@ -162,7 +163,7 @@ class RunCLI(PrivateCLI):
         folder = self.trainer.log_dir
         if self.trainer.is_global_zero and folder:
             mark_finished(Path(folder))
-            packages = third_party_packages(self.model.hparams, self.config["fit"].as_dict()["data"])
+            packages = packages_named(self.config["fit"].as_dict())
             print(
                 _SUMMARY.format(
                     run=folder,
@@ -181,13 +182,41 @@ def _checkpoint_defaults(path: Path) -> dict[str, Any]:
     return defaults | {f"model.{k}": v for k, v in model.items()} | ({"data": data} if data else {})
 
 
+def _check_configs_of_runs(args: list[str]) -> None:
+    """Check each --config that is in a run folder: a stranger may have written it, as the checkpoint there.
+
+    Raises:
+        ConfigurationError: If it names a class that a file may not name.
+    """
+    for flag, _, value in (arg.partition("=") for arg in args):
+        if flag == "--config" and (Path(value).resolve().parent / "checkpoints").is_dir():
+            content = yaml.safe_load(Path(value).read_text())
+            for key, owner in _SECTIONS.items():
+                arguments_of(owner, content.pop(key, None) or {}, key, value, complete=False)
+            arguments_of(_others, content, "configuration", value, complete=False)
+
+
 def _root(trainer: Namespace) -> Path:
     """The folder of run folders: the working folder if default_root_dir is null, as in Lightning."""
     return Path(trainer["default_root_dir"] or ".")
 
 
-def _data(data: LightningDataModule) -> None:
-    """Its annotation says what `data` can be."""
+_SECTIONS = {
+    "model": ScoreModule,
+    "trainer": Trainer,
+    "checkpoint": RollingCheckpoint,
+    "samples": SampleGridCallback,
+}
+
+
+def _others(
+    data: LightningDataModule | None = None,
+    seed_everything: bool | int | None = None,
+    resume: bool = True,
+    ckpt_path: str | Path | None = None,
+    verbose: bool = True,
+) -> None:
+    """The annotations say what the other keys of a configuration can be."""
 
 
 _SUMMARY = """
@@ -196,7 +225,7 @@ Run folder  {run}
   checkpoints/        last.ckpt, best.ckpt (by val/loss): raw weights (denoiser.*) and their average (ema.*)
   config.yaml         every setting
 Sample      {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more{trust}
-Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}
+Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}{trust}
 Monitor     {bin}tensorboard --logdir {root}"""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -13,7 +15,9 @@ from scorelight.data.arrays import Examples
 from scorelight.data.loaders import EvalLoader, TrainLoader, global_seed, shard
 from scorelight.errors import ConfigurationError
 from scorelight.rng import hash_seed
+from scorelight.storage.checkpoint import read_checkpoint
 from scorelight.storage.component import Component
+from scorelight.storage.specs import build, described
 
 __all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]
 
@@ -22,7 +26,23 @@ Split = Literal["train", "val"]
 _LARGEST = 1_000_000_000
 
 
-class ArrayDataModule(Component, LightningDataModule, ABC):
+class DescribedDataModule(LightningDataModule):
+    """A data module that a checkpoint describes under ``data``."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """The data module of a checkpoint, its options replaced by those given.
+
+        Raises:
+            ConfigurationError: If the file describes none of this class, see also `trust`.
+        """
+        path = Path(checkpoint_path)
+        found = described(read_checkpoint(path, mmap=True).get("data"), cls, "data", path)
+        loaded: Self = build(replace(found, arguments=found.arguments | options))
+        return loaded
+
+
+class ArrayDataModule(Component, DescribedDataModule, ABC):
     """A training and a validation set. A subclass sets its `shape` and defines its `arrays`.
 
     Args:

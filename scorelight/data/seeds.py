@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from lightning.pytorch import LightningDataModule
 
 from scorelight.batch import Seeds
+from scorelight.data.base import DescribedDataModule
 from scorelight.data.loaders import shard, shares
 from scorelight.errors import ConfigurationError
 
 __all__ = ["SeedDataModule"]
 
 
-class SeedDataModule(LightningDataModule):
+class SeedDataModule(DescribedDataModule):
     """Indices 0 to num_samples − 1, shared out without padding; sample i is a function of (seed, i).
 
     Args:

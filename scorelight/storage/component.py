@@ -13,14 +13,14 @@ import hashlib
 import inspect
 import sys
 import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from scorelight.errors import ConfigurationError
+from scorelight.storage.hints import admits_none, type_hint
 
 __all__ = ["Component", "class_path", "describe", "refuse_none", "spec"]
 
@@ -58,37 +58,12 @@ def refuse_none(function: Callable[..., Any], given: Mapping[str, Any], owner: s
     parameters = inspect.signature(function).parameters
     for name in (name for name, value in given.items() if value is None):
         default = parameters[name].default
-        if default is None or _admits_none(_type_hint(function, name)):
+        if default is None or admits_none(type_hint(function, name)):
             continue
         remedy = "give a value"
         if default is not inspect.Parameter.empty:
             remedy += f", or leave it out for {default!r}"
         raise ConfigurationError(f"{owner}: {name}=None (null): {remedy}")
-
-
-def _type_hint(function: Callable[..., Any], name: str) -> Any:
-    """The resolved annotation of a parameter; Any without one, or if it cannot be resolved."""
-    function = inspect.unwrap(function)
-    annotation = getattr(function, "__annotations__", {}).get(name, Any)
-    alone = types.SimpleNamespace(__annotations__={name: annotation})
-    try:
-        return typing.get_type_hints(alone, getattr(function, "__globals__", {}))[name]
-    except (NameError, TypeError, AttributeError):
-        return Any
-
-
-def _admits_none(hint: Any) -> bool:
-    """Whether None is a value of the type."""
-    if hint in (Any, object, None, type(None)):
-        return True
-    if hasattr(hint, "__value__"):  # type X = ... of Python 3.12
-        return _admits_none(hint.__value__)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return None in args
-    if origin in (typing.Union, types.UnionType):
-        return any(map(_admits_none, args))
-    return isinstance(hint, typing.TypeVar) and hint.__bound__ is None
 
 
 def class_path(cls: type) -> str:

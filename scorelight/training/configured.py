@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 
+from scorelight.errors import ConfigurationError
 from scorelight.storage.checkpoint import read_checkpoint
 from scorelight.storage.component import spec
-from scorelight.storage.trust import check_trusted
+from scorelight.storage.specs import arguments_of, build
+from scorelight.training.lightning_private import INSTANTIATOR
 from scorelight.training.optimizer_override import build_optimizer, override_optimizer, settings_changed
 
-__all__ = ["ConfiguredModule"]
+__all__ = ["ConfiguredModule", "described_settings"]
 
 
 class ConfiguredModule(LightningModule):
@@ -44,16 +48,37 @@ class ConfiguredModule(LightningModule):
             override_optimizer(self, *build_optimizer(self, self.optimizer, self.lr_scheduler))
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **settings: Any,
+    ) -> Self:
         """The model of a checkpoint, its settings replaced by those given.
 
+        Args:
+            checkpoint_path: The file.
+            map_location: Where the module goes, as for `torch.load` (default: the CPU).
+            strict: Whether all weights must fit (default: as `strict_loading`).
+            weights_only: Has no effect: nothing but plain data and tensors is unpickled.
+            **settings: Arguments of the class.
+
         Raises:
-            ConfigurationError: If the file is corrupted, or names code that is not trusted, see `trust`.
+            ConfigurationError: If the file is corrupted, or names a class that it may not name, see `trust`.
         """
         path = Path(checkpoint_path)
-        check_trusted(read_checkpoint(path, mmap=True).get("hyper_parameters"), path)
-        loaded: Self = super().load_from_checkpoint(path, *args, **(kwargs | {"weights_only": True}))
-        return loaded
+        checkpoint = read_checkpoint(path, map_location or "cpu")
+        stored = described_settings(cls, checkpoint, path, settings)
+        built = {name: build(value) for name, value in stored.items() if name not in settings}
+        module = cls(**built, **settings)
+        module.configure_model()
+        module.on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        module.load_state_dict(state, strict=module.strict_loading if strict is None else strict)
+        device = next((value.device for value in state.values() if isinstance(value, Tensor)), module.device)
+        return module.to(device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what data the model was trained on, where that can be written down."""
@@ -65,3 +90,31 @@ class ConfiguredModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notice whether a resumed run has other optimizer settings than the checkpoint."""
         self._settings_changed = settings_changed(self, checkpoint["hyper_parameters"])
+
+
+def described_settings(
+    owner: type[LightningModule], checkpoint: dict[str, Any], source: Path, elsewhere: Collection[str] = ()
+) -> dict[str, Any]:
+    """The settings under ``hyper_parameters``, as `arguments_of` reads them.
+
+    Args:
+        owner: The class that they are settings of.
+        checkpoint: The content of the file.
+        source: The file.
+        elsewhere: Settings that come from elsewhere.
+
+    Raises:
+        ConfigurationError: If there are none, or if they describe what may not be built.
+    """
+    settings = checkpoint.get("hyper_parameters")
+    if not isinstance(settings, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise ConfigurationError(f"{source} is not a checkpoint of scorelight")
+    entry = {name: settings[name] for name in INSTANTIATOR if name in settings}
+    if entry not in ({}, INSTANTIATOR):
+        (name, wanted), *_ = INSTANTIATOR.items()
+        given = repr(entry[name]) if isinstance(entry[name], str) else type(entry[name]).__name__
+        raise ConfigurationError(
+            f"{source}: hyper_parameters.{name} is {given:.100}; only {wanted!r} is allowed"
+        )
+    rest = {name: value for name, value in settings.items() if name not in INSTANTIATOR}
+    return arguments_of(owner, rest, "hyper_parameters", source, elsewhere=elsewhere)

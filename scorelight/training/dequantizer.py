@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -25,7 +24,7 @@ from scorelight.processes.base import ForwardProcess
 from scorelight.rng import Generators
 from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpoint
 from scorelight.storage.component import spec
-from scorelight.storage.trust import check_trusted
+from scorelight.storage.specs import build, described
 from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
 from scorelight.training.randomness import module_generator
 
@@ -112,6 +111,13 @@ class DequantizerModule(LightningModule):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"},
         }
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **settings: Any) -> Self:  # type: ignore[override]
+        """The module with the state in a file, and with the settings given: the file describes none."""
+        given = settings | {"_instantiator": None, "weights_only": True}
+        loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **given)
+        return loaded
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store all that is needed to build the dequantizer."""
         checkpoint["dequantizer"] = spec(self.dequantizer)
@@ -130,11 +136,7 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
         raise ConfigurationError(
             f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
         ) from error
-    check_trusted(entry, Path(path))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Dequantizer, "dequantizer", fail_untyped=False)
-    parsed = parser.parse_object({"dequantizer": entry})
-    dequantizer: Dequantizer = parser.instantiate_classes(parsed).dequantizer
+    dequantizer: Dequantizer = build(described(entry, Dequantizer, "dequantizer", path))
     prefix = "dequantizer."
     mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     dequantizer.load_state_dict(mine)

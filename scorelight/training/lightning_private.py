@@ -55,7 +55,8 @@ def _require(owner: Any, name: str) -> Any:
 def instantiator_entry() -> dict[str, str]:
     """The entry of a checkpoint's hyper-parameters that names the function that builds the module.
 
-    `load_from_checkpoint` then builds the components that the hyper-parameters describe, as the CLI does.
+    Lightning's own `load_from_checkpoint` then builds the components that the hyper-parameters describe, as
+    its CLI does. `ConfiguredModule` does not use it: it builds anything.
     """
     _require(importlib.import_module("lightning.pytorch.cli"), "instantiate_module")
     return {"_instantiator": "lightning.pytorch.cli.instantiate_module"}

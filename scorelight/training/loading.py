@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
+
 from scorelight.errors import ConfigurationError
 from scorelight.storage.checkpoint import read_checkpoint
-from scorelight.storage.trust import check_trusted
-from scorelight.training.lightning_private import INSTANTIATOR
+from scorelight.storage.specs import described, plain
+from scorelight.training.configured import described_settings
 from scorelight.training.module import ScoreModule
 
 __all__ = ["load_module", "read_config"]
@@ -28,17 +30,12 @@ def load_module(path: Path) -> ScoreModule:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Configurations of the model and of the data in a checkpoint; nothing but plain data is unpickled.
+    """Configurations of the model and of the data in a checkpoint, which name only classes that it may name.
 
     Raises:
-        ConfigurationError: If the file is no checkpoint of scorelight.
+        ConfigurationError: If the file is no checkpoint of scorelight, or names anything else.
     """
-    try:
-        checkpoint = read_checkpoint(path, mmap=True)
-        model = dict(checkpoint["hyper_parameters"])
-    except (KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not a checkpoint of scorelight") from error
-    for key in INSTANTIATOR:
-        model.pop(key, None)
-    check_trusted((model, checkpoint.get("data")), path)
-    return model, checkpoint.get("data")
+    checkpoint = read_checkpoint(path, mmap=True)
+    settings = described_settings(ScoreModule, checkpoint, path)
+    data = described(checkpoint.get("data"), LightningDataModule | None, "data", path)
+    return plain(settings), plain(data)

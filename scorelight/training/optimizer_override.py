@@ -41,9 +41,11 @@ def settings_changed(module: LightningModule, stored: dict[str, Any]) -> bool:
     Raises:
         ConfigurationError: If it has another optimizer: the checkpoint's state does not fit it.
     """
-    old, new = (settings["optimizer"]["class_path"] for settings in (stored, module.hparams))
     trainer = attached_trainer(module)
-    if trainer and trainer.training and old != new:
+    if trainer is None or not trainer.training:
+        return False
+    old, new = (settings["optimizer"]["class_path"] for settings in (stored, module.hparams))
+    if old != new:
         raise ConfigurationError(f"model.optimizer: {new}, but the checkpoint's state is that of {old}")
     return any(stored[key] != module.hparams[key] for key in ("optimizer", "lr_scheduler"))
 

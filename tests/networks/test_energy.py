@@ -288,7 +288,7 @@ class Bowl(ScoreNetwork):
 
 def run(tmp_path, monkeypatch, *args, trust=()):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scorelight.storage.trust._trusted", {"scorelight", "torch"})
+    monkeypatch.setattr("scorelight.storage.trust._trusted", set())
     assert main(["fit", "--config", "toy/vp_score", *SMALL, *args]) == 0
     path = tmp_path / "runs/toy/vp_score/version_0"
     assert main(["sample", str(path), "--num_samples", "3", "--out", "out", *trust]) == 0

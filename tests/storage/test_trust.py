@@ -1,5 +1,6 @@
 """A checkpoint may name code of scorelight, of torch and of packages that the user trusts, and no other."""
 
+import re
 import sys
 
 import pytest
@@ -9,12 +10,12 @@ import scorelight
 from scorelight import ConfigurationError, ScoreModule
 from scorelight.cli import main
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
-from scorelight.storage.trust import check_trusted, import_paths
+from scorelight.storage.trust import locate, packages_named
 
 
 @pytest.fixture(autouse=True)
 def _own_list(monkeypatch):
-    monkeypatch.setattr("scorelight.storage.trust._trusted", {"scorelight", "torch"})
+    monkeypatch.setattr("scorelight.storage.trust._trusted", set())
 
 
 @pytest.fixture
@@ -39,11 +40,20 @@ def checkpoint(evil, make_module, make_trainer):
 PLACES = {
     "network": lambda c: c["hyper_parameters"]["network"].update(class_path="evil.M"),
     "process": lambda c: c["hyper_parameters"]["process"].update(class_path="evil.sub.Process"),
-    "optimizer as a string": lambda c: c["hyper_parameters"].update(optimizer="evil.M"),
-    "an argument": lambda c: c["hyper_parameters"]["network"]["init_args"].update(width="evil.M"),
-    "instantiator": lambda c: c["hyper_parameters"].update(_instantiator="evil.M"),
+    "optimizer": lambda c: c["hyper_parameters"]["optimizer"].update(class_path="evil.M"),
+    "an argument": lambda c: c["hyper_parameters"]["network"]["init_args"].update(
+        width={"class_path": "evil.M"}
+    ),
     "data": lambda c: c.update(data={"class_path": "evil.Data"}),
 }
+STRINGS = {
+    "a string for a class": lambda c: c["hyper_parameters"].update(optimizer="evil.M"),
+    "an argument": lambda c: c["hyper_parameters"]["network"]["init_args"].update(width="evil.M"),
+    "the instantiator": lambda c: c["hyper_parameters"].update(_instantiator="evil.M"),
+}
+
+
+COMMANDS = [["sample", "a.ckpt"], ["validate", "--config", "toy/vp_epsilon", "--ckpt_path", "a.ckpt"]]
 
 
 @pytest.mark.one_in(4)
@@ -52,10 +62,7 @@ def test_other_code_is_refused_and_not_run(checkpoint, evil, capsys, place):
     content = read_checkpoint(checkpoint)
     PLACES[place](content)
     write_checkpoint(content, checkpoint)
-    commands = [["sample", "a.ckpt"], ["validate", "--config", "toy/vp_epsilon", "--ckpt_path", "a.ckpt"]]
-    if place == "instantiator":
-        commands = []
-    for command in commands:
+    for command in COMMANDS:
         assert main(command) == 2
         message = capsys.readouterr().err
         assert "a.ckpt names 'evil." in message and "--trust evil" in message
@@ -76,17 +83,62 @@ def test_what_is_trusted_is_imported(checkpoint, evil):
         assert not isinstance(value, torch.Tensor) or torch.equal(value, content["state_dict"][name])
 
 
-def test_words_that_name_no_module_are_words(tmp_path):
-    assert list(import_paths({"a": ["x.y", "one", "a b.c", "1.5", {"k.l": 2}], "photos.zip": None})) == [
-        "x.y",
-        "k.l",
-        "photos.zip",
-    ]
-    check_trusted({"path": "photos.zip", "other": "data/archive.tar"}, tmp_path)
-    with pytest.raises(ConfigurationError, match=r"names 'os\.system'"):
-        check_trusted([("os.system",)], tmp_path)
-    scorelight.trust("os")
-    check_trusted(["os.system"], tmp_path)
+@pytest.mark.parametrize("place", STRINGS)
+def test_a_string_is_no_description(checkpoint, evil, capsys, place):
+    content = read_checkpoint(checkpoint)
+    STRINGS[place](content)
+    write_checkpoint(content, checkpoint)
+    for command in COMMANDS:
+        assert main(command) == 2
+        message = capsys.readouterr().err
+        assert message.count("scorelight: error:") == 1 and "evil.M" in message
+    with pytest.raises(ConfigurationError, match=r"evil\.M"):
+        ScoreModule.load_from_checkpoint(checkpoint)
+    assert not (evil / "ran").exists()
+
+
+REFUSED = {
+    "torch.os.system": "--trust torch",
+    "scorelight.storage.trust.import_module": "a function, not a class",
+    "scorelight.storage.specs.Path": "which is defined in pathlib",
+    "scorelight.cli.os.system": "does not exist",
+    "scorelight.VPSDE.__base__": "does not exist",
+    "scorelight.MLP.forward": "a function, not a class",
+    "scorelight.Nothing": "does not exist",
+    "scorelight": "no import path",
+    "scorelight..VPSDE": "no import path",
+    "no_such_package.Class": "--trust no_such_package",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_name_is_refused_with_the_reason(name):
+    with pytest.raises(ConfigurationError, match=rf"a\.ckpt names '{re.escape(name)}'.*{REFUSED[name]}"):
+        locate(name, "a.ckpt")
+
+
+def test_a_trusted_package_does_not_lend_its_trust(evil):
+    scorelight.trust("torch", "evil")
+    for name in ("torch.os.system", "torch.nn.Linear.os", "evil.Path", "torch.hub.load"):
+        with pytest.raises(ConfigurationError):
+            locate(name, "a.ckpt")
+    assert locate("torch.nn.Linear", "a.ckpt") is torch.nn.Linear
+    assert locate("evil.M", "a.ckpt") is scorelight.MLP
+
+
+def test_a_package_within_a_package_is_trusted_alone():
+    scorelight.trust("json.decoder")
+    assert locate("json.decoder.JSONDecoder", "a.ckpt").__name__ == "JSONDecoder"
+    with pytest.raises(ConfigurationError, match="--trust json"):
+        locate("json.encoder.JSONEncoder", "a.ckpt")
+
+
+def test_packages_are_those_of_classes_alone():
+    """A file ``photos.zip`` beside a folder ``photos`` is no package; neither is any other word."""
+    own = {"class_path": "scorelight.ImageDataModule", "init_args": {"path": "photos.zip"}}
+    theirs = {"class_path": "mine.processes.P", "init_args": {"inner": {"class_path": "other.Q"}}}
+    assert packages_named(own, {"optimizer": {"class_path": "torch.optim.Adam"}}) == set()
+    assert packages_named(own, [{"a": theirs}], {"class_path": "DDIM"}) == {"mine", "other"}
 
 
 def test_trust_needs_a_package(capsys):

@@ -19,6 +19,7 @@ from torch import distributed as dist
 from scorelight import ScoreModule, ToyDataModule
 from scorelight.training import lightning_private
 from scorelight.training.checkpointing import RollingCheckpoint
+from scorelight.training.configured import ConfiguredModule
 from scorelight.training.lightning_private import (
     PrivateCLI,
     allow_gradient_clipping,
@@ -143,14 +144,18 @@ def test_gradients_of_fused_optimizers_are_clipped_under_bf16(
             fit(make_module, trainer, optimizer=adam)
 
 
-def test_a_checkpoint_names_the_function_that_builds_its_module(trained, tmp_path, monkeypatch):
+def test_a_checkpoint_names_the_function_that_builds_its_module_for_lightning_alone(
+    trained, tmp_path, monkeypatch
+):
     trained.save_checkpoint(tmp_path / "a.ckpt")
     build, built = lightning_cli.instantiate_module, []
     monkeypatch.setattr(
         lightning_cli, "instantiate_module", lambda *args: built.append(args[0]) or build(*args)
     )
-    ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    super(ConfiguredModule, ScoreModule).load_from_checkpoint(tmp_path / "a.ckpt")
     assert built == [ScoreModule]
+    ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert built == [ScoreModule], "ours builds what it has checked by itself"
 
 
 class Tool(PrivateCLI):
