@@ -10,6 +10,8 @@
   number, every picture, bit for bit.
 * damage: truncated and bit-flipped checkpoints, a fourth of them near the end.
 * payloads: checkpoints with a pickle that would run code, given to every command that reads one.
+* descriptions: checkpoints and configurations that name functions and classes which may not be built, in many
+  ways of writing; imports, processes, connections and writes are recorded.
 * disk: runs on file systems that are too small or become read-only, and that resume when the cause is gone.
   Needs the right to mount one.
 * ranks: the same global batches on one, two and three processes.
@@ -30,6 +32,7 @@ import time
 from pathlib import Path
 
 import torch
+from attacks.descriptions import descriptions
 from attacks.disks import disk
 from attacks.files import corruption, payloads
 from attacks.kills import kills
@@ -42,6 +45,7 @@ PARTS = {
     "kills": kills,
     "damage": corruption,
     "payloads": payloads,
+    "descriptions": descriptions,
     "disk": disk,
     "ranks": ranks,
     "configurations": configurations,

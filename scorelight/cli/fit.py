@@ -189,7 +189,7 @@ def _check_configs_of_runs(args: list[str]) -> None:
         ConfigurationError: If it names a class that a file may not name.
     """
     for flag, _, value in (arg.partition("=") for arg in args):
-        if flag == "--config" and (Path(value).resolve().parent / "checkpoints").is_dir():
+        if flag == "--config" and _has_checkpoints(Path(value).resolve().parent):
             content = yaml.safe_load(Path(value).read_text())
             for key, owner in _SECTIONS.items():
                 arguments_of(owner, content.pop(key, None) or {}, key, value, complete=False)
@@ -199,6 +199,10 @@ def _check_configs_of_runs(args: list[str]) -> None:
 def _root(trainer: Namespace) -> Path:
     """The folder of run folders: the working folder if default_root_dir is null, as in Lightning."""
     return Path(trainer["default_root_dir"] or ".")
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir() or any(folder.glob("*.ckpt"))
 
 
 _SECTIONS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -15,7 +15,7 @@ from scorelight.storage.atomic import link_or_copy
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.training.lightning_private import count_epoch_on_resume, is_accumulating, validation_due
 
-__all__ = ["RollingCheckpoint", "VerifiedCheckpointIO"]
+__all__ = ["RollingCheckpoint", "VerifiedCheckpointIO", "use_verified_checkpoints"]
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -36,6 +36,15 @@ class VerifiedCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove it, if it exists."""
         Path(path).unlink(missing_ok=True)
+
+
+def use_verified_checkpoints(trainer: Trainer) -> None:
+    """Have a trainer write and read checkpoints by `VerifiedCheckpointIO`, unless it was given another way.
+
+    Lightning's own unpickles whatever is in the file that ``Trainer.fit(ckpt_path=...)`` names.
+    """
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
 
 
 class RollingCheckpoint(Checkpoint):

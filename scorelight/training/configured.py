@@ -15,6 +15,7 @@ from scorelight.errors import ConfigurationError
 from scorelight.storage.checkpoint import read_checkpoint
 from scorelight.storage.component import spec
 from scorelight.storage.specs import arguments_of, build
+from scorelight.training.checkpointing import use_verified_checkpoints
 from scorelight.training.lightning_private import INSTANTIATOR
 from scorelight.training.optimizer_override import build_optimizer, override_optimizer, settings_changed
 
@@ -34,6 +35,10 @@ class ConfiguredModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._settings_changed = False
+
+    def setup(self, stage: str) -> None:
+        """Have the trainer read and write verified checkpoints of plain data."""
+        use_verified_checkpoints(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer of all trainable parameters (a learned process and objective included)."""

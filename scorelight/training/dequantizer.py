@@ -26,6 +26,7 @@ from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpo
 from scorelight.storage.component import spec
 from scorelight.storage.specs import build, described
 from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
+from scorelight.training.checkpointing import use_verified_checkpoints
 from scorelight.training.randomness import module_generator
 
 __all__ = ["DequantizerModule", "load_dequantizer"]
@@ -83,6 +84,10 @@ class DequantizerModule(LightningModule):
         bits: Tensor = (bound + log_q) / (x[0].numel() * math.log(2)) - math.log2(spacing)
         return bits
 
+    def setup(self, stage: str) -> None:
+        """Have the trainer read and write verified checkpoints of plain data."""
+        use_verified_checkpoints(self.trainer)
+
     def on_fit_start(self) -> None:
         """Move the model to the device of the dequantizer."""
         self._frozen[0].to(self.device)
@@ -131,15 +136,18 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
     """
     try:
         checkpoint = read_checkpoint(Path(path))
-        entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
-    except (KeyError, CorruptedCheckpointError) as error:
+        entry, state = checkpoint["dequantizer"], dict(checkpoint["state_dict"])
+    except (KeyError, TypeError, CorruptedCheckpointError) as error:
         raise ConfigurationError(
             f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
         ) from error
     dequantizer: Dequantizer = build(described(entry, Dequantizer, "dequantizer", path))
     prefix = "dequantizer."
     mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    dequantizer.load_state_dict(mine)
+    try:
+        dequantizer.load_state_dict(mine)
+    except RuntimeError as error:
+        raise ConfigurationError(f"{path}: the weights do not fit: {str(error)[:300]}") from error
     return dequantizer.requires_grad_(False).eval()
 
 

@@ -100,6 +100,7 @@ class ScoreModule(ConfiguredModule):
 
     def setup(self, stage: str) -> None:
         """Compile the network; check the run; let the objective see the training set, if it wants to."""
+        super().setup(stage)
         if self.compile_network:
             for denoiser in (self.denoiser, self.ema.denoiser):
                 denoiser.network.compile()  # in place: the names of the weights stay

@@ -58,9 +58,10 @@ def everything(path):
     ScoreModule.load_from_checkpoint(path)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_checkpoint_builds_nothing_else(run, here, seed, number=300):
-    content, rng, paths = read_checkpoint(run / "checkpoints/last.ckpt"), random.Random(seed), all_paths(here)
+@pytest.mark.parametrize("number", [60, pytest.param(600, marks=pytest.mark.slow)])
+def test_a_checkpoint_builds_nothing_else(run, here, number):
+    content, paths = read_checkpoint(run / "checkpoints/last.ckpt"), all_paths(here)
+    rng = random.Random(number)
     everything(run / "checkpoints/last.ckpt")
     everywhere = list(places(content))
     for turn in range(number):
@@ -128,7 +129,7 @@ def test_the_configuration_of_a_run_folder_builds_nothing_else(run, here, capsys
 def test_a_dequantizer_builds_nothing_else(here, number=100):
     content = {"dequantizer": spec(FlowDequantization((1, 8, 8))), "state_dict": {}}
     rng, paths = random.Random(4), all_paths(here)
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ConfigurationError, match=r"do not fit.*\n.*Missing key"):
         write_checkpoint(content, here / "own.ckpt")
         load_dequantizer(here / "own.ckpt")
     everywhere = [("dequantizer",), ("dequantizer", "class_path")]

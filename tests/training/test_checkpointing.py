@@ -1,9 +1,12 @@
 import pytest
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
+from support.corruption import fail_when_unpickled
 
 from scorelight import ToyDataModule
+from scorelight.storage.checkpoint import CorruptedCheckpointError, read_checkpoint, verify
 from scorelight.training.checkpointing import RollingCheckpoint
 from scorelight.training.progress import StepProgressBar
 
@@ -76,3 +79,26 @@ def test_one_bar_counts_the_steps_of_the_whole_run(make_module, make_trainer, ca
     trainer.fit(make_module(), ToyDataModule(num_train=40, num_val=8, batch_size=8))
     assert bar.train_progress_bar.total == bar.train_progress_bar.n == 12
     assert "12/12" in capsys.readouterr().out
+
+
+def test_a_trainer_in_python_unpickles_only_plain_data(make_module, make_trainer, tmp_path):
+    """Lightning's own reader would run the pickle: its `weights_only` is False by default."""
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(make_module(), ToyDataModule(num_train=60))
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    verify(tmp_path / "own.ckpt")
+    content = read_checkpoint(tmp_path / "own.ckpt")
+    torch.save(content | {"callbacks": {"x": fail_when_unpickled()}}, tmp_path / "stranger.ckpt")
+    for method in ("fit", "validate"):
+        with pytest.raises(CorruptedCheckpointError):
+            run = getattr(make_trainer(max_steps=2), method)
+            run(make_module(), datamodule=ToyDataModule(num_train=60), ckpt_path=tmp_path / "stranger.ckpt")
+
+
+def test_another_way_to_store_checkpoints_is_kept(make_module, make_trainer):
+    class Own(TorchCheckpointIO):
+        pass
+
+    trainer = make_trainer(max_steps=1, plugins=[Own()])
+    trainer.fit(make_module(), ToyDataModule(num_train=60))
+    assert type(trainer.strategy.checkpoint_io) is Own
