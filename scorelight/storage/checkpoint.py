@@ -68,20 +68,22 @@ def read_checkpoint(path: Path, map_location: MAP_LOCATION = "cpu", mmap: bool =
 def verify(path: Path) -> None:
     """Verify the checksum; for a file without one, the archive's own.
 
+    Nothing is decompressed: `torch.save` does not compress, and what is compressed is refused.
+
     Raises:
-        CorruptedCheckpointError: If it does not match.
+        CorruptedCheckpointError: If it does not match, or if the file is no archive of `torch.save`.
     """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END) - len(_HEAD) - 64
             file.seek(max(size, 0))
             end = file.read()
-            if end.startswith(_HEAD):
-                file.seek(0)
-                valid = _digest(file, size) == end[len(_HEAD) :]
-            else:
-                with zipfile.ZipFile(file) as archive:
-                    valid = not archive.comment and archive.testzip() is None
+            signed = end.startswith(_HEAD)
+            file.seek(0)
+            valid = not signed or _digest(file, size) == end[len(_HEAD) :]
+            with zipfile.ZipFile(file) as archive:
+                stored = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+                valid = valid and stored and (signed or (not archive.comment and archive.testzip() is None))
     except OSError as error:
         raise CorruptedCheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error):

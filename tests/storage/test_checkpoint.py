@@ -1,8 +1,10 @@
 """A checkpoint is what was written, or it is refused."""
 
 import errno
+import hashlib
 import pickle
 import random
+import struct
 import zipfile
 from pathlib import Path
 
@@ -97,3 +99,20 @@ def test_when_it_cannot_be_written_what_was_there_stays(path, monkeypatch, code,
         write_checkpoint({"other": 1}, path)
     assert read_checkpoint(path)["b"] == CONTENT["b"]
     assert [p.name for p in path.parent.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_compressed_archive_is_refused_and_not_decompressed(path, tmp_path, monkeypatch, signed):
+    """`torch.save` does not compress; an archive that does can be of any size in memory."""
+    bomb = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, bytes(10_000_000) if "/data/" in name else source.read(name))
+    if signed:
+        content = bomb.read_bytes()[:-2]
+        mark = b"scorelight sha256 " + hashlib.sha256(content).hexdigest().encode()
+        bomb.write_bytes(content + struct.pack("<H", len(mark)) + mark)
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("it was read"))
+    monkeypatch.setattr("zipfile.ZipFile.open", lambda *_, **__: pytest.fail("it was decompressed"))
+    with pytest.raises(CorruptedCheckpointError, match=r"bomb\.ckpt"):
+        read_checkpoint(bomb)

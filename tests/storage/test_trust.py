@@ -11,6 +11,7 @@ from scorelight import ConfigurationError, ScoreModule
 from scorelight.cli import main
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.storage.trust import locate, packages_named
+from scorelight.training.loading import read_config
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,12 @@ def test_packages_are_those_of_classes_alone():
 def test_trust_needs_a_package(capsys):
     assert main(["sample", "--trust"]) == 2
     assert "--trust PACKAGE" in capsys.readouterr().err
+
+
+def test_a_zip_beside_a_folder_of_its_name_is_data(checkpoint, evil):
+    """The folder ``photos`` can be imported, as a namespace package, but nothing asks for it."""
+    (evil / "photos").mkdir()
+    content = read_checkpoint(checkpoint)
+    content["data"] = {"class_path": "scorelight.ImageDataModule", "init_args": {"path": "photos.zip"}}
+    write_checkpoint(content, checkpoint)
+    assert read_config(checkpoint)[1] == content["data"]
