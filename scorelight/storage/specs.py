@@ -39,9 +39,7 @@ _LISTS = (
     collections.abc.Set,
 )
 _DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
-_WORD = re.compile(r"(\w[\w:+-]*)?")
-
-
+_WORD = re.compile(r"(\w[\w:+-]{0,99})?")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -120,7 +118,7 @@ def build(value: Any) -> Any:
         return functools.partial(make, **arguments)
     try:
         return make(**arguments)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         ours = value.cls.__module__.partition(".")[0] == "scorelight"
         if not ours or isinstance(error, ConfigurationError):
             raise
@@ -153,7 +151,7 @@ class _Reader:
         allowed = alternatives(hint)
         if isinstance(value, dict) and "class_path" in value:
             return self._class(value, allowed, key)
-        for alternative in allowed:
+        for alternative in sorted(allowed, key=lambda alternative: alternative is not type(value)):
             fits, read = self._plain(value, alternative, key)
             if fits and not (isinstance(value, str) and self._is_ambiguous(value, allowed)):
                 return read
@@ -276,7 +274,7 @@ class _Reader:
     def _from_string(self, value: str, wanted: type[Any]) -> tuple[bool, Any]:
         """A path, a member of an enumeration, or a number that YAML takes for a word, such as 1e-3."""
         if wanted is float:
-            return bool(_NUMBER.fullmatch(value)), value
+            return (True, float(value)) if _NUMBER.fullmatch(value) else (False, None)
         if issubclass(wanted, enum.Enum):
             return value in wanted.__members__, wanted.__members__.get(value)
         return issubclass(Path, wanted) and wanted is not object, Path(value)
@@ -287,20 +285,17 @@ def _check_plain(value: Any, key: str, source: str) -> None:
     left, pending = _MOST_VALUES, [(value, 0)]
     while pending:
         item, depth = pending.pop()
-        if type(item) in (dict, list, tuple, set) and depth < _DEEPEST and left > len(item):
-            left -= len(item)
-            if isinstance(item, dict):
-                pending.extend((name, depth + 1) for name in item)
-            pending.extend(
-                (inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)
+        if type(item) in _SCALARS:
+            continue
+        if type(item) not in (dict, list, tuple, set):
+            raise ConfigurationError(
+                f"{source}: {key}: holds a {type(item).__name__}, and only plain data are expected"
             )
-        elif type(item) not in _SCALARS:
-            what = (
-                "nested too deeply, or has too many values"
-                if type(item) in (dict, list, tuple, set)
-                else (f"holds a {type(item).__name__}, and only plain data are expected")
-            )
-            raise ConfigurationError(f"{source}: {key}: {what}")
+        left -= len(item)
+        if depth == _DEEPEST or left < 0:
+            raise ConfigurationError(f"{source}: {key}: nested too deeply, or has too many values")
+        inside = [*item, *item.values()] if isinstance(item, dict) else item
+        pending.extend((inner, depth + 1) for inner in inside)
 
 
 def _bases(allowed: list[Any]) -> Iterator[tuple[Any, int, bool]]:
