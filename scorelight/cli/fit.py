@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from scorelight.cli.construction import construct
 from scorelight.cli.parser_errors import explain, unknown_flag
+from scorelight.cli.working_folder import has_checkpoints
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.sample_grid import SampleGridCallback
 from scorelight.storage.component import Component, refuse_none
@@ -189,7 +190,7 @@ def _check_configs_of_runs(args: list[str]) -> None:
         ConfigurationError: If it names a class that a file may not name.
     """
     for flag, _, value in (arg.partition("=") for arg in args):
-        if flag == "--config" and _has_checkpoints(Path(value).resolve().parent):
+        if flag == "--config" and has_checkpoints(Path(value)):
             content = yaml.safe_load(Path(value).read_text())
             for key, owner in _SECTIONS.items():
                 arguments_of(owner, content.pop(key, None) or {}, key, value, complete=False)
@@ -199,10 +200,6 @@ def _check_configs_of_runs(args: list[str]) -> None:
 def _root(trainer: Namespace) -> Path:
     """The folder of run folders: the working folder if default_root_dir is null, as in Lightning."""
     return Path(trainer["default_root_dir"] or ".")
-
-
-def _has_checkpoints(folder: Path) -> bool:
-    return (folder / "checkpoints").is_dir() or any(folder.glob("*.ckpt"))
 
 
 _SECTIONS = {

@@ -15,6 +15,7 @@ from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
 from scorelight.cli.error_report import user_message
 from scorelight.cli.rendezvous import renew_rendezvous, shutdown_process_group
+from scorelight.cli.working_folder import find_modules_in
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.storage.trust import trust
 
@@ -100,12 +101,13 @@ def _dispatch(args: list[str], show_traceback: bool) -> int:
     elif command == "configs":
         print(list_configs())
     elif command in ("fit", "validate"):
-        _prepare(show_traceback)
+        rest = resolve_configs(rest)
+        _prepare(rest, show_traceback)
         from scorelight.cli.fit import run
 
-        run([command, *resolve_configs(rest)])
+        run([command, *rest])
     elif command in _FUNCTIONS:
-        _prepare(show_traceback)
+        _prepare(rest, show_traceback)
         getattr(import_module(f"scorelight.cli.{command}"), f"run_{command}")(rest)
     else:
         raise ConfigurationError(f"unknown command {command!r}; {nearest(command, _COMMANDS)}")
@@ -135,7 +137,7 @@ def _report_no_thread_twice(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def _prepare(show_traceback: bool) -> None:
+def _prepare(args: Sequence[str], show_traceback: bool) -> None:
     """Let components be named from modules in the working folder; load those of installed plug-ins."""
     import warnings
     from importlib.metadata import entry_points
@@ -147,8 +149,7 @@ def _prepare(show_traceback: bool) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_relevant)
 
     import_module("scorelight.cli.plugins")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    find_modules_in(os.getcwd(), args)
     for plugin in entry_points(group="scorelight.plugins"):
         plugin.load()
         trust(plugin.module.partition(".")[0])

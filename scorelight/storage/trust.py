@@ -16,7 +16,7 @@ from typing import Any
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["locate", "packages_named", "trust"]
+__all__ = ["locate", "packages_named", "trust", "trusted_packages"]
 
 _OWN = frozenset(
     {
@@ -37,6 +37,11 @@ def trust(*packages: str) -> None:
     On the command line it is ``--trust PACKAGE``.
     """
     _trusted.update(packages)
+
+
+def trusted_packages() -> list[str]:
+    """The packages that the user trusts."""
+    return sorted(_trusted)
 
 
 def locate(name: str, source: str | Path) -> type[Any]:
