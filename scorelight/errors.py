@@ -17,7 +17,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class SolverError(RuntimeError):
-    """An integrator did not reach the end; the message states where it stopped and what to change."""
+    """An integration or its result is not finite; the message states where it failed and what to change."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

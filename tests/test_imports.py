@@ -17,8 +17,8 @@ ORDER = [
     "errors",
     "batch",
     "rng",
-    "images",
     "storage",  # here, since Component is in it
+    "images",
     "numerics",
     "processes",
     "parameterizations",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from scorelight.denoisers.base import MakeWrapper
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.evaluation.samples import write_archive
 from scorelight.samplers.base import Sampler
+from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import Weights
@@ -60,17 +62,19 @@ def sample(
     source = load_source(path, weights, sampler, guidance, labels)
     context = launch(accelerator, devices)
     counting = CountingDenoiser(source.denoiser.to(context.device))
-    store, batches = ShardStore(Path(out) / "parts"), context.shard(torch.arange(num_samples), batch_size)
-    if context.is_main:  # what an interrupted run has left
-        shutil.rmtree(store.folder, ignore_errors=True)
-    context.barrier()
+    batches = context.shard(torch.arange(num_samples), batch_size)
+    store = ShardStore(Path(out) / "parts", key=context.broadcast(lambda: uuid4().hex))
     total = len(batches) * source.sampler.num_steps
-    with written(Path(out)), tqdm(total=total, desc="sampling", disable=not context.is_main) as bar:
+    owner = exclusive(Path(out) / "samples.npz") if context.is_main else nullcontext()
+    with written(Path(out)), owner, tqdm(total=total, desc="sampling", disable=not context.is_main) as bar:
+        if context.is_main:
+            store.clear()  # what an interrupted run has left
+        context.barrier()
         for index, x, cond in source._replace(denoiser=counting).draw(seed, batches, bar):
             store.write(index, x=x, **cond)
         context.barrier()
         if context.is_main:
-            write_archive(store, Path(out), seed)
+            write_archive(store, num_samples, Path(out), seed)
     if context.is_main:
         each = counting.num_evaluations / len(batches)
         name, steps = type(source.sampler).__name__, source.sampler.num_steps

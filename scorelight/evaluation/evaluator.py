@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from scorelight.evaluation.samples import SampleSource, quantize
 from scorelight.images import grid, save
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics import FeatureExtractor, FeatureSet, Metric, MetricResult, SampleQualityMetric
-from scorelight.metrics.base import LikelihoodMetric, check_distinct
+from scorelight.metrics.base import LikelihoodMetric, check_distinct, check_numbers
 from scorelight.metrics.features.base import weights_digest
 from scorelight.storage.component import describe, spec
 from scorelight.storage.shards import ShardStore
@@ -92,6 +93,7 @@ class Evaluator:
 
         Raises:
             ConfigurationError: If a metric cannot be computed, or two have a number of the same name.
+            SolverError: If samples, likelihoods or a number are NaN or infinite.
         """
         self._sample_metrics, self._sample_numbers = [], []
         for metric in metrics:
@@ -102,6 +104,7 @@ class Evaluator:
         for metric in metrics:
             new = metric.evaluate(self)
             check_distinct(results, new)
+            check_numbers(metric, {name: result.value for name, result in new.items()})
             results |= new
         return results
 
@@ -130,7 +133,6 @@ class Evaluator:
         size, num_bins = len(self._validation), self._validation.num_bins
         num = min(self.num_examples or size, size)
         stores = [self._evaluate_missing(metric, seed, num) for seed in self.seeds]
-        self.context.barrier()
         dequantization = self.dequantizer.kind if self.dequantizer else "uniform" if num_bins else "none"
         self.protocol |= {
             "likelihood": [*self.protocol.get("likelihood", []), spec(metric)],
@@ -155,6 +157,7 @@ class Evaluator:
         evaluations = torch.cat([s.merged(self.num_samples, ["evaluations"])["evaluations"] for s in stores])
         known = self.reference or f"{examples_of(self.data, 'train').fingerprint()}, all {real.count}"
         self.protocol |= {
+            "metrics": [spec(metric) for metric in self._sample_metrics],
             "samples": f"{self.num_samples}, {_seeds(self.seeds)}",
             "sampler": spec(self.source.sampler),
             "evaluations per sample": round(evaluations.double().mean().item(), 2),
@@ -167,15 +170,16 @@ class Evaluator:
         """The samples of a seed: those that are not stored yet are drawn."""
         sampler, labels = self.source.sampler, list(self.source.labels or ())
         store = self._store("samples", sampler, labels, seed)
-        batches = self._missing(store, self.num_samples)
         counting = CountingDenoiser(self.source.denoiser)
         source = self.source._replace(denoiser=counting)
-        with self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar:
+        with (
+            self._missing(store, self.num_samples) as batches,
+            self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar,
+        ):
             for index, x, _ in source.draw(seed, batches, bar):
                 evaluations = torch.full((len(index),), counting.num_evaluations)
                 store.write(index, x=quantize(x), evaluations=evaluations)
                 counting.num_evaluations = 0
-        self.context.barrier()
         return store
 
     def _compare(self, store: ShardStore, real: FeatureSet) -> list[dict[str, float]]:
@@ -185,16 +189,18 @@ class Evaluator:
 
     def _read(self, store: ShardStore) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of the samples: every W-th file."""
-        for file in store.files()[self.context.rank :: self.context.world_size]:
-            rows = store.read(file)
-            keep = rows["index"] < self.num_samples
-            if keep.any():
-                yield rows["index"][keep], rows["x"][keep]
+        parts = self.context.broadcast(lambda: store.parts(self.num_samples))
+        for part in parts[self.context.rank :: self.context.world_size]:
+            rows = store.read(part, ["x"])
+            if rows["x"].shape[1:] != tuple(self.source.shape):
+                raise ConfigurationError(f"{part.path}: has samples of another shape; remove it")
+            yield rows["index"], rows["x"]
 
     def _write_picture(self, store: ShardStore) -> None:
         """A picture of the first samples beside their folder."""
         if self.context.is_main:
-            x = store.merged(64 if len(self.source.shape) == 3 else None, ["x"])["x"]
+            num = min(64, self.num_samples) if len(self.source.shape) == 3 else self.num_samples
+            x = store.merged(num, ["x"])["x"]
             picture = grid(x / 127.5 - 1 if x.dtype == torch.uint8 else x)
             save(picture, store.folder.with_suffix(".png"))
 
@@ -204,8 +210,10 @@ class Evaluator:
         """The values of validation examples: those that are not stored yet are computed."""
         examples, weights = self._validation, weights_digest(self.dequantizer) if self.dequantizer else None
         store = self._store("examples", metric, examples.fingerprint(), weights, seed)
-        batches = self._missing(store, num)
-        with self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar:
+        with (
+            self._missing(store, num) as batches,
+            self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar,
+        ):
             for batch in examples.batches(batches, self.context.device):
                 store.write(
                     **evaluate_examples(
@@ -229,17 +237,23 @@ class Evaluator:
     def _store(self, kind: str, *depends_on: Any) -> ShardStore:
         """The store of what depends on the denoiser, its weights and all else that is given."""
         key = [__version__, self._denoiser_key, *map(describe, depends_on)]
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-        return ShardStore(self.folder / f"{kind}-{digest}")
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return ShardStore(self.folder / f"{kind}-{digest[:12]}", digest)
 
     @cached_property
     def _denoiser_key(self) -> list[Any]:
         return [describe(self.source.denoiser), weights_digest(self.source.denoiser)]
 
-    def _missing(self, store: ShardStore, num: int) -> Sequence[Tensor]:
-        """This process's part of the indices below `num` that the store has no row of, in batches."""
-        missing = self.context.broadcast(lambda: store.missing(num))
-        return self.context.shard(missing, self.batch_size)
+    @contextmanager
+    def _missing(self, store: ShardStore, num: int) -> Iterator[Sequence[Tensor]]:
+        """This process's part of the indices below `num` that the store has no row of, in batches.
+
+        In the block no other command writes to the store: it waits, and then finds what was written here.
+        """
+        with store.owned(wait=True) if self.context.is_main else nullcontext():
+            missing = self.context.broadcast(lambda: store.missing(num))
+            yield self.context.shard(missing, self.batch_size)
+            self.context.barrier()
 
     def _bar(self, what: str, total: int) -> Any:
         hidden = not self.context.is_main or not total

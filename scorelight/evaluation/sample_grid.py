@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +18,7 @@ from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.samples import SampleSource, write_archive
 from scorelight.images import grid, save
+from scorelight.storage.lock import exclusive
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import score_module
 
@@ -108,7 +110,8 @@ class SampleWriter(BasePredictionWriter):
         self.folder = Path(folder)
         self.num_shown = num_shown
         self._store = ShardStore(self.folder / "parts")
-        self._seed = 0
+        self._owned = ExitStack()
+        self._seed = self._num_written = 0
 
     def write_on_batch_end(
         self,
@@ -122,17 +125,35 @@ class SampleWriter(BasePredictionWriter):
     ) -> None:
         """Store the batch."""
         self._seed = batch.seed
+        self._num_written += len(batch.indices)
         self._store.write(batch.indices, x=prediction, **batch.cond)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what an interrupted run has left."""
+        """Take the folder, and remove what an interrupted run has left.
+
+        Raises:
+            ConfigurationError: If another process is writing there.
+        """
+        self._num_written = 0
+        self._store.key = trainer.strategy.broadcast(uuid4().hex)
         if trainer.is_global_zero:
-            shutil.rmtree(self._store.folder, ignore_errors=True)
+            self._owned.enter_context(exclusive(self.folder / "samples.npz"))
+            self._store.clear()
         trainer.strategy.barrier()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the samples of all processes together, in order."""
+        written = torch.tensor(self._num_written, device=trainer.strategy.root_device)
+        num = int(trainer.strategy.reduce(written, reduce_op="sum"))
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            write_archive(self._store, self.folder, self._seed, self.num_shown)
+            write_archive(self._store, num, self.folder, self._seed, self.num_shown)
         trainer.strategy.barrier()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let another process write to the folder."""
+        self._owned.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let another process write to the folder."""
+        self._owned.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +66,7 @@ def _counted(states: Iterator[Tensor], progress: Any) -> Iterator[Tensor]:
         yield state
 
 
-def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 256) -> None:
+def write_archive(store: ShardStore, num: int, folder: Path, seed: int, num_shown: int = 256) -> None:
     """Write the samples of a store as ``samples.npz`` and ``samples.png``, and remove the store.
 
     The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
@@ -75,11 +74,15 @@ def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 2
 
     Args:
         store: The samples ``x`` and, if there are any, their conditions ``label``.
+        num: Number of samples N.
         folder: Where to write.
         seed: Seed of the samples.
         num_shown: Samples in the picture at most.
+
+    Raises:
+        ConfigurationError: If a sample is missing.
     """
-    rows = store.merged()
+    rows = store.merged(num)
     x = rows["x"]
     arrays = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
     if "label" in rows:
@@ -87,4 +90,4 @@ def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 2
     numpy_arrays = {name: value.numpy() for name, value in arrays.items()}
     write_npz(folder / "samples.npz", {"seed": np.int64(seed), **numpy_arrays})
     save(grid(x if x.ndim == 2 else x[:num_shown]), folder / "samples.png")
-    shutil.rmtree(store.folder)
+    store.clear()
