@@ -1,17 +1,14 @@
 """Any metrics of a model: list what is missing → generate → store → read → features → metrics.
 
 Samples are stored in ``samples-KEY`` and values of examples in ``examples-KEY``, where KEY is a digest of all
-that they depend on: the denoiser with its wrappers and weights, the sampler or metric, and the seed. More
-samples, other metrics or other features therefore start from what is there, and an interrupted evaluation
-resumes.
+that they depend on: the denoiser with its wrappers and weights, the sampler or metric, the seed, and the code
+of all of these. More samples, other metrics or other features therefore start from what is there, and an
+interrupted evaluation resumes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-from scorelight import __version__
 from scorelight.data.access import ModelExamples, examples_of
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
@@ -29,12 +25,13 @@ from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.quality import check_samples, evaluate_examples, feature_set
 from scorelight.evaluation.reference import default_features, reference_set
 from scorelight.evaluation.samples import SampleSource, quantize
+from scorelight.evaluation.stores import ResultStores, data_key
 from scorelight.images import grid, save
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics import FeatureExtractor, FeatureSet, Metric, MetricResult, SampleQualityMetric
 from scorelight.metrics.base import LikelihoodMetric, check_distinct, check_numbers
-from scorelight.metrics.features.base import weights_digest
-from scorelight.storage.component import describe, spec
+from scorelight.storage.component import spec
+from scorelight.storage.identity import weights_digest
 from scorelight.storage.shards import ShardStore
 
 __all__ = ["Evaluator"]
@@ -83,6 +80,7 @@ class Evaluator:
         self.num_examples = num_examples
         self.dequantizer = dequantizer
         self.batch_size = batch_size
+        self._stores = ResultStores(folder, source.denoiser, context)
         self.protocol: dict[str, Any] = {}
         """How the numbers were obtained."""
         self._sample_metrics: list[SampleQualityMetric] = []
@@ -133,13 +131,12 @@ class Evaluator:
         size, num_bins = len(self._validation), self._validation.num_bins
         num = min(self.num_examples or size, size)
         stores = [self._evaluate_missing(metric, seed, num) for seed in self.seeds]
-        dequantization = self.dequantizer.kind if self.dequantizer else "uniform" if num_bins else "none"
         self.protocol |= {
             "likelihood": [*self.protocol.get("likelihood", []), spec(metric)],
             "validation examples": f"{self._validation.fingerprint()}, {num} of {size}",
             "noise": _seeds(self.seeds),
             "grey levels": num_bins,
-            "dequantization": dequantization,
+            "dequantization": _noise(self.dequantizer, num_bins),
         }
         rows = [store.merged(num) for store in stores]
         return [{name: v for name, v in values.items() if name != "index"} for values in rows]
@@ -169,11 +166,11 @@ class Evaluator:
     def _generate_missing(self, seed: int) -> ShardStore:
         """The samples of a seed: those that are not stored yet are drawn."""
         sampler, labels = self.source.sampler, list(self.source.labels or ())
-        store = self._store("samples", sampler, labels, seed)
+        store = self._stores.store("samples", sampler, labels, seed)
         counting = CountingDenoiser(self.source.denoiser)
         source = self.source._replace(denoiser=counting)
         with (
-            self._missing(store, self.num_samples) as batches,
+            self._stores.missing(store, self.num_samples, self.batch_size) as batches,
             self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar,
         ):
             for index, x, _ in source.draw(seed, batches, bar):
@@ -208,10 +205,11 @@ class Evaluator:
 
     def _evaluate_missing(self, metric: LikelihoodMetric, seed: int, num: int) -> ShardStore:
         """The values of validation examples: those that are not stored yet are computed."""
-        examples, weights = self._validation, weights_digest(self.dequantizer) if self.dequantizer else None
-        store = self._store("examples", metric, examples.fingerprint(), weights, seed)
+        examples = self._validation
+        key = metric, data_key(self.data, examples), self.dequantizer, seed
+        store = self._stores.store("examples", *key)
         with (
-            self._missing(store, num) as batches,
+            self._stores.missing(store, num, self.batch_size) as batches,
             self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar,
         ):
             for batch in examples.batches(batches, self.context.device):
@@ -232,32 +230,16 @@ class Evaluator:
         features = self.features or default_features(self.source.shape)
         return features.to(self.context.device)
 
-    # Storage
-
-    def _store(self, kind: str, *depends_on: Any) -> ShardStore:
-        """The store of what depends on the denoiser, its weights and all else that is given."""
-        key = [__version__, self._denoiser_key, *map(describe, depends_on)]
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return ShardStore(self.folder / f"{kind}-{digest[:12]}", digest)
-
-    @cached_property
-    def _denoiser_key(self) -> list[Any]:
-        return [describe(self.source.denoiser), weights_digest(self.source.denoiser)]
-
-    @contextmanager
-    def _missing(self, store: ShardStore, num: int) -> Iterator[Sequence[Tensor]]:
-        """This process's part of the indices below `num` that the store has no row of, in batches.
-
-        In the block no other command writes to the store: it waits, and then finds what was written here.
-        """
-        with store.owned(wait=True) if self.context.is_main else nullcontext():
-            missing = self.context.broadcast(lambda: store.missing(num))
-            yield self.context.shard(missing, self.batch_size)
-            self.context.barrier()
-
     def _bar(self, what: str, total: int) -> Any:
         hidden = not self.context.is_main or not total
         return tqdm(desc=what, total=total, mininterval=0.5, disable=hidden)
+
+
+def _noise(dequantizer: Dequantizer | None, num_bins: int | None) -> str:
+    """The noise within grey levels."""
+    if dequantizer is None:
+        return "uniform" if num_bins else "none"
+    return f"{dequantizer.kind}, {type(dequantizer).__name__}-{weights_digest(dequantizer)}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

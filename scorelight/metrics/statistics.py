@@ -108,11 +108,15 @@ class FeatureSet:
         """
         return _present(self.logits, "logits", owner)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz atomically, with the ``mu`` and ``sigma`` that pytorch-fid reads, and more."""
+    def arrays(self) -> dict[str, np.ndarray[Any, Any] | np.generic]:
+        """What `save` writes, by name."""
         arrays = {"mu": self.mean, "sigma": self.cov, "features": self.features, "logits": self.logits}
         present = {k: v.detach().cpu().numpy() for k, v in arrays.items() if v is not None}
-        write_npz(Path(path), {"n": np.int64(self.count), "key": np.str_(self.key), **present})
+        return {"n": np.int64(self.count), "key": np.str_(self.key), **present}
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz atomically, with the ``mu`` and ``sigma`` that pytorch-fid reads, and more."""
+        write_npz(Path(path), self.arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -130,7 +130,7 @@ class ShardStore:
         Raises:
             DamagedArchiveError: If it is damaged, or no file of rows.
         """
-        arrays = read_npz(path) if complete else read_npz(path, ("index",), ("key",))
+        arrays = read_npz(path) if complete else read_npz(path, optional=("index", "key"))
         if str(arrays.pop("key", "")) != self.key:
             warnings.warn(f"{path}: holds no rows of this command, and is left alone", stacklevel=3)
             return torch.empty(0, dtype=torch.long)

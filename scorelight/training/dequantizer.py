@@ -121,14 +121,15 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
     """The dequantizer of a checkpoint of `DequantizerModule`, on the CPU; only plain data is unpickled.
 
     Raises:
-        ConfigurationError: If the file holds none.
+        ConfigurationError: If the file holds none, or is corrupted.
     """
     try:
         checkpoint = read_checkpoint(Path(path))
         entry, state = checkpoint["dequantizer"], checkpoint["state_dict"]
     except (KeyError, CorruptedCheckpointError) as error:
         raise ConfigurationError(
-            f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
+            f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one "
+            f"({error})"
         ) from error
     check_trusted(entry, Path(path))
     parser = ArgumentParser(exit_on_error=False)
@@ -137,7 +138,10 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
     dequantizer: Dequantizer = parser.instantiate_classes(parsed).dequantizer
     prefix = "dequantizer."
     mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    dequantizer.load_state_dict(mine)
+    try:
+        dequantizer.load_state_dict(mine)
+    except RuntimeError as error:
+        raise ConfigurationError(f"{path}: the weights do not fit: {str(error)[:300]}") from error
     return dequantizer.requires_grad_(False).eval()
 
 
