@@ -52,10 +52,18 @@ def feature_set(
     metrics: Sequence[SampleQualityMetric],
     context: DistributedContext,
 ) -> FeatureSet:
-    """The features that the metrics need, of (indices, samples) that the processes hold among them."""
+    """The features that the metrics need, of (indices, samples) that the processes hold among them.
+
+    Raises:
+        SamplingError: On all processes, if samples of one of them are NaN or infinite.
+    """
     quality = SampleQuality(features, metrics).to(context.device)
-    for index, x in batches:
-        quality.update(x.to(context.device), index)
+
+    def update() -> None:
+        for index, x in batches:
+            quality.update(x.to(context.device), index)
+
+    context.agree(update)
     return quality.feature_set()
 
 

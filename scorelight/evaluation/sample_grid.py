@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
+from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.samples import SampleSource, write_archive
 from scorelight.images import grid, save
 from scorelight.storage.lock import exclusive
@@ -29,7 +30,8 @@ class SampleGridCallback(Callback):
     """Draws samples of the averaged weights every n steps: PNGs in the run folder, pictures in TensorBoard.
 
     The same seeds are drawn each time, so one sees the same samples become better. The folder
-    ``samples`` also gets ``data.png``, validation examples to compare with.
+    ``samples`` also gets ``data.png``, validation examples to compare with. Samples that are not finite stop
+    the run; `RollingCheckpoint` saves its state, so that it can be resumed with another sampler.
 
     Args:
         every_n_steps: Optimizer steps between two pictures; one more is made at the end.
@@ -79,11 +81,15 @@ class SampleGridCallback(Callback):
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, step = score_module(pl_module), trainer.global_step
-        if step == self._drawn_at or not trainer.is_global_zero or not self._folder:
+        if step == self._drawn_at or not self._folder:
             return
         self._drawn_at = step
         source = SampleSource(module.denoiser_for("ema"), module.sampler, module.shape, module.labels)
-        ((_, x, _),) = source.draw(self.seed, [torch.arange(self._number(module.shape))])
+        indices = [torch.arange(self._number(module.shape))] if trainer.is_global_zero else []
+        drawn = DistributedContext.from_trainer(trainer).agree(lambda: [*source.draw(self.seed, indices)])
+        if not drawn:
+            return
+        ((_, x, _),) = drawn
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -114,7 +114,7 @@ class Sampler(Component, ABC):
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
 
         Raises:
-            SolverError: After the last state, if an example was NaN or infinite in any.
+            SamplingError: After the last state, if an example was NaN or infinite in any.
         """
         levels = self.levels(denoiser.process)
         source = noise_source or functools.partial(randn_like, generator=generator)
@@ -148,7 +148,7 @@ class Sampler(Component, ABC):
         """Samples of noise's shape. The caller decides about gradients and about train or eval mode.
 
         Raises:
-            SolverError: If a sample is NaN or infinite, or was so on the way.
+            SamplingError: If a sample is NaN or infinite, or was so on the way.
         """
         path = self.sample_path(denoiser, noise, generator=generator, noise_source=noise_source, **cond)
         return final_state(path)
@@ -166,7 +166,7 @@ class Sampler(Component, ABC):
 
         Raises:
             ConfigurationError: If the sampler draws noise of its own.
-            SolverError: If a state is NaN or infinite.
+            SamplingError: If a state is NaN or infinite.
         """
         levels = self.levels(denoiser.process)[::-1]
         x = levels[0].alpha * x0

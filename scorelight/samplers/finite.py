@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
-from scorelight.errors import SolverError
+from scorelight.errors import SamplingError, SolverError
 
 __all__ = ["finite_states"]
 
@@ -28,7 +28,7 @@ def finite_states(
         remedy: What to change in the sampler, for the message.
 
     Raises:
-        SolverError: If a state is not finite; it states how many examples are not, and from which step on.
+        SamplingError: If a state is not finite; it states how many examples are not, and from which step on.
     """
     step, good, survived = 0, None, None
     for step, state in enumerate(_explained(states, denoiser, owner, remedy), 1):  # noqa: B007
@@ -39,7 +39,7 @@ def finite_states(
     if good is None or survived is None or good.all():
         return
     first = int(survived.min()) + 1
-    raise SolverError(
+    raise SamplingError(
         f"{owner}: {int((~good).sum())} of {len(good)} samples drawn at once are NaN or infinite, the first "
         f"from step {first} of {step} on, t = {times[min(first, len(times)) - 1]:.3g}. "
         f"{_remedy(denoiser, remedy)}"
@@ -53,7 +53,7 @@ def _explained(states: Iterable[Tensor], denoiser: Denoiser, owner: str, remedy:
         try:
             state = next(remaining, None)
         except SolverError as error:
-            raise SolverError(f"{owner}, step {step}: {error}. {_remedy(denoiser, remedy)}") from error
+            raise SamplingError(f"{owner}, step {step}: {error}. {_remedy(denoiser, remedy)}") from error
         if state is None:
             return
         yield state
