@@ -188,7 +188,7 @@ def concurrent_evaluations(number, folder, rng):
         time.sleep(rng.uniform(0, 3))
         victims = rng.sample(running, rng.randint(0, len(running) - 1))
         for pid in victims:
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         kills += len(victims)
         codes = {pid: exit_code(pid) for pid in running}
         if any(code not in (0, -9) for code in codes.values()):
@@ -239,7 +239,7 @@ def concurrent_samples(number, folder, rng):
             time.sleep(rng.uniform(0, 0.3))
         killed = rng.random() < 0.3 and running[0]
         if killed:
-            os.killpg(killed, signal.SIGKILL)
+            os.kill(killed, signal.SIGKILL)
         codes = [exit_code(pid) for pid in running]
         log = log_of(folder / "run")
         if 0 not in codes and not killed:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from tqdm import tqdm
@@ -12,9 +10,8 @@ from tqdm import tqdm
 from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, written
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.denoisers.counting import CountingDenoiser
-from scorelight.evaluation.samples import write_archive
+from scorelight.evaluation.samples import emptied, write_archive
 from scorelight.samplers.base import Sampler
-from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import Weights
@@ -63,13 +60,10 @@ def sample(
     context = launch(accelerator, devices)
     counting = CountingDenoiser(source.denoiser.to(context.device))
     batches = context.shard(torch.arange(num_samples), batch_size)
-    store = ShardStore(Path(out) / "parts", key=context.broadcast(lambda: uuid4().hex))
+    store = ShardStore(Path(out) / "parts")
     total = len(batches) * source.sampler.num_steps
-    owner = exclusive(Path(out) / "samples.npz") if context.is_main else nullcontext()
-    with written(Path(out)), owner, tqdm(total=total, desc="sampling", disable=not context.is_main) as bar:
-        if context.is_main:
-            store.clear()  # what an interrupted run has left
-        context.barrier()
+    bar = tqdm(total=total, desc="sampling", disable=not context.is_main)
+    with written(Path(out)), emptied(store, context), bar:
         for index, x, cond in source._replace(denoiser=counting).draw(seed, batches, bar):
             store.write(index, x=x, **cond)
         context.barrier()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,9 +16,8 @@ from torch import Tensor
 from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.context import DistributedContext
-from scorelight.evaluation.samples import SampleSource, write_archive
+from scorelight.evaluation.samples import SampleSource, emptied, write_archive
 from scorelight.images import grid, save
-from scorelight.storage.lock import exclusive
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import score_module
 
@@ -141,11 +139,8 @@ class SampleWriter(BasePredictionWriter):
             ConfigurationError: If another process is writing there.
         """
         self._num_written = 0
-        self._store.key = trainer.strategy.broadcast(uuid4().hex)
-        if trainer.is_global_zero:
-            self._owned.enter_context(exclusive(self.folder / "samples.npz"))
-            self._store.clear()
-        trainer.strategy.barrier()
+        context = DistributedContext.from_trainer(trainer)
+        self._owned.enter_context(emptied(self._store, context))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the samples of all processes together, in order."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
+from scorelight.evaluation.context import DistributedContext
 from scorelight.images import grid, save, to_uint8
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import device_of, generate
 from scorelight.storage.npz import write_npz
 from scorelight.storage.shards import ShardStore
 
-__all__ = ["SampleSource", "cycle_labels", "quantize", "write_archive"]
+__all__ = ["SampleSource", "cycle_labels", "emptied", "quantize", "write_archive"]
 
 
 def quantize(x: Tensor) -> Tensor:
@@ -64,6 +67,25 @@ def _counted(states: Iterator[Tensor], progress: Any) -> Iterator[Tensor]:
     for state in states:
         progress.update()
         yield state
+
+
+@contextmanager
+def emptied(store: ShardStore, context: DistributedContext) -> Iterator[None]:
+    """A block in which one command, with all its processes, has a store for itself, which is empty at first.
+
+    Raises:
+        ConfigurationError: On all processes, if another command is writing there.
+    """
+    store.key = context.broadcast(lambda: uuid4().hex)
+    with ExitStack() as owned:
+
+        def take() -> None:
+            if context.is_main:
+                owned.enter_context(store.owned())
+                store.clear()  # what an interrupted command has left
+
+        context.agree(take)
+        yield
 
 
 def write_archive(store: ShardStore, num: int, folder: Path, seed: int, num_shown: int = 256) -> None:

