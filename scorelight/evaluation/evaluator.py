@@ -52,6 +52,9 @@ class Evaluator:
         num_examples: Validation examples for likelihoods, from the first on (default: all).
         dequantizer: Learned noise within a grey level, instead of uniform.
         batch_size: Samples or examples at once on each process; does not change the results.
+
+    Raises:
+        ConfigurationError: If a seed is given twice, which would make the standard error too small.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Evaluator:
         dequantizer: Dequantizer | None = None,
         batch_size: int = 100,
     ) -> None:
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigurationError(f"seeds {[*seeds]}: give at least one, and each of them once")
         self.source = source
         self.data = data
         self.folder = folder

@@ -256,6 +256,12 @@ def test_metrics_of_other_options_and_other_dequantizers_have_other_protocols(di
     assert protocol(bits)["dequantization"] == "uniform"
 
 
+@pytest.mark.parametrize("seeds", [[], [0, 0], [1, 2, 1]])
+def test_no_seed_counts_twice(digits, tmp_path, context, seeds):
+    with pytest.raises(ConfigurationError, match="each of them once"):
+        evaluator(digits, DigitsDataModule(), tmp_path, context, seeds=seeds)
+
+
 def test_other_samplers_and_seeds_have_samples_of_their_own(digits, tmp_path, context):
     numbers = {
         frechet(digits, DigitsDataModule(), tmp_path, context, seeds=[seed], sampler=sampler)[

@@ -14,10 +14,8 @@ from scorelight import (
     VPSDE,
     AncestralSampler,
     AnnealedCorrector,
-    ClippedDenoiser,
     Denoiser,
     Epsilon,
-    Euler,
     NetworkDenoiser,
     Prediction,
     PredictorCorrector,
@@ -26,7 +24,7 @@ from scorelight import (
     decode,
     encode,
 )
-from scorelight.errors import SolverError
+from scorelight.errors import SamplingError, SolverError
 from scorelight.samplers.generate import generate
 
 SAMPLERS = sorted(
@@ -89,11 +87,19 @@ def test_the_last_step_counts_and_has_the_time_t_min():
         DDIM(10)(Broken(after=9), torch.randn(5, 2))
 
 
+class Clipping(Sampler):
+    """Its second state is infinite, and all others are clipped."""
+
+    def trajectory(self, predict, x, levels, noise):
+        for step in range(1, len(levels)):
+            x = x / 0 if step == 2 else x.clamp(-1, 1)
+            yield x
+
+
 def test_an_infinity_that_clipping_hides_is_found():
     """Clipped to 1 it would be a white image."""
-    clipped = ClippedDenoiser(ZeroDenoiser(VPSDE(beta_max=1000)))
-    with pytest.raises(SolverError, match=r"5 of 5 samples.*beta_max"):
-        Euler(3)(clipped, torch.full((5, 2), 1e38))
+    with pytest.raises(SamplingError, match=r"Clipping: 5 of 5 samples.*step 2 of 4 on"):
+        Clipping(4, denoise=False)(ZeroDenoiser(VPSDE()), torch.full((5, 2), 1.0))
 
 
 def test_noise_that_float32_cannot_scale_back_is_found():
