@@ -17,6 +17,9 @@
 * ranks: the same global batches on one, two and three processes.
 * configurations, command_lines, data: generated mistakes (tests/support/mutations.py) in every shipped
   configuration, in command lines and in images.
+* numbers: networks and samples that are NaN or infinite under every sampler, caches that are damaged or
+  exchanged, classes of one name, several evaluations and several `sample` commands at once, some of them
+  killed, corrupted dequantizer files.
 
 Except with several ranks, each process is forked from one that has loaded everything, so that kills hit
 training and not its imports. Writes reliability.json and .md beside this file.
@@ -37,6 +40,7 @@ from attacks.disks import disk
 from attacks.files import corruption, payloads
 from attacks.kills import kills
 from attacks.mistakes import command_lines, configurations, data
+from attacks.numbers import numbers
 from attacks.processes import import_everything
 from attacks.ranks import ranks
 from common import RESULTS, commit
@@ -51,6 +55,7 @@ PARTS = {
     "configurations": configurations,
     "command_lines": command_lines,
     "data": data,
+    "numbers": numbers,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigurationError", "SolverError", "TrainingDivergedError", "nearest"]
+__all__ = ["ConfigurationError", "SamplingError", "SolverError", "TrainingDivergedError", "nearest"]
 
 
 class ConfigurationError(ValueError):
@@ -17,7 +17,11 @@ class TrainingDivergedError(RuntimeError):
 
 
 class SolverError(RuntimeError):
-    """An integrator did not reach the end; the message states where it stopped and what to change."""
+    """An integrator did not reach the end, or a result is not finite; the message states what to change."""
+
+
+class SamplingError(SolverError):
+    """Samples are NaN or infinite; the message states how many, from which step on, and what to try."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

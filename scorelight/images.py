@@ -10,11 +10,19 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from scorelight.errors import ConfigurationError
+from scorelight.storage.atomic import atomic_write
+
 __all__ = ["grid", "save", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[−1, 1] to 0..255: clipped, then rounded to the nearest integer."""
+    """[−1, 1] to 0..255: clipped, then rounded to the nearest integer.
+
+    Raises:
+        ConfigurationError: If a value is NaN or infinite, which has no grey level.
+    """
+    _check_finite(x)
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -23,6 +31,9 @@ def grid(x: Tensor, num_columns: int | None = None) -> Tensor:
 
     Images are tiled; small images are enlarged pixel by pixel. Vectors become the histogram of their
     first two coordinates, dark where it is high.
+
+    Raises:
+        ConfigurationError: If a value is NaN or infinite.
     """
     if x.ndim == 2:
         return _histogram(x)
@@ -36,17 +47,28 @@ def grid(x: Tensor, num_columns: int | None = None) -> Tensor:
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """Write a uint8 picture, shape (3 or 1, H, W), as PNG."""
-    to_pil_image(picture).save(path)
+    """Write a uint8 picture, shape (3 or 1, H, W), atomically as PNG."""
+    with atomic_write(path) as file:
+        to_pil_image(picture).save(file, "PNG")
+
+
+def _check_finite(x: Tensor) -> None:
+    """Refuse what cannot be drawn."""
+    good = x.flatten(1).isfinite().all(1) if x.ndim > 1 else x.isfinite()
+    if not good.all():
+        raise ConfigurationError(
+            f"{int((~good).sum())} of {len(x)} examples have values that are NaN or infinite, and cannot be "
+            "drawn or rounded to grey levels; find out where they come from"
+        )
 
 
 def _histogram(x: Tensor, bins: int = 128) -> Tensor:
     points = x[:, :2].detach().cpu().double()
     if points.shape[1] == 1:
         points = torch.cat([points, torch.zeros_like(points)], dim=1)
-    finite = points[points.isfinite().all(1)]
-    reach = max(1.2 * finite.abs().quantile(0.998).item(), 1e-3) if len(finite) else 1.0
-    counts, _ = torch.histogramdd(finite, bins, range=[-reach, reach, -reach, reach])
+    _check_finite(points)
+    reach = max(1.2 * points.abs().quantile(0.998).item(), 1e-3) if len(points) else 1.0
+    counts, _ = torch.histogramdd(points, bins, range=[-reach, reach, -reach, reach])
     shade = (counts / counts.max().clamp(min=1)).sqrt().T.flip(0)
     picture = (255 * (1 - shade)).round().to(torch.uint8)
     enlarged = picture.repeat_interleave(3, 0).repeat_interleave(3, 1)

@@ -154,5 +154,7 @@ def written(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
+    except ConfigurationError:  # of what is written, which has its own message
+        raise
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--out {path}: cannot be written: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,19 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 from tqdm import tqdm
 
-from scorelight.batch import Batch
 from scorelight.cli.common import check_positive, run_on_checkpoint, stored_data, written
-from scorelight.data.access import examples_of
+from scorelight.data.access import ModelExamples, examples_of
 from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, bits_per_dim, grey_levels
+from scorelight.evaluation.quality import evaluate_examples
+from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, grey_levels
 from scorelight.likelihood.dequantization import Dequantizer, FlowDequantization, UniformDequantization
-from scorelight.rng import per_example_generators
+from scorelight.metrics import NegativeLogLikelihood
+from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
+from scorelight.training.checkpointing import VerifiedCheckpointIO
 from scorelight.training.dequantizer import DequantizerModule, load_dequantizer
 from scorelight.training.loading import load_module
 from scorelight.training.module import Weights
@@ -79,16 +81,17 @@ def dequantize(
     data = stored_data(data, path)
     protocol = LikelihoodProtocol(_levels(data, num_bins), repeats=repeats)
     model = load_module(path)
-    batch = _validation(data, num_images, model.shape, protocol)
+    examples = _validation(data, num_images, model.shape, protocol)
     seed_everything(seed, verbose=False)
     denoiser = model.denoiser_for(weights)
     flow = load_dequantizer(file).requires_grad_() if resume else dequantizer(model.shape)
     module = DequantizerModule(denoiser, flow, protocol, learning_rate=learning_rate)
     trainer = _trainer(file, max_steps, accelerator, devices)
-    trainer.fit(module, data, ckpt_path=file if resume else None)
+    with exclusive(file) if trainer.is_global_zero else nullcontext():
+        trainer.fit(module, data, ckpt_path=file if resume else None)
     if trainer.is_global_zero:
         print(f"\n{file}: {type(flow).__name__}, {max_steps} steps, for {path} ({weights} weights)")
-        _compare(denoiser, flow, batch, protocol, seed, trainer.strategy.root_device)
+        _compare(denoiser, flow, examples, num_images, protocol, seed, trainer.strategy.root_device)
 
 
 def _free(file: Path, resume: bool) -> Path:
@@ -120,16 +123,17 @@ def _levels(data: LightningDataModule, num_bins: int | None) -> int:
 
 def _validation(
     data: LightningDataModule, num: int, shape: Sequence[int], protocol: LikelihoodProtocol
-) -> Batch:
-    """The first validation images, checked, as the model sees them."""
+) -> ModelExamples:
+    """The validation images; the first `num` are checked."""
     data.prepare_data()
-    batch = examples_of(data, "val").first(num)
+    examples = examples_of(data, "val")
+    batch = examples.first(num)
     if batch.x0.shape[1:] != shape:
         raise ConfigurationError(
             f"{type(data).__name__}: shape {tuple(batch.x0.shape[1:])}, but the model is for {tuple(shape)}"
         )
     grey_levels(batch.x0, protocol)
-    return batch
+    return examples
 
 
 def _trainer(file: Path, max_steps: int, accelerator: str, devices: int) -> Trainer:
@@ -144,6 +148,7 @@ def _trainer(file: Path, max_steps: int, accelerator: str, devices: int) -> Trai
         enable_model_summary=False,
         enable_checkpointing=False,
         callbacks=[StepProgressBar(), _Saving(file)],
+        plugins=[VerifiedCheckpointIO()],
     )
 
 
@@ -170,16 +175,23 @@ class _Saving(Callback):
 def _compare(
     denoiser: Denoiser,
     flow: Dequantizer,
-    batch: Batch,
+    examples: ModelExamples,
+    num: int,
     protocol: LikelihoodProtocol,
     seed: int,
     device: torch.device,
 ) -> None:
     """Print bits/dim by uniform and by learned noise, and their difference, image by image."""
-    uniform, learned = (
-        _bits(denoiser.to(device), noise.to(device), batch, protocol, seed, device)
-        for noise in (UniformDequantization(), flow.requires_grad_(False).eval())
-    )
+    metric = NegativeLogLikelihood(repeats=protocol.repeats)
+    parts = torch.split(torch.arange(min(num, len(examples))), 64)
+    values = []
+    for noise in (UniformDequantization().to(device), flow.to(device).requires_grad_(False).eval()):
+        found = [
+            evaluate_examples(metric, denoiser.to(device), batch, protocol.num_bins, seed, noise)
+            for batch in tqdm(examples.batches(parts, device), f"bits/dim, {noise.kind}", len(parts))
+        ]
+        values.append(torch.cat([rows["bits_per_dim"] for rows in found]))
+    uniform, learned = values
     rows = {"uniform": uniform, "learned": learned, "uniform - learned": uniform - learned}
     print(f"{protocol.unit} of the first {len(uniform)} validation images, less is better, ± standard error:")
     for name, value in rows.items():
@@ -187,22 +199,3 @@ def _compare(
         print(f"  {name:<18}{value.mean().item():.4f} ± {error:.4f}")
     settings = {key: value for key, value in asdict(protocol).items() if key != "dequantization"}
     print("  protocol: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
-
-
-def _bits(
-    denoiser: Denoiser,
-    dequantizer: Dequantizer,
-    batch: Batch,
-    protocol: LikelihoodProtocol,
-    seed: int,
-    device: torch.device,
-) -> Tensor:
-    """Bits/dim of each image, shape (N,); image i gets the noise of (seed, i)."""
-    found = []
-    for index in tqdm(torch.split(torch.arange(len(batch.x0)), 64), desc=f"bits/dim, {dequantizer.kind}"):
-        cond: dict[str, Any] = {name: value[index].to(device) for name, value in batch.cond.items()}
-        noise = per_example_generators(seed, index.tolist())
-        x = batch.x0[index].to(device)
-        result = bits_per_dim(denoiser, x, protocol, dequantizer=dequantizer, generator=noise, **cond)
-        found.append(result.value.cpu())
-    return torch.cat(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, written
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.denoisers.counting import CountingDenoiser
-from scorelight.evaluation.samples import write_archive
+from scorelight.evaluation.samples import emptied, write_archive
 from scorelight.samplers.base import Sampler
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.shards import ShardStore
@@ -60,17 +59,16 @@ def sample(
     source = load_source(path, weights, sampler, guidance, labels)
     context = launch(accelerator, devices)
     counting = CountingDenoiser(source.denoiser.to(context.device))
-    store, batches = ShardStore(Path(out) / "parts"), context.shard(torch.arange(num_samples), batch_size)
-    if context.is_main:  # what an interrupted run has left
-        shutil.rmtree(store.folder, ignore_errors=True)
-    context.barrier()
+    batches = context.shard(torch.arange(num_samples), batch_size)
+    store = ShardStore(Path(out) / "parts")
     total = len(batches) * source.sampler.num_steps
-    with written(Path(out)), tqdm(total=total, desc="sampling", disable=not context.is_main) as bar:
+    bar = tqdm(total=total, desc="sampling", disable=not context.is_main)
+    with written(Path(out)), emptied(store, context), bar:
         for index, x, cond in source._replace(denoiser=counting).draw(seed, batches, bar):
             store.write(index, x=x, **cond)
         context.barrier()
         if context.is_main:
-            write_archive(store, Path(out), seed)
+            write_archive(store, num_samples, Path(out), seed)
     if context.is_main:
         each = counting.num_evaluations / len(batches)
         name, steps = type(source.sampler).__name__, source.sampler.num_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from scorelight.data.loaders import shares
+from scorelight.errors import ConfigurationError, SolverError
 
 __all__ = ["Collective", "DistributedContext"]
 
@@ -65,6 +66,18 @@ class DistributedContext(NamedTuple):
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values
+
+    def agree(self, make: Callable[[], T]) -> T:
+        """What this process makes; an error that a user can fix is raised on all processes if on one."""
+        made, error = None, None
+        try:
+            made = make()
+        except (ConfigurationError, SolverError) as raised:
+            error = raised
+        for of_rank in self.all_gather(error):
+            if of_rank is not None:
+                raise of_rank
+        return cast(T, made)
 
     def broadcast(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank."""

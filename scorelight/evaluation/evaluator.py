@@ -1,15 +1,13 @@
 """Any metrics of a model: list what is missing → generate → store → read → features → metrics.
 
 Samples are stored in ``samples-KEY`` and values of examples in ``examples-KEY``, where KEY is a digest of all
-that they depend on: the denoiser with its wrappers and weights, the sampler or metric, and the seed. More
-samples, other metrics or other features therefore start from what is there, and an interrupted evaluation
-resumes.
+that they depend on: the denoiser with its wrappers and weights, the sampler or metric, the seed, and the code
+of all of these. More samples, other metrics or other features therefore start from what is there, and an
+interrupted evaluation resumes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +18,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-from scorelight import __version__
 from scorelight.data.access import ModelExamples, examples_of
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
@@ -28,12 +25,13 @@ from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.quality import check_samples, evaluate_examples, feature_set
 from scorelight.evaluation.reference import default_features, reference_set
 from scorelight.evaluation.samples import SampleSource, quantize
+from scorelight.evaluation.stores import ResultStores, data_key
 from scorelight.images import grid, save
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics import FeatureExtractor, FeatureSet, Metric, MetricResult, SampleQualityMetric
-from scorelight.metrics.base import LikelihoodMetric, check_distinct
-from scorelight.metrics.features.base import weights_digest
-from scorelight.storage.component import describe, spec
+from scorelight.metrics.base import LikelihoodMetric, check_distinct, check_numbers
+from scorelight.storage.component import spec
+from scorelight.storage.identity import weights_digest
 from scorelight.storage.shards import ShardStore
 
 __all__ = ["Evaluator"]
@@ -54,6 +52,9 @@ class Evaluator:
         num_examples: Validation examples for likelihoods, from the first on (default: all).
         dequantizer: Learned noise within a grey level, instead of uniform.
         batch_size: Samples or examples at once on each process; does not change the results.
+
+    Raises:
+        ConfigurationError: If a seed is given twice, which would make the standard error too small.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Evaluator:
         dequantizer: Dequantizer | None = None,
         batch_size: int = 100,
     ) -> None:
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigurationError(f"seeds {[*seeds]}: give at least one, and each of them once")
         self.source = source
         self.data = data
         self.folder = folder
@@ -82,6 +85,7 @@ class Evaluator:
         self.num_examples = num_examples
         self.dequantizer = dequantizer
         self.batch_size = batch_size
+        self._stores = ResultStores(folder, source.denoiser, context)
         self.protocol: dict[str, Any] = {}
         """How the numbers were obtained."""
         self._sample_metrics: list[SampleQualityMetric] = []
@@ -92,6 +96,7 @@ class Evaluator:
 
         Raises:
             ConfigurationError: If a metric cannot be computed, or two have a number of the same name.
+            SolverError: If samples, likelihoods or a number are NaN or infinite.
         """
         self._sample_metrics, self._sample_numbers = [], []
         for metric in metrics:
@@ -102,6 +107,7 @@ class Evaluator:
         for metric in metrics:
             new = metric.evaluate(self)
             check_distinct(results, new)
+            check_numbers(metric, {name: result.value for name, result in new.items()})
             results |= new
         return results
 
@@ -130,14 +136,12 @@ class Evaluator:
         size, num_bins = len(self._validation), self._validation.num_bins
         num = min(self.num_examples or size, size)
         stores = [self._evaluate_missing(metric, seed, num) for seed in self.seeds]
-        self.context.barrier()
-        dequantization = self.dequantizer.kind if self.dequantizer else "uniform" if num_bins else "none"
         self.protocol |= {
             "likelihood": [*self.protocol.get("likelihood", []), spec(metric)],
             "validation examples": f"{self._validation.fingerprint()}, {num} of {size}",
             "noise": _seeds(self.seeds),
             "grey levels": num_bins,
-            "dequantization": dequantization,
+            "dequantization": _noise(self.dequantizer, num_bins),
         }
         rows = [store.merged(num) for store in stores]
         return [{name: v for name, v in values.items() if name != "index"} for values in rows]
@@ -155,6 +159,7 @@ class Evaluator:
         evaluations = torch.cat([s.merged(self.num_samples, ["evaluations"])["evaluations"] for s in stores])
         known = self.reference or f"{examples_of(self.data, 'train').fingerprint()}, all {real.count}"
         self.protocol |= {
+            "metrics": [spec(metric) for metric in self._sample_metrics],
             "samples": f"{self.num_samples}, {_seeds(self.seeds)}",
             "sampler": spec(self.source.sampler),
             "evaluations per sample": round(evaluations.double().mean().item(), 2),
@@ -166,16 +171,17 @@ class Evaluator:
     def _generate_missing(self, seed: int) -> ShardStore:
         """The samples of a seed: those that are not stored yet are drawn."""
         sampler, labels = self.source.sampler, list(self.source.labels or ())
-        store = self._store("samples", sampler, labels, seed)
-        batches = self._missing(store, self.num_samples)
+        store = self._stores.store("samples", sampler, labels, seed)
         counting = CountingDenoiser(self.source.denoiser)
         source = self.source._replace(denoiser=counting)
-        with self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar:
+        with (
+            self._stores.missing(store, self.num_samples, self.batch_size) as batches,
+            self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar,
+        ):
             for index, x, _ in source.draw(seed, batches, bar):
                 evaluations = torch.full((len(index),), counting.num_evaluations)
                 store.write(index, x=quantize(x), evaluations=evaluations)
                 counting.num_evaluations = 0
-        self.context.barrier()
         return store
 
     def _compare(self, store: ShardStore, real: FeatureSet) -> list[dict[str, float]]:
@@ -185,16 +191,18 @@ class Evaluator:
 
     def _read(self, store: ShardStore) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of the samples: every W-th file."""
-        for file in store.files()[self.context.rank :: self.context.world_size]:
-            rows = store.read(file)
-            keep = rows["index"] < self.num_samples
-            if keep.any():
-                yield rows["index"][keep], rows["x"][keep]
+        parts = self.context.broadcast(lambda: store.parts(self.num_samples))
+        for part in parts[self.context.rank :: self.context.world_size]:
+            rows = store.read(part, ["x"])
+            if rows["x"].shape[1:] != tuple(self.source.shape):
+                raise ConfigurationError(f"{part.path}: has samples of another shape; remove it")
+            yield rows["index"], rows["x"]
 
     def _write_picture(self, store: ShardStore) -> None:
         """A picture of the first samples beside their folder."""
         if self.context.is_main:
-            x = store.merged(64 if len(self.source.shape) == 3 else None, ["x"])["x"]
+            num = min(64, self.num_samples) if len(self.source.shape) == 3 else self.num_samples
+            x = store.merged(num, ["x"])["x"]
             picture = grid(x / 127.5 - 1 if x.dtype == torch.uint8 else x)
             save(picture, store.folder.with_suffix(".png"))
 
@@ -202,10 +210,13 @@ class Evaluator:
 
     def _evaluate_missing(self, metric: LikelihoodMetric, seed: int, num: int) -> ShardStore:
         """The values of validation examples: those that are not stored yet are computed."""
-        examples, weights = self._validation, weights_digest(self.dequantizer) if self.dequantizer else None
-        store = self._store("examples", metric, examples.fingerprint(), weights, seed)
-        batches = self._missing(store, num)
-        with self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar:
+        examples = self._validation
+        key = metric, data_key(self.data, examples), self.dequantizer, seed
+        store = self._stores.store("examples", *key)
+        with (
+            self._stores.missing(store, num, self.batch_size) as batches,
+            self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar,
+        ):
             for batch in examples.batches(batches, self.context.device):
                 store.write(
                     **evaluate_examples(
@@ -224,26 +235,16 @@ class Evaluator:
         features = self.features or default_features(self.source.shape)
         return features.to(self.context.device)
 
-    # Storage
-
-    def _store(self, kind: str, *depends_on: Any) -> ShardStore:
-        """The store of what depends on the denoiser, its weights and all else that is given."""
-        key = [__version__, self._denoiser_key, *map(describe, depends_on)]
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-        return ShardStore(self.folder / f"{kind}-{digest}")
-
-    @cached_property
-    def _denoiser_key(self) -> list[Any]:
-        return [describe(self.source.denoiser), weights_digest(self.source.denoiser)]
-
-    def _missing(self, store: ShardStore, num: int) -> Sequence[Tensor]:
-        """This process's part of the indices below `num` that the store has no row of, in batches."""
-        missing = self.context.broadcast(lambda: store.missing(num))
-        return self.context.shard(missing, self.batch_size)
-
     def _bar(self, what: str, total: int) -> Any:
         hidden = not self.context.is_main or not total
         return tqdm(desc=what, total=total, mininterval=0.5, disable=hidden)
+
+
+def _noise(dequantizer: Dequantizer | None, num_bins: int | None) -> str:
+    """The noise within grey levels."""
+    if dequantizer is None:
+        return "uniform" if num_bins else "none"
+    return f"{dequantizer.kind}, {type(dequantizer).__name__}-{weights_digest(dequantizer)}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

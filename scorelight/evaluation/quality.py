@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorelight.batch import IndexedBatch, select_conditions
 from scorelight.denoisers.base import Denoiser
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, SolverError
 from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.samples import quantize
 from scorelight.likelihood.dequantization import Dequantizer
@@ -52,10 +52,18 @@ def feature_set(
     metrics: Sequence[SampleQualityMetric],
     context: DistributedContext,
 ) -> FeatureSet:
-    """The features that the metrics need, of (indices, samples) that the processes hold among them."""
+    """The features that the metrics need, of (indices, samples) that the processes hold among them.
+
+    Raises:
+        SamplingError: On all processes, if samples of one of them are NaN or infinite.
+    """
     quality = SampleQuality(features, metrics).to(context.device)
-    for index, x in batches:
-        quality.update(x.to(context.device), index)
+
+    def update() -> None:
+        for index, x in batches:
+            quality.update(x.to(context.device), index)
+
+    context.agree(update)
     return quality.feature_set()
 
 
@@ -67,11 +75,24 @@ def evaluate_examples(
     seed: int,
     dequantizer: Dequantizer | None = None,
 ) -> dict[str, Tensor]:
-    """Values of each example of a batch, and its index; its noise is a function of (seed, index)."""
+    """Values of each example of a batch, and its index; its noise is a function of (seed, index).
+
+    Raises:
+        SolverError: If a value is NaN or infinite; it names the examples.
+    """
     x0, cond, index = batch
     generators = per_example_generators(seed, index.tolist())
     values = metric(denoiser, x0, num_bins, generator=generators, dequantizer=dequantizer, **cond)
-    return {"index": index.cpu(), **{name: value.double().cpu() for name, value in values.items()}}
+    rows = {name: value.double().cpu() for name, value in values.items()}
+    for name, value in rows.items():
+        if bad := index.cpu()[~value.isfinite()].tolist():
+            some = ", ".join(map(str, bad[:5])) + ", ..." * (len(bad) > 5)
+            raise SolverError(
+                f"{type(metric).__name__}: {name} is NaN or infinite for {len(bad)} of {len(index)} examples "
+                f"computed at once ({some}); take a checkpoint from before training diverged, check these "
+                "examples, or use other tolerances or more steps"
+            )
+    return {"index": index.cpu(), **rows}
 
 
 def head(batch: IndexedBatch, num: int) -> IndexedBatch:

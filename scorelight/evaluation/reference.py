@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from tqdm import tqdm
@@ -15,6 +18,7 @@ from scorelight.data.base import Split
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.samples import quantize
+from scorelight.evaluation.stores import data_key, key_text
 from scorelight.metrics import (
     DigitsFeatures,
     FeatureExtractor,
@@ -25,6 +29,7 @@ from scorelight.metrics import (
     SampleQualityMetric,
 )
 from scorelight.metrics.quality import SampleQuality
+from scorelight.storage.npz import read_npz, write_npz
 
 __all__ = ["cache_dir", "default_features", "reference_set"]
 
@@ -55,8 +60,9 @@ def reference_set(
 ) -> FeatureSet:
     """Features of all real examples of a split, or those that a file describes.
 
-    They are computed once, and then read from a cache by the content of the data, their preprocessing and the
-    weights of the features, in `cache_dir`.
+    They are computed once, and then read from a cache in `cache_dir` by the content of the data and their
+    preprocessing, by class, code, options and weights of the features, and by the code of scorelight. The
+    file states its complete key, which is compared.
 
     Args:
         features: Feature network, on the device.
@@ -76,18 +82,35 @@ def reference_set(
             "real examples are needed to compare with: train with a data module, or give reference=FILE.npz"
         )
     examples = examples_of(data, split)
-    path = cache_dir() / "features" / f"{examples.fingerprint()}-{features.key.rpartition('.')[2]}.npz"
-
-    def cached() -> FeatureSet | None:
-        known = FeatureSet.load(path) if path.exists() else None
-        return None if known is None or _needing_features(known, metrics) else known
-
-    real = context.broadcast(cached)
+    key = key_text(data_key(data, examples), features.key, features.settings())
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    path = cache_dir() / "features" / f"{examples.fingerprint()}-{digest}.npz"
+    real = context.broadcast(lambda: _cached(path, key, metrics))
     if real is None:
         real = _compute(features, examples, metrics, context)
         if context.is_main:
-            real.save(path)
+            _keep(real, path, key)
     return real
+
+
+def _cached(path: Path, key: str, metrics: Sequence[SampleQualityMetric]) -> FeatureSet | None:
+    """The features in the cache; none if they do not suffice, are damaged, or are of another key."""
+    if not path.exists():
+        return None
+    try:
+        known = FeatureSet.load(path) if str(read_npz(path, ["cache_key"])["cache_key"]) == key else None
+    except ConfigurationError as error:
+        warnings.warn(f"{path} is damaged and will be computed again: {error}", stacklevel=2)
+        return None
+    return None if known is None or _needing_features(known, metrics) else known
+
+
+def _keep(real: FeatureSet, path: Path, key: str) -> None:
+    """Write to the cache, under the key; without a place for it nothing is kept."""
+    try:
+        write_npz(path, {**real.arrays(), "cache_key": np.str_(key)})
+    except OSError as error:
+        warnings.warn(f"{path}: statistics of real data cannot be kept there: {error}", stacklevel=2)
 
 
 def _compute(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
-from scorelight.evaluation.samples import SampleSource, write_archive
+from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.samples import SampleSource, emptied, write_archive
 from scorelight.images import grid, save
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import score_module
@@ -27,7 +28,8 @@ class SampleGridCallback(Callback):
     """Draws samples of the averaged weights every n steps: PNGs in the run folder, pictures in TensorBoard.
 
     The same seeds are drawn each time, so one sees the same samples become better. The folder
-    ``samples`` also gets ``data.png``, validation examples to compare with.
+    ``samples`` also gets ``data.png``, validation examples to compare with. Samples that are not finite stop
+    the run; `RollingCheckpoint` saves its state, so that it can be resumed with another sampler.
 
     Args:
         every_n_steps: Optimizer steps between two pictures; one more is made at the end.
@@ -77,11 +79,15 @@ class SampleGridCallback(Callback):
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, step = score_module(pl_module), trainer.global_step
-        if step == self._drawn_at or not trainer.is_global_zero or not self._folder:
+        if step == self._drawn_at or not self._folder:
             return
         self._drawn_at = step
         source = SampleSource(module.denoiser_for("ema"), module.sampler, module.shape, module.labels)
-        ((_, x, _),) = source.draw(self.seed, [torch.arange(self._number(module.shape))])
+        indices = [torch.arange(self._number(module.shape))] if trainer.is_global_zero else []
+        drawn = DistributedContext.from_trainer(trainer).agree(lambda: [*source.draw(self.seed, indices)])
+        if not drawn:
+            return
+        ((_, x, _),) = drawn
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -108,7 +114,8 @@ class SampleWriter(BasePredictionWriter):
         self.folder = Path(folder)
         self.num_shown = num_shown
         self._store = ShardStore(self.folder / "parts")
-        self._seed = 0
+        self._owned = ExitStack()
+        self._seed = self._num_written = 0
 
     def write_on_batch_end(
         self,
@@ -122,17 +129,32 @@ class SampleWriter(BasePredictionWriter):
     ) -> None:
         """Store the batch."""
         self._seed = batch.seed
+        self._num_written += len(batch.indices)
         self._store.write(batch.indices, x=prediction, **batch.cond)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what an interrupted run has left."""
-        if trainer.is_global_zero:
-            shutil.rmtree(self._store.folder, ignore_errors=True)
-        trainer.strategy.barrier()
+        """Take the folder, and remove what an interrupted run has left.
+
+        Raises:
+            ConfigurationError: If another process is writing there.
+        """
+        self._num_written = 0
+        context = DistributedContext.from_trainer(trainer)
+        self._owned.enter_context(emptied(self._store, context))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the samples of all processes together, in order."""
+        written = torch.tensor(self._num_written, device=trainer.strategy.root_device)
+        num = int(trainer.strategy.reduce(written, reduce_op="sum"))
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            write_archive(self._store, self.folder, self._seed, self.num_shown)
+            write_archive(self._store, num, self.folder, self._seed, self.num_shown)
         trainer.strategy.barrier()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let another process write to the folder."""
+        self._owned.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let another process write to the folder."""
+        self._owned.close()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
+from scorelight.evaluation.context import DistributedContext
 from scorelight.images import grid, save, to_uint8
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import device_of, generate
 from scorelight.storage.npz import write_npz
 from scorelight.storage.shards import ShardStore
 
-__all__ = ["SampleSource", "cycle_labels", "quantize", "write_archive"]
+__all__ = ["SampleSource", "cycle_labels", "emptied", "quantize", "write_archive"]
 
 
 def quantize(x: Tensor) -> Tensor:
@@ -67,7 +69,26 @@ def _counted(states: Iterator[Tensor], progress: Any) -> Iterator[Tensor]:
         yield state
 
 
-def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 256) -> None:
+@contextmanager
+def emptied(store: ShardStore, context: DistributedContext) -> Iterator[None]:
+    """A block in which one command, with all its processes, has a store for itself, which is empty at first.
+
+    Raises:
+        ConfigurationError: On all processes, if another command is writing there.
+    """
+    store.key = context.broadcast(lambda: uuid4().hex)
+    with ExitStack() as owned:
+
+        def take() -> None:
+            if context.is_main:
+                owned.enter_context(store.owned())
+                store.clear()  # what an interrupted command has left
+
+        context.agree(take)
+        yield
+
+
+def write_archive(store: ShardStore, num: int, folder: Path, seed: int, num_shown: int = 256) -> None:
     """Write the samples of a store as ``samples.npz`` and ``samples.png``, and remove the store.
 
     The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
@@ -75,11 +96,15 @@ def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 2
 
     Args:
         store: The samples ``x`` and, if there are any, their conditions ``label``.
+        num: Number of samples N.
         folder: Where to write.
         seed: Seed of the samples.
         num_shown: Samples in the picture at most.
+
+    Raises:
+        ConfigurationError: If a sample is missing.
     """
-    rows = store.merged()
+    rows = store.merged(num)
     x = rows["x"]
     arrays = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
     if "label" in rows:
@@ -87,4 +112,4 @@ def write_archive(store: ShardStore, folder: Path, seed: int, num_shown: int = 2
     numpy_arrays = {name: value.numpy() for name, value in arrays.items()}
     write_npz(folder / "samples.npz", {"seed": np.int64(seed), **numpy_arrays})
     save(grid(x if x.ndim == 2 else x[:num_shown]), folder / "samples.png")
-    shutil.rmtree(store.folder)
+    store.clear()

@@ -12,13 +12,22 @@ import torch
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, SolverError
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics.statistics import FeatureSet
 from scorelight.rng import Generators
 from scorelight.storage.component import Component
 
-__all__ = ["LikelihoodMetric", "Metric", "MetricInputs", "MetricResult", "SampleQualityMetric", "numbers_of"]
+__all__ = [
+    "LikelihoodMetric",
+    "Metric",
+    "MetricInputs",
+    "MetricResult",
+    "SampleQualityMetric",
+    "check_distinct",
+    "check_numbers",
+    "numbers_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +161,13 @@ def numbers_of(
 
     Raises:
         ConfigurationError: If there are too few examples, or two metrics of one name.
+        SolverError: If a number is NaN or infinite.
     """
     numbers: dict[str, float] = {}
     for metric in metrics:
         new = metric(real, fake)
         check_distinct(numbers, new)
+        check_numbers(metric, new)
         numbers |= new
     return numbers
 
@@ -169,3 +180,16 @@ def check_distinct(known: Mapping[str, object], new: Mapping[str, object]) -> No
     """
     if twice := known.keys() & new.keys():
         raise ConfigurationError(f"metrics: {min(twice)} is computed twice; remove one of them")
+
+
+def check_numbers(metric: Metric, numbers: Mapping[str, float]) -> None:
+    """Refuse a result that is not a number.
+
+    Raises:
+        SolverError: If one is NaN or infinite.
+    """
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise SolverError(
+                f"{type(metric).__name__}: {name} is {value}; give it more examples, or leave the metric out"
+            )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, double
+from scorelight.metrics.statistics import FeatureSet, check_finite, double
 
 __all__ = ["InceptionScore", "inception_score"]
 
@@ -52,8 +52,9 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 2020) -
         Mean and standard deviation over the parts.
 
     Raises:
-        ConfigurationError: If there are fewer samples than parts.
+        ConfigurationError: If there are fewer samples than parts, or a logit is not finite.
     """
+    check_finite(logits, "logits")
     if len(logits) < splits:
         raise ConfigurationError(
             f"InceptionScore: splits={splits}, and there are only {len(logits)} samples: draw more, "

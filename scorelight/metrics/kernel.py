@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, pair
+from scorelight.metrics.statistics import FeatureSet, check_finite, pair
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
@@ -79,6 +79,8 @@ def kernel_distance(
             f"KernelDistance: subset_size={subset_size}, and there are only {num} examples: give more "
             f"examples, or subset_size={num} at most"
         )
+    check_finite(real, "features of real examples")
+    check_finite(fake, "features of samples")
     random = np.random.RandomState(seed)
     values = []
     for _ in range(num_subsets):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, double, pair
+from scorelight.metrics.statistics import FeatureSet, double, points
 
 __all__ = ["MaximumMeanDiscrepancy", "maximum_mean_discrepancy", "median_distance"]
 
@@ -52,7 +52,7 @@ def maximum_mean_discrepancy(real: Tensor, fake: Tensor, widths: Sequence[float]
     Raises:
         ConfigurationError: If a set has fewer than two points.
     """
-    x, y = pair(real, fake)
+    x, y = points(real, fake)
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise ConfigurationError(f"MaximumMeanDiscrepancy: {min(n, m)} examples: at least 2")

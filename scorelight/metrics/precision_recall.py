@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, pair
+from scorelight.metrics.statistics import FeatureSet, points
 
 __all__ = ["PrecisionRecall", "precision_recall"]
 
@@ -65,7 +65,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
         raise ConfigurationError(
             f"PrecisionRecall: k={k}, and there are only {num} examples: give more examples, or a smaller k"
         )
-    x, y = pair(real, fake)
+    x, y = points(real, fake)
     return _covered(y, x, k), _covered(x, y, k)
 
 

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric, numbers_of
 from scorelight.metrics.features.base import FeatureExtractor, Features
-from scorelight.metrics.statistics import FeatureSet, Moments
+from scorelight.metrics.statistics import FeatureSet, Moments, check_finite
 
 __all__ = ["SampleQuality"]
 
@@ -72,6 +72,9 @@ class SampleQuality(Metric):
             x: Stored examples: uint8 images (N, C, H, W), 0 to 255, or float vectors (N, D).
             indices: Their indices among all examples, shape (N,), which determine their order in the result.
             real: Whether they are real examples.
+
+        Raises:
+            ConfigurationError: If a feature is NaN or infinite.
         """
         if real and self.real:
             raise ConfigurationError(
@@ -80,6 +83,10 @@ class SampleQuality(Metric):
         if not len(x):
             return
         kind, features = "real" if real else "fake", self.features(x)
+        name = f"{type(self.features).__name__} of {'real examples' if real else 'samples'}"
+        check_finite(features.values, name)
+        if features.logits is not None:
+            check_finite(features.logits, f"logits, {name},")
         self._add_moments(kind, Moments.of(features.values.to(self.device)))
         self._add_bank(kind, features)
         if indices is not None:

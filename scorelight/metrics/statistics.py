@@ -10,7 +10,6 @@ No difference of large sums is taken, so features far from 0 lose no precision.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +19,9 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.storage.npz import write_npz
+from scorelight.storage.npz import read_npz, write_npz
 
-__all__ = ["FeatureSet", "Moments", "double", "pair"]
+__all__ = ["FeatureSet", "Moments", "check_finite", "double", "pair", "points"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +67,12 @@ class FeatureSet:
     key: str = ""
     """`FeatureExtractor.key`; empty if a file does not state it."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is not finite: every distance would be wrong, some without showing it."""
+        for name in ("features", "logits", "mean", "cov"):
+            if (value := getattr(self, name)) is not None:
+                check_finite(value, name)
+
     @classmethod
     def of(cls, features: Tensor, logits: Tensor | None = None, key: str = "") -> Self:
         """Statistics of features of shape (N, D)."""
@@ -103,11 +108,15 @@ class FeatureSet:
         """
         return _present(self.logits, "logits", owner)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz atomically, with the ``mu`` and ``sigma`` that pytorch-fid reads, and more."""
+    def arrays(self) -> dict[str, np.ndarray[Any, Any] | np.generic]:
+        """What `save` writes, by name."""
         arrays = {"mu": self.mean, "sigma": self.cov, "features": self.features, "logits": self.logits}
         present = {k: v.detach().cpu().numpy() for k, v in arrays.items() if v is not None}
-        write_npz(Path(path), {"n": np.int64(self.count), "key": np.str_(self.key), **present})
+        return {"n": np.int64(self.count), "key": np.str_(self.key), **present}
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz atomically, with the ``mu`` and ``sigma`` that pytorch-fid reads, and more."""
+        write_npz(Path(path), self.arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -117,10 +126,8 @@ class FeatureSet:
             ConfigurationError: If it is not such a file.
         """
         try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files if name in _NAMES}
-            return cls._from_arrays(arrays)
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            return cls._from_arrays(read_npz(Path(path), ("mu", "sigma"), ("n", "key", "features", "logits")))
+        except (ValueError, TypeError) as error:
             raise ConfigurationError(
                 f"{path}: not statistics of features, an .npz with mu of shape (D,) and sigma (D, D): {error}"
             ) from error
@@ -133,15 +140,57 @@ class FeatureSet:
         features, logits = (
             torch.from_numpy(arrays[n]) if n in arrays else None for n in ("features", "logits")
         )
+        if features is not None and (features.ndim != 2 or features.shape[1] != len(mean)):
+            raise ValueError(f"mu has shape {tuple(mean.shape)} and features {tuple(features.shape)}")
+        check_finite(mean, "mu")
+        _check_covariance(cov)
         return cls(int(arrays.get("n", 0)), mean, cov, features, logits, str(arrays.get("key", "")))
-
-
-_NAMES = ("mu", "sigma", "n", "key", "features", "logits")
 
 
 def double(x: Tensor) -> Tensor:
     """In float64, on the CPU if the device does not support it, as Apple's does not."""
     return (x.cpu() if x.device.type == "mps" else x).detach().double()
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse features that are NaN or infinite.
+
+    Args:
+        values: Any shape; rows are counted.
+        what: What they are, for the message.
+
+    Raises:
+        ConfigurationError: If there are some.
+    """
+    if not values.isfinite().all():
+        bad = ~values.isfinite().reshape(len(values), -1).all(1)
+        raise ConfigurationError(
+            f"{int(bad.sum())} of {len(values)} rows of the {what} are NaN or infinite, and have no distance "
+            "to others; find out where they come from"
+        )
+
+
+def _check_covariance(cov: Tensor) -> None:
+    """Refuse a matrix that is not a covariance, but for the rounding of float32."""
+    check_finite(cov, "sigma")
+    if not len(cov):
+        raise ValueError("sigma is empty")
+    tolerance = 1e-4 * cov.abs().max().item() + 1e-12
+    if (cov - cov.T).abs().max() > tolerance:
+        raise ValueError("sigma is not symmetric")
+    if torch.linalg.cholesky_ex(cov + tolerance * torch.eye(len(cov), dtype=cov.dtype)).info:
+        raise ValueError("sigma has a negative variance in some direction")
+
+
+def points(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """`pair` of features, shape (N, D) and (M, D), that must be finite.
+
+    Raises:
+        ConfigurationError: If some are not.
+    """
+    check_finite(real, "features of real examples")
+    check_finite(fake, "features of samples")
+    return pair(real, fake)
 
 
 def pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

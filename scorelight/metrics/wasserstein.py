@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, pair
+from scorelight.metrics.statistics import FeatureSet, points
 
 __all__ = ["SlicedWasserstein", "sliced_wasserstein"]
 
@@ -48,7 +48,7 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, num_projections: int = 128, s
         num_projections: Number of lines.
         seed: Seed of the lines.
     """
-    x, y = pair(real, fake)
+    x, y = points(real, fake)
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(num_projections, x.shape[1], dtype=torch.float64, generator=generator)
     i, j, weight = _coupling(len(x), len(y), x.device)

@@ -101,7 +101,7 @@ def integrate(
             run = run.select(~arrived)
         if len(run.place) == 0:
             return Solution(layout.unpack(result), counts)
-        _check_progress(method.name, run, abs(end - start))
+        _check_progress(method.name, run, len(y), abs(end - start))
     raise _step_limit_error(method.name, run, len(y), end, max_steps, f"rtol={rtol:.1g}, atol={atol:.1g}")
 
 
@@ -188,10 +188,10 @@ def combine(row: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
     return combined
 
 
-def _check_progress(name: str, run: Run, span: float) -> None:
+def _check_progress(name: str, run: Run, num: int, span: float) -> None:
     stuck = run.h.abs() < 1e-14 * span
     if stuck.any():
         raise SolverError(
-            f"{name}: no step is small enough at t={run.t[stuck][0].item():.6g}: the derivative is "
-            "infinite or not a number there, or jumps"
+            f"{name}: no step is small enough for {int(stuck.sum())} of {num} examples, the first at "
+            f"t={run.t[stuck][0].item():.6g}: the derivative is infinite or not a number there, or jumps"
         )

@@ -10,6 +10,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from scorelight.denoisers.base import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import AnyLevel, ForwardProcess, NoiseLevel
 from scorelight.rng import Generators, randn_like
+from scorelight.samplers.finite import finite_states
 from scorelight.storage.component import Component
 from scorelight.times import NearestLevels, TimeGrid, UniformGrid
 
@@ -73,6 +75,8 @@ class Sampler(Component, ABC):
     """Order of accuracy in the step, in the strong (deterministic) or weak (stochastic) sense."""
     default_grid: TimeGrid = UniformGrid()
     """The grid unless another one is given; on a table, rounded to its noise levels."""
+    remedy: str = "more steps, another sampler"
+    """What to change in this sampler if its samples are not finite."""
 
     def __init__(self, num_steps: int = 50, grid: TimeGrid | None = None, denoise: bool = True) -> None:
         if not 1 + denoise <= num_steps <= _MOST_STEPS:
@@ -108,16 +112,29 @@ class Sampler(Component, ABC):
                 of its batch.
             noise_source: Called as ``noise_source(like)`` for each draw, instead of the generator.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
+
+        Raises:
+            SamplingError: After the last state, if an example was NaN or infinite in any.
         """
         levels = self.levels(denoiser.process)
-        predict = BoundDenoiser(denoiser, **cond)
-        x = levels[0].sigma * noise
         source = noise_source or functools.partial(randn_like, generator=generator)
-        for state in self.trajectory(predict, x, levels, source):
+        states = self._states(BoundDenoiser(denoiser, **cond), levels[0].sigma * noise, levels, source)
+        yield from self._checked(states, levels, denoiser)
+
+    def _states(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
+        """The trajectory, and with `denoise` the posterior mean at its end."""
+        for state in self.trajectory(predict, x, levels, noise):
             x = state
             yield x
         if self.denoise:
             yield predict(x, levels[-1]).x0
+
+    def _checked(self, states: Iterator[Tensor], levels: Levels, denoiser: Denoiser) -> Iterator[Tensor]:
+        """The states, with an error if one of them is not finite."""
+        times = [float(level.time) for level in levels[1:]]
+        return finite_states(states, times, denoiser, type(self).__name__, self.remedy)
 
     def __call__(
         self,
@@ -128,7 +145,11 @@ class Sampler(Component, ABC):
         noise_source: NoiseSource | None = None,
         **cond: Any,
     ) -> Tensor:
-        """Samples of noise's shape. The caller decides about gradients and about train or eval mode."""
+        """Samples of noise's shape. The caller decides about gradients and about train or eval mode.
+
+        Raises:
+            SamplingError: If a sample is NaN or infinite, or was so on the way.
+        """
         path = self.sample_path(denoiser, noise, generator=generator, noise_source=noise_source, **cond)
         return final_state(path)
 
@@ -145,12 +166,12 @@ class Sampler(Component, ABC):
 
         Raises:
             ConfigurationError: If the sampler draws noise of its own.
+            SamplingError: If a state is NaN or infinite.
         """
         levels = self.levels(denoiser.process)[::-1]
         x = levels[0].alpha * x0
-        for state in self.trajectory(BoundDenoiser(denoiser, **cond), x, levels, self._no_noise):
-            x = state
-        return x / levels[-1].sigma
+        states = self.trajectory(BoundDenoiser(denoiser, **cond), x, levels, self._no_noise)
+        return final_state(chain([x], self._checked(states, levels, denoiser))) / levels[-1].sigma
 
     def levels(self, process: ForwardProcess) -> Levels:
         """The levels of the grid, from t_max on.

@@ -55,6 +55,8 @@ class LangevinDynamics(Sampler):
         denoise: Whether the last step is the posterior mean at the level.
     """
 
+    remedy = "a smaller step, another sampler"
+
     def __init__(
         self,
         num_steps: int = 1000,
@@ -107,6 +109,7 @@ class AnnealedLangevin(Sampler):
     """
 
     default_grid = LogSNRGrid()
+    remedy = "a smaller step, another sampler"
 
     def __init__(
         self,
@@ -146,6 +149,9 @@ class AnnealedLangevin(Sampler):
 class Corrector(Component, ABC):
     """Moves a state closer to the distribution p_t; see `PredictorCorrector`."""
 
+    remedy: str = "a smaller corrector.snr"
+    """What to change in this corrector if samples are not finite."""
+
     @abstractmethod
     def __call__(
         self, predict: BoundDenoiser, x: Tensor, level: NoiseLevel[float], noise: NoiseSource
@@ -157,12 +163,15 @@ class LangevinCorrector(Corrector):
     """Steps (19) with h = 2 (r ‖z‖/‖∇log p_t(x)‖)²: Song et al. (2021), algorithms 4 and 5, with α_i = 1.
 
     The norms are taken for each example, so that no sample depends on its batch. This needs many dimensions,
-    where norms hardly vary: in few, use `AnnealedCorrector`.
+    where norms hardly vary: in few, use `AnnealedCorrector`. Where the score is 0 the step is infinite, and
+    `PredictorCorrector` raises an error.
 
     Args:
         snr: Their r, "signal-to-noise ratio"; useful from 0.05 to 0.2.
         num_steps: Steps at a level, one network evaluation each.
     """
+
+    remedy = "AnnealedCorrector (the step of LangevinCorrector is infinite where the score is 0)"
 
     def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
         _positive(snr=snr, num_steps=num_steps)
@@ -232,6 +241,7 @@ class PredictorCorrector(Sampler):
         super().__init__(num_steps, grid, denoise)
         self.predictor = predictor or AncestralSampler()
         self.corrector = corrector or LangevinCorrector()
+        self.remedy = f"more steps, {self.corrector.remedy}, another sampler"
 
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource

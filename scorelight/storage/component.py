@@ -9,7 +9,6 @@ stores it, and can therefore rebuild the model by itself.
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import sys
 import types
@@ -22,7 +21,7 @@ import numpy as np
 from scorelight.errors import ConfigurationError
 from scorelight.storage.hints import admits_none, type_hint
 
-__all__ = ["Component", "class_path", "describe", "refuse_none", "spec"]
+__all__ = ["Component", "class_path", "refuse_none", "spec"]
 
 
 class Component:
@@ -108,30 +107,6 @@ def spec(value: Any) -> Any:
         f"{value!r} cannot be written to a checkpoint: pass a scorelight component, a class, or "
         f"functools.partial(SomeClass, option=...) of a class"
     )
-
-
-def describe(value: Any) -> Any:
-    """`spec` for the key of a cache, which also takes what cannot be stored: functions, tensors, modules.
-
-    A function stands for its code and a tensor for its content; of any other object the class alone is in
-    the key, so that weights have to be added to it.
-    """
-    if isinstance(value, Component):
-        arguments = {name: describe(argument) for name, argument in value._init_args.items()}
-        return {"class_path": class_path(type(value)), "init_args": arguments}
-    if isinstance(value, types.FunctionType):
-        code = value.__code__
-        return _digest(f"{value.__qualname__} {code.co_names} {code.co_consts}".encode() + code.co_code)
-    if hasattr(value, "numpy"):
-        return _digest(repr((value.dtype, value.shape)).encode() + value.detach().cpu().numpy().tobytes())
-    try:
-        return spec(value)
-    except TypeError:
-        return class_path(type(value))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _entry(cls: type, init_args: Mapping[str, Any]) -> dict[str, Any]:

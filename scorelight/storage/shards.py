@@ -2,72 +2,150 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scorelight.storage.npz import write_npz
+from scorelight.errors import ConfigurationError
+from scorelight.storage.lock import exclusive
+from scorelight.storage.npz import DamagedArchiveError, read_npz, write_npz
 
-__all__ = ["ShardStore", "concat_by_index"]
+__all__ = ["ShardPart", "ShardStore", "concat_by_index"]
+
+
+class ShardPart(NamedTuple):
+    """Rows of one file."""
+
+    path: Path
+    rows: Tensor
+    """Their positions in the file."""
 
 
 class ShardStore:
     """A folder of rows, each with the index of its example.
 
-    Several processes may write to it, each its own indices. Files are written atomically.
+    Several processes may write to it, each its own indices: those of one command, which has the folder for
+    itself by `owned`. Files are written atomically. A row counts once: where files overlap, the first one
+    that has it counts.
 
     Args:
         folder: The folder, which is created when the first rows are written.
+        key: What the rows depend on, in every file; files with another key are left alone, with a warning.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, key: str = "") -> None:
         self.folder = Path(folder)
+        self.key = key
+
+    @contextmanager
+    def owned(self, wait: bool = False) -> Iterator[None]:
+        """A block in which no other command writes to the folder; see `exclusive`."""
+        with exclusive(self.folder, wait):
+            yield
 
     def write(self, index: Tensor, **rows: Tensor) -> None:
         """Write a shard; row j of each array belongs to index[j]."""
         arrays = {name: value.cpu().numpy() for name, value in {"index": index, **rows}.items()}
-        write_npz(self.folder / f"{int(index.min()):09d}-{int(index.max()):09d}.npz", arrays)
+        path = self.folder / f"{int(index.min()):09d}-{int(index.max()):09d}.npz"
+        write_npz(path, {"key": np.str_(self.key), **arrays})
+
+    def clear(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def files(self) -> list[Path]:
-        """The shards, in the order of their first index."""
+        """The files, in the order of their first index."""
         return sorted(self.folder.glob("*.npz"))
 
-    @staticmethod
-    def read(path: Path, names: Sequence[str] = ()) -> dict[str, Tensor]:
-        """The rows of a shard with their index; all arrays or the named ones."""
-        with open(path, "rb") as raw, np.load(raw) as file:
-            return {
-                name: torch.from_numpy(file[name]) for name in (("index", *names) if names else file.files)
-            }
-
     def missing(self, num: int) -> Tensor:
-        """Indices below `num` without a row, in order; a corrupted shard is removed."""
+        """Indices below `num` without a row, in order; a damaged file is removed."""
         absent = torch.ones(num, dtype=torch.bool)
         for path in self.files():
             try:
-                index = self.read(path)["index"]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                index = self._index(path, complete=True)
+            except DamagedArchiveError as error:
                 warnings.warn(f"{path} is corrupted and will be written again: {error}", stacklevel=2)
                 path.unlink()
             else:
                 absent[index[index < num]] = False
         return absent.nonzero()[:, 0]
 
-    def merged(self, num: int | None = None, names: Sequence[str] = ()) -> dict[str, Tensor]:
-        """All rows, or those of indices below `num`, in their order; all arrays or the named ones."""
-        files = [path for path in self.files() if num is None or _first_index(path) < num]
-        rows = concat_by_index([self.read(path, names) for path in files])
-        return rows if num is None else {k: v[: int((rows["index"] < num).sum())] for k, v in rows.items()}
+    def parts(self, num: int) -> list[ShardPart]:
+        """Where the rows 0, ..., num − 1 are, each once.
+
+        Raises:
+            ConfigurationError: If one is missing, or a file is damaged.
+        """
+        absent, parts = torch.ones(num, dtype=torch.bool), []
+        for path in self.files():
+            index = self._index(path)
+            rows = (index < num).nonzero()[:, 0]
+            rows = rows[absent[index[rows]]]
+            absent[index[rows]] = False
+            if len(rows):
+                parts.append(ShardPart(path, rows))
+        if absent.any():
+            raise ConfigurationError(
+                f"{self.folder}: {int(absent.sum())} of {num} rows are missing: were files removed? Rerun "
+                "the command, which computes what is missing"
+            )
+        return parts
+
+    def read(self, part: ShardPart, names: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Rows of a file with their index; all arrays or the named ones.
+
+        Raises:
+            DamagedArchiveError: If the file is damaged.
+        """
+        arrays = read_npz(part.path, ("index", *names) if names else ())
+        arrays.pop("key", None)
+        return {name: torch.from_numpy(array)[part.rows] for name, array in arrays.items()}
+
+    def merged(self, num: int, names: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The rows 0, ..., num − 1 in their order; all arrays or the named ones.
+
+        Raises:
+            ConfigurationError: If one is missing, or a file is damaged or has rows of another shape.
+        """
+        parts = self.parts(num)
+        rows = [self.read(part, names) for part in parts]
+        for part, more in zip(parts, rows, strict=True):
+            if (shapes := _shapes(more)) != (first := _shapes(rows[0])):
+                raise ConfigurationError(
+                    f"{part.path}: has rows of {shapes}, and {parts[0].path.name} beside it of {first}; "
+                    "remove one of them"
+                )
+        return concat_by_index(rows)
+
+    def _index(self, path: Path, complete: bool = False) -> Tensor:
+        """The indices in a file, none if its key is another one; `complete` reads all arrays to verify them.
+
+        Raises:
+            DamagedArchiveError: If it is damaged, or no file of rows.
+        """
+        arrays = read_npz(path) if complete else read_npz(path, optional=("index", "key"))
+        if str(arrays.pop("key", "")) != self.key:
+            warnings.warn(f"{path}: holds no rows of this command, and is left alone", stacklevel=3)
+            return torch.empty(0, dtype=torch.long)
+        index = arrays.get("index", np.empty(()))
+        whole = index.ndim == 1 and index.dtype.kind in "iu" and all(index >= 0)
+        if not whole or len(np.unique(index)) < len(index):
+            raise DamagedArchiveError(f"{path}: its indices are no different numbers from 0 on")
+        if any(array.shape[:1] != index.shape for array in arrays.values()):
+            raise DamagedArchiveError(f"{path}: its arrays have different numbers of rows")
+        return torch.from_numpy(index.astype(np.int64))
 
 
-def _first_index(path: Path) -> int:
-    """The first index in a shard, by its name."""
-    return int(path.name.partition("-")[0])
+def _shapes(rows: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of a row of each array."""
+    return {name: tuple(value.shape[1:]) for name, value in rows.items()}
 
 
 def concat_by_index(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

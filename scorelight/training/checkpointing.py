@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, SamplingError
 from scorelight.storage.atomic import link_or_copy
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.training.lightning_private import count_epoch_on_resume, is_accumulating, validation_due
@@ -93,8 +93,13 @@ class RollingCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save if the run was stopped between two steps; otherwise keep the last checkpoint."""
-        if isinstance(exception, SIGTERMException) and trainer.training:
+        """Save if the run was stopped between two steps; otherwise keep the last checkpoint.
+
+        Samples that are not finite are an error of a callback, which is called between two steps.
+        """
+        in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking
+        between = trainer.training if isinstance(exception, SIGTERMException) else in_fit
+        if isinstance(exception, SIGTERMException | SamplingError) and between:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

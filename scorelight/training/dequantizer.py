@@ -132,14 +132,15 @@ def load_dequantizer(path: str | Path) -> Dequantizer:
     """The dequantizer of a checkpoint of `DequantizerModule`, on the CPU; only plain data is unpickled.
 
     Raises:
-        ConfigurationError: If the file holds none.
+        ConfigurationError: If the file holds none, or is corrupted.
     """
     try:
         checkpoint = read_checkpoint(Path(path))
         entry, state = checkpoint["dequantizer"], dict(checkpoint["state_dict"])
     except (KeyError, TypeError, CorruptedCheckpointError) as error:
         raise ConfigurationError(
-            f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one"
+            f"{path}: holds no dequantizer; scorelight dequantize RUN_OR_CHECKPOINT trains and writes one "
+            f"({error})"
         ) from error
     dequantizer: Dequantizer = build(described(entry, Dequantizer, "dequantizer", path))
     prefix = "dequantizer."

@@ -1,6 +1,8 @@
 """Learned noise within grey levels, on the command line."""
 
+import errno
 import functools
+import random
 import re
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.corruption import corrupted
 from support.marks import slow_but
 
 from scorelight import LikelihoodProtocol, bits_per_dim, load_dequantizer
@@ -17,6 +20,7 @@ from scorelight.cli import main
 from scorelight.data import DigitsDataModule
 from scorelight.data.access import examples_of
 from scorelight.rng import per_example_generators
+from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
 
@@ -146,3 +150,37 @@ def test_what_is_trained_survives_an_interruption(sent, fit):
         running.kill()
     assert "--resume true" in log.read_text() and "Traceback" not in log.read_text()
     assert load_dequantizer("dequantizer.ckpt").shape == (1, 8, 8)
+
+
+@pytest.mark.slow
+def test_the_file_is_verified_like_a_checkpoint_and_has_one_writer(fit, capsys):
+    run, file = fit(), Path("q.ckpt")
+    flags = ["--max_steps", "2", "--num_images", "2", "--dequantizer.width", "8", "--out", "q.ckpt"]
+    assert main(["dequantize", run, *flags]) == 0
+    content = file.read_bytes()
+    for turn in range(6):
+        file.write_bytes(corrupted(content, turn, random.Random(turn)))
+        assert "q.ckpt: holds no dequantizer" in fails(capsys, run, "--resume", "true", "--out", "q.ckpt")
+        assert main(["evaluate", run, "--metrics", "NegativeLogLikelihood", "--dequantizer", "q.ckpt"]) == 2
+        assert "q.ckpt" in capsys.readouterr().err
+    file.write_bytes(content)
+    with exclusive(file):
+        message = fails(capsys, run, "--resume", "true", "--max_steps", "4", "--out", "q.ckpt")
+    assert "q.ckpt: another process is writing there" in message and file.read_bytes() == content
+
+
+@pytest.mark.slow
+def test_a_write_that_fails_keeps_the_file(fit, capsys, monkeypatch):
+    run = fit()
+    flags = ["--num_images", "2", "--dequantizer.width", "8"]
+    assert main(["dequantize", run, "--max_steps", "2", *flags]) == 0
+    before = Path("dequantizer.ckpt").read_bytes()
+
+    def full(_, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    message = fails(capsys, run, "--max_steps", "4", "--resume", "true", "--num_images", "2")
+    assert "dequantizer.ckpt cannot be written: No space left on device" in message
+    assert Path("dequantizer.ckpt").read_bytes() == before

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import shutil
+import types
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from scorelight import (
     ClippedDenoiser,
     DenoiserWrapper,
     DigitsDataModule,
+    FlowDequantization,
     GaussianMixture,
     Heun,
     Prediction,
@@ -30,8 +33,9 @@ from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.reference import reference_set
 from scorelight.evaluation.samples import SampleSource
-from scorelight.metrics import FeatureSet, FrechetDistance, PixelFeatures
+from scorelight.metrics import FeatureSet, FrechetDistance, KernelDistance, PixelFeatures
 from scorelight.metrics.likelihood import NegativeLogLikelihood, VariationalBoundMetric
+from scorelight.storage.shards import ShardStore
 
 
 class OneProcess:
@@ -180,6 +184,82 @@ def test_an_interrupted_evaluation_resumes_and_draws_nothing_twice(digits, tmp_p
         digits.ema.denoiser.network.last.bias += 1
     run("parts")
     assert sum(map(len, drawn)) == 45 + 40, "other weights have samples of their own"
+
+
+def test_rows_that_two_commands_have_stored_count_once(digits, tmp_path, context, drawn):
+    """As on a file system without locks, where both write to one folder in batches of other sizes."""
+
+    def run(folder, batch_size):
+        options = dict(features=PixelFeatures(), num_samples=20, num_examples=20, batch_size=batch_size)
+        job = evaluator(digits, DigitsDataModule(), tmp_path / folder, context, **options)
+        return job.run([FrechetDistance(), NegativeLogLikelihood(num_steps=2)])
+
+    alone = run("one", 5)
+    run("two", 7)
+    drawn.clear()
+    for path in (tmp_path / "two").rglob("*.npz"):
+        shutil.copy(path, tmp_path / "one" / path.parent.name)
+    assert len(list((tmp_path / "one").rglob("*.npz"))) > 8
+    both = run("one", 3)
+    assert not drawn and both["bits_per_dim"].standard_error == pytest.approx(
+        alone["bits_per_dim"].standard_error, rel=1e-9
+    )
+    for name, result in alone.items():
+        assert both[name].value == pytest.approx(result.value, rel=1e-4)
+
+
+def test_a_row_that_vanishes_is_noticed_before_a_number_is_computed(digits, tmp_path, context, monkeypatch):
+    write = ShardStore.write
+
+    def losing(self, index, **rows):
+        write(self, index, **rows)
+        if 3 in index:
+            next(self.folder.glob("*003.npz")).unlink()
+
+    monkeypatch.setattr(ShardStore, "write", losing)
+    options = dict(features=PixelFeatures(), num_samples=6, num_examples=6, batch_size=2)
+    for metric in (FrechetDistance(), NegativeLogLikelihood(num_steps=2)):
+        with pytest.raises(ConfigurationError, match="2 of 6 rows are missing"):
+            evaluator(digits, DigitsDataModule(), tmp_path, context, **options).run([metric])
+
+
+def test_samples_of_an_edited_sampler_are_drawn_anew(digits, tmp_path, context, drawn):
+    """The class of one name, in one module, with other code."""
+
+    def sampler(text):
+        space = types.ModuleType("somebodys")
+        exec("from scorelight import DDIM\nclass Mine(DDIM):\n    " + text, space.__dict__)
+        return space.Mine(3)
+
+    texts = ["pass", "denoise_at_last = 1", "def levels(self, process): return super().levels(process)"]
+    for text in [*texts, *texts]:
+        frechet(digits, DigitsDataModule(), tmp_path, context, 5, sampler=sampler(text))
+    assert len(drawn) == len(texts)
+
+
+def test_metrics_of_other_options_and_other_dequantizers_have_other_protocols(digits, tmp_path, context):
+    def protocol(metric, **options):
+        options = dict(features=PixelFeatures(), num_samples=12, num_examples=2) | options
+        job = evaluator(digits, DigitsDataModule(), tmp_path, context, **options)
+        job.run([metric])
+        return job.protocol
+
+    kernels = [protocol(KernelDistance(2, size)) for size in (5, 6)]
+    assert kernels[0] != kernels[1]
+    flows = [FlowDequantization((1, 8, 8), num_steps=2, width=4) for _ in range(2)]
+    torch.nn.init.normal_(next(flows[1].parameters()))
+    bits = NegativeLogLikelihood(num_steps=2)
+    noises = [protocol(bits, dequantizer=flow)["dequantization"] for flow in flows]
+    assert noises[0] != noises[1] and all(
+        noise.startswith("learned, FlowDequantization-") for noise in noises
+    )
+    assert protocol(bits)["dequantization"] == "uniform"
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0], [1, 2, 1]])
+def test_no_seed_counts_twice(digits, tmp_path, context, seeds):
+    with pytest.raises(ConfigurationError, match="each of them once"):
+        evaluator(digits, DigitsDataModule(), tmp_path, context, seeds=seeds)
 
 
 def test_other_samplers_and_seeds_have_samples_of_their_own(digits, tmp_path, context):

@@ -79,11 +79,14 @@ def test_constant_features():
     assert distance(x, x) == 0 and distance(x, y) == 3
 
 
-def test_samples_that_are_not_finite_are_infinitely_far(generator):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_refused_and_their_moments_infinitely_far(generator, value):
     x = features(20, 3, generator)
     y = x.clone()
-    y[3, 1] = float("nan")
-    assert distance(x, y) == np.inf
+    y[3, 1] = value
+    with pytest.raises(ConfigurationError, match="1 of 20 rows of the features are NaN or infinite"):
+        distance(x, y)
+    assert frechet_distance(x.mean(0), x.T.cov(), y.mean(0), y.T.cov()) == np.inf
 
 
 def test_other_dimensions_are_an_error(generator):

@@ -10,7 +10,6 @@ from [−1, 1]), floats for vectors.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import json
 from abc import ABC, abstractmethod
@@ -21,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from scorelight.errors import ConfigurationError
-from scorelight.storage.component import Component, class_path, spec
+from scorelight.storage.component import Component, class_path
+from scorelight.storage.identity import code_of, describe, weights_digest
 
-__all__ = ["FeatureExtractor", "Features", "images_of", "weights_digest"]
+__all__ = ["FeatureExtractor", "Features", "images_of"]
 
 
 class Features(NamedTuple):
@@ -52,28 +52,19 @@ class FeatureExtractor(Component, nn.Module, ABC):
 
     @property
     def key(self) -> str:
-        """Identifies the features by class, weights and settings: ``scorelight.PixelFeatures-0123456789ab``.
+        """Identifies the features by class, code, weights and settings: ``scorelight.PixelFeatures-0123ab``.
 
         It depends on the weights, but not on the file that they were read from.
         """
-        return f"{class_path(type(self))}-{weights_digest(self, self.settings())}"
+        code = "".join(sorted({code_of(type(module)) for module in self.modules()}))
+        return f"{class_path(type(self))}-{weights_digest(self, self.settings() + code)}"
 
     def settings(self) -> str:
         """Constructor arguments in the key, with defaults; not files and modules, whose weights are in it."""
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         settings = {k: v for k, v in (defaults | self._init_args).items() if k not in ("weights", "module")}
-        return json.dumps(settings, sort_keys=True, default=_plain)
-
-
-def weights_digest(module: nn.Module, text: str = "") -> str:
-    """A digest of the weights of a module, in float32, and a text: twelve hexadecimal digits."""
-    digest = hashlib.sha256(text.encode())
-    for name, value in sorted(module.state_dict().items()):
-        value = value.float() if value.is_floating_point() else value
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+        return json.dumps(settings, sort_keys=True, default=describe)
 
 
 def images_of(x: Tensor, owner: str, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -94,10 +85,6 @@ def images_of(x: Tensor, owner: str, shape: tuple[int, ...] | None = None) -> Te
             "InceptionFeatures, which takes any size, or PixelFeatures"
         )
     return x
-
-
-def _plain(value: Any) -> Any:
-    return spec(value) if isinstance(value, Component) else class_path(type(value))
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.features.base import FeatureExtractor, Features, images_of
+from scorelight.storage.identity import describe
 
 __all__ = ["ModuleFeatures"]
 
@@ -45,8 +48,9 @@ class ModuleFeatures(FeatureExtractor):
             _load(self.module, Path(weights))
 
     def settings(self) -> str:
-        """With the layers of the module: a stride, for one, does not show in the weights."""
-        return f"{super().settings()}{self.module}"
+        """With the layers of the module and their attributes: a stride does not show in the weights."""
+        attributes = [describe(_attributes(module)) for module in self.module.modules()]
+        return f"{super().settings()}{self.module}{json.dumps(attributes, sort_keys=True)}"
 
     @override
     def extract(self, x: Tensor) -> Features:
@@ -62,6 +66,11 @@ class ModuleFeatures(FeatureExtractor):
     def _scaled(self, x: Tensor) -> Tensor:
         mean, std = (x.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
         return (images_of(x, "ModuleFeatures").float() / 255 - mean) / std
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Its public attributes but for modules and weights."""
+    return {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
 
 
 def _load(module: nn.Module, path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Digests of source files: a result that is kept belongs to the code that computed it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import sysconfig
+import types
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import scorelight
+
+__all__ = ["is_known", "own_code", "source_digest"]
+
+_KNOWN = {"scorelight", "torch", "lightning", "numpy", "builtins"}
+_INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
+
+
+@cache
+def own_code() -> str:
+    """A digest of all files of scorelight: by its version alone, an edited clone could not be told apart."""
+    root = Path(scorelight.__file__).parent
+    digest = hashlib.sha256(scorelight.__version__.encode())
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def is_known(module: str) -> bool:
+    """Whether a module belongs to scorelight, torch, Lightning, NumPy or Python, whose versions are known."""
+    package = module.partition(".")[0]
+    return package in _KNOWN or package in sys.stdlib_module_names
+
+
+def source_digest(modules: Iterable[str]) -> str:
+    """A digest of the files of modules, and of the modules that these import, and so on.
+
+    Of those that they import, known ones (`is_known`) and installed ones of other packages are left out.
+
+    Args:
+        modules: Names of modules that are imported.
+    """
+    roots = list(modules)
+    digest = hashlib.sha256()
+    for name in sorted(_reachable(roots, {root.partition(".")[0] for root in roots})):
+        digest.update(name.encode() + _content(sys.modules[name]))
+    return digest.hexdigest()[:16]
+
+
+def _reachable(left: list[str], packages: set[str]) -> set[str]:
+    """The modules, and those that they import and that belong to the packages or are not installed."""
+    found: set[str] = set()
+    while left:
+        name = left.pop()
+        if name in found or name not in sys.modules or is_known(name):
+            continue
+        if name.partition(".")[0] in packages or not _is_installed(sys.modules[name]):
+            found.add(name)
+            left = [*left, *_imported(sys.modules[name])]
+    return found
+
+
+def _imported(module: types.ModuleType) -> Iterator[str]:
+    """Names of the modules that the global names of a module are, or come from."""
+    for value in [*vars(module).values()]:
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str):
+            yield name
+
+
+def _is_installed(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and any(Path(file).resolve().is_relative_to(place) for place in _INSTALLED)
+
+
+def _content(module: types.ModuleType) -> bytes:
+    """The content of the file of a module; nothing if there is none, as for a notebook."""
+    file = getattr(module, "__file__", None)
+    try:
+        return Path(file).read_bytes() if file else b""
+    except OSError:
+        return b""
