@@ -71,25 +71,29 @@ class RollingCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation is due first."""
-        if trainer.global_step % self.every_n_steps == 0 and not validation_due(trainer):
+        if self._is_due(trainer) and not validation_due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save every n steps, after the validation."""
-        if trainer.state.fn == "fit" and trainer.global_step % self.every_n_steps == 0:
+        if trainer.state.fn == "fit" and self._is_due(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after the last step."""
+        """Save after the last step; micro-batches that were too few for another one are not used."""
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save if the run was stopped between two steps; otherwise keep the last checkpoint."""
-        if isinstance(exception, SIGTERMException) and trainer.training:
+        stopped = isinstance(exception, SIGTERMException) and trainer.training
+        if stopped and not is_accumulating(trainer):
             self._save(trainer)
 
+    def _is_due(self, trainer: Trainer) -> bool:
+        return trainer.global_step % self.every_n_steps == 0 and not is_accumulating(trainer)
+
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_at or not self._path or is_accumulating(trainer):
+        if trainer.global_step == self._saved_at or not self._path:
             return
         self._saved_at = trainer.global_step
         for logger in trainer.loggers:

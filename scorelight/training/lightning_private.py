@@ -8,7 +8,7 @@ them, and otherwise raises an error that names the supported version; none of th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -22,6 +22,8 @@ __all__ = [
     "INSTANTIATOR",
     "SUPPORTED",
     "PrivateCLI",
+    "accumulate_by",
+    "accumulate_by_epoch",
     "allow_gradient_clipping",
     "attached_trainer",
     "cluster_environment",
@@ -89,6 +91,34 @@ def is_accumulating(trainer: Trainer) -> bool:
     """Whether the batch that is ending was not the last one of an optimizer step."""
     accumulating: bool = _require(trainer.fit_loop.epoch_loop, "_should_accumulate")()
     return accumulating
+
+
+def accumulate_by(trainer: Trainer, accumulating: Callable[[], bool], first: Callable[[], bool]) -> None:
+    """Replace Lightning's counts of micro-batches, which start again with every epoch.
+
+    Args:
+        trainer: A trainer in training.
+        accumulating: Whether an optimizer step needs more micro-batches than it has.
+        first: Whether the present micro-batch is the first one of a step: gradients are zeroed before it.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    _require(loop, "_should_accumulate")
+    make_zero_grad = _require(type(loop.automatic_optimization), "_make_zero_grad_fn")
+
+    def zero_at_first(batch_idx: int, optimizer: Optimizer) -> Any:
+        """It divides the index by the number of micro-batches, and zeroes if there is no remainder."""
+        return make_zero_grad(loop.automatic_optimization, 0 if first() else 1, optimizer)
+
+    loop._should_accumulate = accumulating
+    loop.automatic_optimization._make_zero_grad_fn = zero_at_first
+
+
+def accumulate_by_epoch(trainer: Trainer) -> None:
+    """Undo `accumulate_by`."""
+    loop = trainer.fit_loop.epoch_loop
+    for owner, name in ((loop, "_should_accumulate"), (loop.automatic_optimization, "_make_zero_grad_fn")):
+        if name in vars(owner):
+            delattr(owner, name)
 
 
 def validation_due(trainer: Trainer) -> bool:

@@ -21,6 +21,7 @@ from scorelight.training import lightning_private
 from scorelight.training.checkpointing import RollingCheckpoint
 from scorelight.training.lightning_private import (
     PrivateCLI,
+    accumulate_by,
     allow_gradient_clipping,
     attached_trainer,
     cluster_environment,
@@ -205,12 +206,17 @@ def loop(trainer):
     return type(trainer.fit_loop.epoch_loop)
 
 
+def automatic(trainer):
+    return type(trainer.fit_loop.epoch_loop.automatic_optimization)
+
+
 # name: who has it, and the function that needs it; both are given the trainer
 NAMES = {
     "_signal_connector": (lambda t: t, stop_after_step),
     "received_sigterm": (lambda t: t._signal_connector, stop_after_step),
     "_broadcast_sigterm_tensor": (loop, skip_sigterm_broadcast),
     "_should_accumulate": (loop, is_accumulating),
+    "_make_zero_grad_fn": (automatic, lambda t: accumulate_by(t, bool, bool)),
     "_data_fetcher": (lambda t: t.fit_loop, validation_due),
     "_should_check_val_fx": (loop, validation_due),
     "restarted_mid_epoch": (lambda t: type(t.fit_loop), count_epoch_on_resume),

@@ -114,8 +114,8 @@ MOMENTS = {
     "before the first checkpoint": ("on_train_batch_end", 3),
     "just after a checkpoint": ("on_train_batch_end", 11),
     "at the step of one": ("on_train_batch_end", 10),
-    "in a validation": ("on_validation_start", 13),
-    "behind a validation": ("on_validation_end", 22),
+    "in a validation": ("on_validation_start", 12),
+    "behind a validation": ("on_validation_end", 24),
     "at the last step": ("on_train_batch_end", 30),
     "at the end": ("on_train_end", 30),
 }
