@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-__all__ = ["ConfigurationError", "SolverError", "TrainingDivergedError", "nearest"]
+__all__ = ["ConfigurationError", "SolverError", "TrainingDivergedError", "chain", "nearest"]
 
 
 class ConfigurationError(ValueError):
@@ -18,6 +18,19 @@ class TrainingDivergedError(RuntimeError):
 
 class SolverError(RuntimeError):
     """An integrator did not reach the end; the message states where it stopped and what to change."""
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one that was being handled when it was raised, and so on: each once.
+
+    An error that is raised again while it is handled can make the chain a circle.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

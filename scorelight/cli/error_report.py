@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 from argparse import ArgumentError
+from pathlib import Path
 
-from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
+from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError, chain
 
 __all__ = ["user_message"]
 
@@ -40,8 +41,9 @@ def _unwrap(error: BaseException) -> BaseException:
     Where several types are allowed, as in ``Sampler | None``, jsonargparse tries each, and raises a
     ValueError *from* the error of a constructor.
     """
-    while error.__cause__ and _is_from_parser(error):
-        error = error.__cause__
+    for link in chain(error):
+        if not link.__cause__ or not _is_from_parser(link):
+            return link
     return error
 
 
@@ -61,7 +63,7 @@ def _is_instance(error: BaseException, module: str, name: str) -> bool:
 
 
 def _refused_file(error: BaseException) -> str:
-    """A file that the system does not let us write or open."""
+    """A file that the system does not let us write or open, or whose folder is gone."""
     if not isinstance(error, OSError):
         return ""
     file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
@@ -69,6 +71,8 @@ def _refused_file(error: BaseException) -> str:
         from scorelight.storage.atomic import write_error_message  # imports numpy, which --help does not need
 
         return write_error_message(file, error)
+    if isinstance(error, FileNotFoundError) and not Path(file).parent.exists():
+        return f"{file}: its folder does not exist; if it was removed or moved during the run, move it back"
     if isinstance(error, PermissionError):
         return f"{file}: {error.strerror}; check the permissions of the file and of its folder"
     return ""

@@ -14,6 +14,7 @@ from scorelight.errors import ConfigurationError
 from scorelight.storage.atomic import link_or_copy
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.training.lightning_private import count_epoch_on_resume, is_accumulating, validation_due
+from scorelight.training.run_folder import check_run_folder, run_folder
 
 __all__ = ["RollingCheckpoint", "VerifiedCheckpointIO"]
 
@@ -59,11 +60,11 @@ class RollingCheckpoint(Checkpoint):
         self._path: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Move behind all other callbacks; find the folder on all ranks: log_dir is a collective call."""
-        log_dir = trainer.log_dir
+        """Move behind all other callbacks; find the run folder."""
+        folder = run_folder(trainer) if stage == "fit" else None
         others: list[Callback] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
-        self._path = Path(log_dir) / "checkpoints" / "last.ckpt" if log_dir else None
+        self._path = folder / "checkpoints" / "last.ckpt" if folder else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch that begins, if the checkpoint was written at the end of one."""
@@ -96,6 +97,7 @@ class RollingCheckpoint(Checkpoint):
         if trainer.global_step == self._saved_at or not self._path:
             return
         self._saved_at = trainer.global_step
+        check_run_folder(trainer)
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero and self._path.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -31,7 +32,9 @@ __all__ = [
     "instantiator_entry",
     "is_accumulating",
     "option_strings",
+    "resume_from",
     "skip_sigterm_broadcast",
+    "starts_processes_in_python",
     "stop_after_step",
     "validation_due",
 ]
@@ -141,6 +144,23 @@ def count_epoch_on_resume(trainer: Trainer) -> None:
         if restarted and count.processed == count.ready:
             count.ready += 1
             count.started += 1
+
+
+def resume_from(trainer: Trainer, checkpoint: Path) -> None:
+    """Have a trainer that is being set up resume from a checkpoint, whatever `fit` was given."""
+    connector: Any = _require(trainer, "_checkpoint_connector")
+    start = _require(type(connector), "resume_start")
+
+    def start_from_checkpoint(_: Any = None, weights_only: bool | None = None) -> None:
+        start(connector, checkpoint, weights_only)
+
+    connector.resume_start = start_from_checkpoint
+
+
+def starts_processes_in_python(trainer: Trainer) -> bool:
+    """Whether the processes are forked or spawned from this one, which then is none of them."""
+    launchers = importlib.import_module("lightning.pytorch.strategies.launchers.multiprocessing")
+    return isinstance(trainer.strategy.launcher, _require(launchers, "_MultiProcessingLauncher"))
 
 
 def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:

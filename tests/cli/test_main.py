@@ -317,7 +317,8 @@ def test_threads_do_not_repeat_what_the_main_thread_reports(monkeypatch, capsys)
 def test_the_configuration_is_written_atomically(tmp_path, monkeypatch):
     parser = SimpleNamespace(dump=lambda config, skip_none: "seed_everything: 0\n")
     callback = RunConfigCallback(parser, config={})
-    trainer = SimpleNamespace(log_dir=str(tmp_path / "run"), is_global_zero=True)
+    trainer = SimpleNamespace(log_dir=str(tmp_path / "run"), is_global_zero=True, fast_dev_run=False)
+    trainer.callbacks = trainer.loggers = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
