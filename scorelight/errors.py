@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Iterator
 
-__all__ = ["ConfigurationError", "SolverError", "TrainingDivergedError", "chain", "nearest"]
+__all__ = ["ConfigurationError", "SolverError", "Stopped", "TrainingDivergedError", "chain", "nearest"]
 
 
 class ConfigurationError(ValueError):
@@ -18,6 +19,18 @@ class TrainingDivergedError(RuntimeError):
 
 class SolverError(RuntimeError):
     """An integrator did not reach the end; the message states where it stopped and what to change."""
+
+
+class Stopped(BaseException):
+    """A signal stops the command. Its notes say what is kept.
+
+    Args:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

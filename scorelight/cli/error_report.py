@@ -12,6 +12,7 @@ from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedE
 
 __all__ = ["user_message"]
 
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "_STATUS_ALLOC_FAILED")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 _REPORTED = (ConfigurationError, ArgumentError, SolverError, TrainingDivergedError)
 
@@ -28,7 +29,9 @@ def user_message(error: BaseException) -> tuple[str, int] | None:
     lightnings = _is_instance(raised, "lightning.fabric.utilities.exceptions", "MisconfigurationException")
     if isinstance(raised, _REPORTED) or lightnings:
         return str(raised), 2
-    if message := _refused_file(raised):
+    if isinstance(raised, ModuleNotFoundError) and not (raised.name or "").startswith("scorelight"):
+        return f"a package that is needed is not installed: {_first_line(raised)}", 2
+    if message := _refused_file(raised) or _port_in_use(raised):
         return message, 2
     if message := _out_of_memory(raised) or _lost_process(raised):
         return message, 1
@@ -81,11 +84,22 @@ def _refused_file(error: BaseException) -> str:
 def _out_of_memory(error: BaseException) -> str:
     reason = _first_line(error)
     known = isinstance(error, MemoryError) or _is_instance(error, "torch", "OutOfMemoryError")
-    if not known and "DefaultCPUAllocator: can't allocate memory" not in reason:
+    known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not known and not (isinstance(error, RuntimeError) and any(words in reason for words in _NO_MEMORY)):
         return ""
     return (
         f"out of memory: {reason or type(error).__name__}; try a smaller data.batch_size, with "
         "trainer.accumulate_grad_batches for the same gradient, or a smaller network"
+    )
+
+
+def _port_in_use(error: BaseException) -> str:
+    if not _is_instance(error, "torch.distributed", "DistNetworkError") or "EADDRINUSE" not in str(error):
+        return ""
+    port = os.environ.get("MASTER_PORT")
+    return (
+        f"environment variable MASTER_PORT={port}: another program uses this port, and the processes of this "
+        "run cannot meet there; choose another one, or unset it if nothing else needs it"
     )
 
 

@@ -18,14 +18,21 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from scorelight.cli.configs import packages_named
 from scorelight.cli.construction import construct
+from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain, unknown_flag
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.sample_grid import SampleGridCallback
 from scorelight.storage.component import Component, refuse_none
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.trust import third_party_packages, trust
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
-from scorelight.training.lightning_private import PrivateCLI, option_strings, starts_processes_in_python
+from scorelight.training.checks import check_seed, check_trainer
+from scorelight.training.lightning_private import (
+    PrivateCLI,
+    leave_signals_to_others,
+    option_strings,
+    starts_processes_in_python,
+)
 from scorelight.training.loading import read_config
 from scorelight.training.module import ScoreModule
 from scorelight.training.numerics_monitor import NumericsMonitor
@@ -71,6 +78,8 @@ class RunCLI(PrivateCLI):
             roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _data}
             raise ConfigurationError(explain(str(error), roots, options)) from error
 
+        check_seed("seed_everything", self.config[args[0]]["seed_everything"])
+
     def _with_checkpoint(self, args: list[str]) -> list[str]:
         """Replace the run folder that --ckpt_path names by a file, and take the defaults from it."""
         for i, arg in enumerate(args):
@@ -87,6 +96,7 @@ class RunCLI(PrivateCLI):
         self.parser.add_instantiator(construct, Component)
         self._refuse_schedule_without_class()
         self._refuse_none("trainer", Trainer)
+        check_trainer(self.value_of(self.config, "trainer").get)
         self._refuse_none("checkpoint", RollingCheckpoint)
         self._refuse_none("samples", SampleGridCallback)
         if self.subcommand != "fit":
@@ -120,8 +130,10 @@ class RunCLI(PrivateCLI):
         kwargs["plugins"] = [*_listed(config["plugins"]), VerifiedCheckpointIO()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ModuleNotFoundError, ValueError) as error:  # a device or a package that is not available
+        except (ImportError, TypeError, ValueError) as error:  # a device or a package that is not available
             raise ConfigurationError(f"trainer: {error}") from error
+        check_number(trainer.world_size)
+        leave_signals_to_others(trainer)
         if starts_processes_in_python(trainer):
             raise ConfigurationError(
                 f"trainer.strategy={config['strategy']}: processes that Python forks or spawns cannot share "
@@ -212,6 +224,9 @@ def run(args: list[str]) -> None:
             auto_configure_optimizers=False,
             args=args,
         )
+    except Stopped as stopped:  # before the first step, or after the last
+        stopped.add_note("Rerun the same command to start or resume the run")
+        raise
     except (SIGTERMException, ImmediateExit):
         rank_zero_info("Stopped. Rerun the same command to resume; pass --resume false to start over.")
         raise SystemExit(shutdown.exit_code()) from None

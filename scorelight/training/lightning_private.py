@@ -8,6 +8,8 @@ them, and otherwise raises an error that names the supported version; none of th
 from __future__ import annotations
 
 import importlib
+import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import lightning
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
@@ -27,10 +30,12 @@ __all__ = [
     "accumulate_by_epoch",
     "allow_gradient_clipping",
     "attached_trainer",
+    "child_processes",
     "cluster_environment",
     "count_epoch_on_resume",
     "instantiator_entry",
     "is_accumulating",
+    "leave_signals_to_others",
     "option_strings",
     "resume_from",
     "skip_sigterm_broadcast",
@@ -83,11 +88,7 @@ def skip_sigterm_broadcast(trainer: Trainer) -> None:
     """
     loop: Any = trainer.fit_loop.epoch_loop
     _require(loop, "_broadcast_sigterm_tensor")
-    loop._broadcast_sigterm_tensor = _skip_broadcast
-
-
-def _skip_broadcast() -> None:
-    """Do nothing."""
+    loop._broadcast_sigterm_tensor = _do_nothing
 
 
 def is_accumulating(trainer: Trainer) -> bool:
@@ -161,6 +162,36 @@ def starts_processes_in_python(trainer: Trainer) -> bool:
     """Whether the processes are forked or spawned from this one, which then is none of them."""
     launchers = importlib.import_module("lightning.pytorch.strategies.launchers.multiprocessing")
     return isinstance(trainer.strategy.launcher, _require(launchers, "_MultiProcessingLauncher"))
+
+
+def child_processes() -> list[subprocess.Popen[bytes]]:
+    """The processes that Lightning has started, which it no longer watches afterwards.
+
+    Lightning kills this process when one of them ends with an error.
+    """
+    launchers = importlib.import_module("lightning.fabric.strategies.launchers.subprocess_script")
+    observer = _require(launchers, "_ChildProcessObserver")
+    found: list[subprocess.Popen[bytes]] = []
+    for thread in threading.enumerate():
+        if isinstance(thread, observer):
+            found += _require(thread, "_child_processes")
+            vars(thread)["_child_processes"] = []
+    return found
+
+
+def leave_signals_to_others(trainer: Trainer) -> None:
+    """Keep the present handlers of signals: Lightning's handler of SIGTERM waits for the other processes.
+
+    Under SLURM, Lightning's have the job requeued.
+    """
+    connector: Any = _require(trainer, "_signal_connector")
+    _require(connector, "register_signal_handlers")
+    if not isinstance(cluster_environment(trainer), SLURMEnvironment):
+        connector.register_signal_handlers = _do_nothing
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:

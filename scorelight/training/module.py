@@ -27,10 +27,10 @@ from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
 from scorelight.training.accumulation import MicroBatches
-from scorelight.training.checks import check_compatible, check_fit, require_finite
+from scorelight.training.checks import check_checkpoint, check_compatible, check_fit, require_finite
 from scorelight.training.configured import ConfiguredModule
 from scorelight.training.ema import ExponentialMovingAverage
-from scorelight.training.lightning_private import INSTANTIATOR, accumulate_by_epoch
+from scorelight.training.lightning_private import INSTANTIATOR, accumulate_by_epoch, attached_trainer
 from scorelight.training.randomness import dequantize, module_generator
 from scorelight.training.step_log import StepLog
 
@@ -114,6 +114,12 @@ class ScoreModule(ConfiguredModule):
         """Count the micro-batches of optimizer steps."""
         super().on_train_start()
         self.micro_batches.attach(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that do not fit, and those alone to resume from."""
+        trainer = attached_trainer(self)
+        check_checkpoint(self, checkpoint, resuming=trainer is not None and trainer.state.fn == "fit")
+        super().on_load_checkpoint(checkpoint)
 
     def on_train_end(self) -> None:
         """Leave the trainer as it was."""
