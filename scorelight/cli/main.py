@@ -84,9 +84,11 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str], show_traceback: bool) -> int:
     """Run the command and report its error, unless nobody expects it."""
     try:
-        code = _dispatch(_without_trust(args), show_traceback)
-        sys.stdout.flush()
-        return code
+        try:
+            return _dispatch(_without_trust(args), show_traceback)
+        finally:
+            if sys.stdout:  # None if it was closed before the start
+                sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 128 + signal.SIGPIPE
