@@ -15,6 +15,8 @@
 * disk: runs on file systems that are too small or become read-only, and that resume when the cause is gone.
   Needs the right to mount one.
 * ranks: the same global batches on one, two and three processes.
+* runs: commands started at once under several loggers, run folders that vanish, environment variables of
+  launchers, signals to every command, and options of the trainer that are out of range.
 * configurations, command_lines, data: generated mistakes (tests/support/mutations.py) in every shipped
   configuration, in command lines and in images.
 * numbers: networks and samples that are NaN or infinite under every sampler, caches that are damaged or
@@ -43,6 +45,7 @@ from attacks.mistakes import command_lines, configurations, data
 from attacks.numbers import numbers
 from attacks.processes import import_everything
 from attacks.ranks import ranks
+from attacks.runs import runs
 from common import RESULTS, commit
 
 PARTS = {
@@ -52,6 +55,7 @@ PARTS = {
     "descriptions": descriptions,
     "disk": disk,
     "ranks": ranks,
+    "runs": runs,
     "configurations": configurations,
     "command_lines": command_lines,
     "data": data,

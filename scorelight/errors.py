@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
 
-__all__ = ["ConfigurationError", "SamplingError", "SolverError", "TrainingDivergedError", "nearest"]
+__all__ = [
+    "ConfigurationError",
+    "SamplingError",
+    "SolverError",
+    "Stopped",
+    "TrainingDivergedError",
+    "chain",
+    "nearest",
+]
 
 
 class ConfigurationError(ValueError):
@@ -22,6 +31,31 @@ class SolverError(RuntimeError):
 
 class SamplingError(SolverError):
     """Samples are NaN or infinite; the message states how many, from which step on, and what to try."""
+
+
+class Stopped(BaseException):
+    """A signal stops the command. Its notes say what is kept.
+
+    Args:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one that was being handled when it was raised, and so on: each once.
+
+    An error that is raised again while it is handled can make the chain a circle.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from lightning.fabric import Fabric
 from lightning.pytorch import LightningDataModule
 
 from scorelight.cli.construction import ComponentParser
+from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError
@@ -100,6 +101,7 @@ def run_on_checkpoint(function: Callable[..., None], args: list[str], stored: Se
 def launch(accelerator: str, devices: int, num_nodes: int = 1) -> DistributedContext:
     """Start the processes of a command."""
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
+    check_number(fabric.world_size)
     fabric.launch()
     return DistributedContext.from_fabric(fabric)
 

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
 
 from scorelight.cli.common import check_positive, run_on_checkpoint, stored_data, written
+from scorelight.cli.launcher import check_number
 from scorelight.data.access import ModelExamples, examples_of
 from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
@@ -25,11 +26,13 @@ from scorelight.likelihood.dequantization import Dequantizer, FlowDequantization
 from scorelight.metrics import NegativeLogLikelihood
 from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
-from scorelight.training.checkpointing import VerifiedCheckpointIO
+from scorelight.training.checks import check_seed
 from scorelight.training.dequantizer import DequantizerModule, load_dequantizer
+from scorelight.training.lightning_private import leave_signals_to_others
 from scorelight.training.loading import load_module
 from scorelight.training.module import Weights
 from scorelight.training.progress import StepProgressBar
+from scorelight.training.shutdown import GracefulShutdown, ImmediateExit
 
 __all__ = ["dequantize", "run_dequantize"]
 
@@ -76,6 +79,7 @@ def dequantize(
         accelerator: Lightning's accelerator: auto, cpu, gpu, ...
         devices: Number of devices to train on.
     """
+    check_seed("--seed", seed)
     check_positive(max_steps=max_steps, num_images=num_images, devices=devices)
     path, file = find_checkpoint(checkpoint), _free(Path(out), resume)
     data = stored_data(data, path)
@@ -86,9 +90,12 @@ def dequantize(
     denoiser = model.denoiser_for(weights)
     flow = load_dequantizer(file).requires_grad_() if resume else dequantizer(model.shape)
     module = DequantizerModule(denoiser, flow, protocol, learning_rate=learning_rate)
-    trainer = _trainer(file, max_steps, accelerator, devices)
-    with exclusive(file) if trainer.is_global_zero else nullcontext():
-        trainer.fit(module, data, ckpt_path=file if resume else None)
+    trainer = _trainer(file, max_steps, accelerator, devices, shutdown := GracefulShutdown())
+    try:
+        with exclusive(file) if trainer.is_global_zero else nullcontext():
+            trainer.fit(module, data, ckpt_path=file if resume else None)
+    except (SIGTERMException, ImmediateExit):
+        raise SystemExit(shutdown.exit_code()) from None
     if trainer.is_global_zero:
         print(f"\n{file}: {type(flow).__name__}, {max_steps} steps, for {path} ({weights} weights)")
         _compare(denoiser, flow, examples, num_images, protocol, seed, trainer.strategy.root_device)
@@ -136,8 +143,8 @@ def _validation(
     return examples
 
 
-def _trainer(file: Path, max_steps: int, accelerator: str, devices: int) -> Trainer:
-    return Trainer(
+def _trainer(file: Path, max_steps: int, accelerator: str, devices: int, shutdown: Callback) -> Trainer:
+    trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
         max_steps=max_steps,
@@ -147,9 +154,11 @@ def _trainer(file: Path, max_steps: int, accelerator: str, devices: int) -> Trai
         logger=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        callbacks=[StepProgressBar(), _Saving(file)],
-        plugins=[VerifiedCheckpointIO()],
+        callbacks=[StepProgressBar(), shutdown, _Saving(file)],
     )
+    check_number(trainer.world_size)
+    leave_signals_to_others(trainer)
+    return trainer
 
 
 class _Saving(Callback):
@@ -167,7 +176,7 @@ class _Saving(Callback):
         trainer.save_checkpoint(self.file, weights_only=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and trainer.training:
+        if isinstance(exception, SIGTERMException) and trainer.training:
             trainer.save_checkpoint(self.file, weights_only=False)
             rank_zero_info(f"Saved {self.file}. Rerun the same command with --resume true to resume")
 

@@ -6,11 +6,13 @@ import errno
 import os
 import sys
 from argparse import ArgumentError
+from pathlib import Path
 
-from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError
+from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedError, chain
 
 __all__ = ["user_message"]
 
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "_STATUS_ALLOC_FAILED")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 _REPORTED = (ConfigurationError, ArgumentError, SolverError, TrainingDivergedError)
 
@@ -27,7 +29,9 @@ def user_message(error: BaseException) -> tuple[str, int] | None:
     lightnings = _is_instance(raised, "lightning.fabric.utilities.exceptions", "MisconfigurationException")
     if isinstance(raised, _REPORTED) or lightnings:
         return str(raised), 2
-    if message := _refused_file(raised):
+    if isinstance(raised, ModuleNotFoundError) and not (raised.name or "").startswith("scorelight"):
+        return f"a package that is needed is not installed: {_first_line(raised)}", 2
+    if message := _refused_file(raised) or _port_in_use(raised):
         return message, 2
     if message := _out_of_memory(raised) or _lost_process(raised):
         return message, 1
@@ -40,8 +44,9 @@ def _unwrap(error: BaseException) -> BaseException:
     Where several types are allowed, as in ``Sampler | None``, jsonargparse tries each, and raises a
     ValueError *from* the error of a constructor.
     """
-    while error.__cause__ and _is_from_parser(error):
-        error = error.__cause__
+    for link in chain(error):
+        if not link.__cause__ or not _is_from_parser(link):
+            return link
     return error
 
 
@@ -61,7 +66,7 @@ def _is_instance(error: BaseException, module: str, name: str) -> bool:
 
 
 def _refused_file(error: BaseException) -> str:
-    """A file that the system does not let us write or open."""
+    """A file that the system does not let us write or open, or whose folder is gone."""
     if not isinstance(error, OSError):
         return ""
     file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
@@ -69,6 +74,8 @@ def _refused_file(error: BaseException) -> str:
         from scorelight.storage.atomic import write_error_message  # imports numpy, which --help does not need
 
         return write_error_message(file, error)
+    if isinstance(error, FileNotFoundError) and not Path(file).parent.exists():
+        return f"{file}: its folder does not exist; if it was removed or moved during the run, move it back"
     if isinstance(error, PermissionError):
         return f"{file}: {error.strerror}; check the permissions of the file and of its folder"
     return ""
@@ -77,11 +84,22 @@ def _refused_file(error: BaseException) -> str:
 def _out_of_memory(error: BaseException) -> str:
     reason = _first_line(error)
     known = isinstance(error, MemoryError) or _is_instance(error, "torch", "OutOfMemoryError")
-    if not known and "DefaultCPUAllocator: can't allocate memory" not in reason:
+    known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not known and not (isinstance(error, RuntimeError) and any(words in reason for words in _NO_MEMORY)):
         return ""
     return (
         f"out of memory: {reason or type(error).__name__}; try a smaller data.batch_size, with "
         "trainer.accumulate_grad_batches for the same gradient, or a smaller network"
+    )
+
+
+def _port_in_use(error: BaseException) -> str:
+    if not _is_instance(error, "torch.distributed", "DistNetworkError") or "EADDRINUSE" not in str(error):
+        return ""
+    port = os.environ.get("MASTER_PORT")
+    return (
+        f"environment variable MASTER_PORT={port}: another program uses this port, and the processes of this "
+        "run cannot meet there; choose another one, or unset it if nothing else needs it"
     )
 
 

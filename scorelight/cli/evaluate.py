@@ -17,7 +17,7 @@ from scorelight.cli.common import (
     written,
 )
 from scorelight.denoisers.base import MakeWrapper
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.report import markdown_table, write_report
 from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance, Metric, PrecisionRecall
@@ -121,9 +121,9 @@ def evaluate(
     )
     try:
         results = evaluator.run(metrics or _default(num_samples))
-    except KeyboardInterrupt:
-        print(f"\nStopped. Finished work is stored in {folder}; rerun the same command to resume")
-        raise SystemExit(130) from None
+    except Stopped as stopped:
+        stopped.add_note(f"Finished work is stored in {folder}; rerun the same command to resume")
+        raise
     if context.is_main:
         described = {"checkpoint": str(path), "weights": weights}
         described |= {"guidance": spec(guidance)} if guidance else {}

@@ -14,32 +14,32 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from scorelight.cli.construction import construct
+from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain, unknown_flag
 from scorelight.cli.working_folder import has_checkpoints
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.sample_grid import SampleGridCallback
 from scorelight.storage.component import Component, refuse_none
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.specs import arguments_of
 from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
-from scorelight.training.lightning_private import PrivateCLI, option_strings
+from scorelight.training.checks import check_seed, check_trainer
+from scorelight.training.lightning_private import (
+    PrivateCLI,
+    leave_signals_to_others,
+    option_strings,
+    starts_processes_in_python,
+)
 from scorelight.training.loading import read_config
 from scorelight.training.module import ScoreModule
 from scorelight.training.numerics_monitor import NumericsMonitor
 from scorelight.training.progress import StepProgressBar
-from scorelight.training.run_folder import (
-    InterruptedRun,
-    RunConfigCallback,
-    RunFolderCallback,
-    find_interrupted,
-    mark_finished,
-)
+from scorelight.training.run_folder import RunConfigCallback, RunFolderCallback, run_folder
 from scorelight.training.shutdown import GracefulShutdown, ImmediateExit
 
 __all__ = ["RunCLI", "run"]
@@ -47,8 +47,6 @@ __all__ = ["RunCLI", "run"]
 
 class RunCLI(PrivateCLI):
     """The flags of a run: trainer, model, data, checkpoint and samples."""
-
-    interrupted: InterruptedRun | None = None
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -83,6 +81,8 @@ class RunCLI(PrivateCLI):
             roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _others}
             raise ConfigurationError(explain(str(error), roots, options)) from error
 
+        check_seed("seed_everything", self.config[args[0]]["seed_everything"])
+
     def _with_checkpoint(self, args: list[str]) -> list[str]:
         """Replace the run folder that --ckpt_path names by a file, and take the defaults from it."""
         for i, arg in enumerate(args):
@@ -94,15 +94,14 @@ class RunCLI(PrivateCLI):
         return args
 
     def before_instantiate_classes(self) -> None:
-        """Refuse values that are not options; find the run to resume, if this is a training."""
+        """Refuse values that are not options."""
         self.parser.add_instantiator(construct, Component)
         self._refuse_schedule_without_class()
         self._refuse_none("trainer", Trainer)
+        check_trainer(self.value_of(self.config, "trainer").get)
         self._refuse_none("checkpoint", RollingCheckpoint)
         self._refuse_none("samples", SampleGridCallback)
-        if self.subcommand == "fit":
-            self.interrupted = self._find_interrupted()
-        else:
+        if self.subcommand != "fit":
             self.save_config_callback = None
 
     def _refuse_schedule_without_class(self) -> None:
@@ -119,51 +118,46 @@ class RunCLI(PrivateCLI):
             )
         refuse_none(owner.__init__, options.as_dict(), key)  # type: ignore[misc]
 
-    def _find_interrupted(self) -> InterruptedRun | None:
-        """The run to resume. All processes find the same one: none writes before all have searched."""
-        trainer = self.value_of(self.config, "trainer")
-        wanted = self.value_of(self.config, "resume") and not trainer["fast_dev_run"]
-        if not wanted or trainer["logger"] not in (None, True):
-            return None
-        return find_interrupted(_root(trainer), self.dump("fit"))
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to a run folder below default_root_dir; a resumed run keeps its own."""
+        """Log to the run folder by default; give a training its folder."""
         config = self.value_of(self.config_init, "trainer")
         if self.subcommand != "fit":
             kwargs["logger"] = False
-        elif config["logger"] in (None, True):
-            kwargs["logger"] = self._logger(_root(config))
+        elif not config["fast_dev_run"]:
+            log = config["logger"] in (None, True)
+            kwargs["logger"] = False if log else config["logger"]
+            kwargs["callbacks"] = [self._run_folder(log), *_listed(config["callbacks"])]
         if config["enable_progress_bar"] in (None, True):
             self.trainer_defaults["callbacks"].append(StepProgressBar())
-        kwargs["plugins"] = [*(config["plugins"] or []), VerifiedCheckpointIO()]
+        kwargs["plugins"] = [*_listed(config["plugins"]), VerifiedCheckpointIO()]
         try:
-            return super().instantiate_trainer(**kwargs)
-        except (ModuleNotFoundError, ValueError) as error:  # a device or a package that is not available
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ImportError, TypeError, ValueError) as error:  # a device or a package that is not available
             raise ConfigurationError(f"trainer: {error}") from error
+        check_number(trainer.world_size)
+        leave_signals_to_others(trainer)
+        if starts_processes_in_python(trainer):
+            raise ConfigurationError(
+                f"trainer.strategy={config['strategy']}: processes that Python forks or spawns cannot share "
+                "a run folder; use ddp"
+            )
+        return trainer
 
-    def _logger(self, root: Path) -> TensorBoardLogger:
-        """Write into the folder of the interrupted run, or of --ckpt_path, or into a new one."""
-        if old := self.interrupted:
-            return TensorBoardLogger(root, name="", version=old.folder.name, purge_step=old.step)
+    def _run_folder(self, log: bool) -> RunFolderCallback:
+        """What takes the folder: that of an interrupted run, or of --ckpt_path, or a new one."""
+        root = self.value_of(self.config, "trainer")["default_root_dir"]  # null: the working folder
+        config = self.dump("fit") if self.value_of(self.config, "resume") else None
         ckpt_path = self.value_of(self.config, "ckpt_path")
-        run = Path(ckpt_path).resolve().parents[1] if ckpt_path else None
-        return TensorBoardLogger(
-            root, name="", version=run.name if run and run.parent == root.resolve() else None
-        )
+        return RunFolderCallback(Path(root or "."), config, ckpt_path, log)
 
     def before_fit(self) -> None:
         """Refuse an impossible optimizer before anything is written."""
         self.model.configure_optimizers()
-        if old := self.interrupted:
-            rank_zero_info(f"Resuming {old.folder} from step {old.step}")
-            self.config_init["fit"]["ckpt_path"] = old.checkpoint or self.config_init["fit"]["ckpt_path"]
 
     def after_fit(self) -> None:
         """Print where everything is and what to do next."""
-        folder = self.trainer.log_dir
+        folder = run_folder(self.trainer)
         if self.trainer.is_global_zero and folder:
-            mark_finished(Path(folder))
             packages = packages_named(self.config["fit"].as_dict())
             print(
                 _SUMMARY.format(
@@ -197,9 +191,9 @@ def _check_configs_of_runs(args: list[str]) -> None:
             arguments_of(_others, content, "configuration", value, complete=False)
 
 
-def _root(trainer: Namespace) -> Path:
-    """The folder of run folders: the working folder if default_root_dir is null, as in Lightning."""
-    return Path(trainer["default_root_dir"] or ".")
+def _listed(value: Any) -> list[Any]:
+    """A setting that may be one object, several or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 _SECTIONS = {
@@ -253,13 +247,16 @@ def run(args: list[str]) -> None:
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
                 "log_every_n_steps": 10,
-                "callbacks": [best, shutdown, RunFolderCallback(), NumericsMonitor()],
+                "callbacks": [best, shutdown, NumericsMonitor()],
             },
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             auto_configure_optimizers=False,
             args=args,
         )
+    except Stopped as stopped:  # before the first step, or after the last
+        stopped.add_note("Rerun the same command to start or resume the run")
+        raise
     except (SIGTERMException, ImmediateExit):
         rank_zero_info("Stopped. Rerun the same command to resume; pass --resume false to start over.")
         raise SystemExit(shutdown.exit_code()) from None

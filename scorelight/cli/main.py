@@ -14,9 +14,18 @@ from importlib import import_module
 from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
 from scorelight.cli.error_report import user_message
-from scorelight.cli.rendezvous import renew_rendezvous, shutdown_process_group
+from scorelight.cli.launcher import check_environment
+from scorelight.cli.rendezvous import (
+    end_children,
+    end_with_parent,
+    is_child,
+    renew_rendezvous,
+    shutdown_process_group,
+    wait_for_parent,
+)
+from scorelight.cli.signals import report_stop, stopped_by_signals
 from scorelight.cli.working_folder import find_modules_in
-from scorelight.errors import ConfigurationError, nearest
+from scorelight.errors import ConfigurationError, Stopped, nearest
 from scorelight.storage.trust import trust
 
 __all__ = ["main"]
@@ -55,12 +64,32 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in args or os.environ.get("SCORELIGHT_TRACEBACK", "0") not in ("", "0")
+    code, grace = 1, 0.0
     try:
-        code = _dispatch(_without_trust([arg for arg in args if arg != "--traceback"]), show_traceback)
-        sys.stdout.flush()
-        return code
+        with stopped_by_signals():
+            code = _run([arg for arg in args if arg != "--traceback"], show_traceback)
+    except Stopped as stopped:
+        code = report_stop(stopped)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        code = 128 + signal.SIGINT
+    except SystemExit:  # of a training whose processes have agreed to end
+        grace = 10.0
+        raise
+    finally:
+        if code:
+            end_children(grace)
+        shutdown_process_group()
+    return code
+
+
+def _run(args: list[str], show_traceback: bool) -> int:
+    """Run the command and report its error, unless nobody expects it."""
+    try:
+        try:
+            return _dispatch(_without_trust(args), show_traceback)
+        finally:
+            if sys.stdout:  # None if it was closed before the start
+                sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 128 + signal.SIGPIPE
@@ -70,11 +99,11 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         if show_traceback:
             traceback.print_exc()
+        if is_child():
+            wait_for_parent()  # which has made the same mistake, as a rule, and ends this process
         message, code = reported
         print(f"scorelight: error: {message}", file=sys.stderr)
         return code
-    finally:
-        shutdown_process_group()
 
 
 def _without_trust(args: Sequence[str]) -> list[str]:
@@ -137,11 +166,23 @@ def _report_no_thread_twice(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise ConfigurationError(
+            "the working folder does not exist any more; change to another one"
+        ) from error
+
+
 def _prepare(args: Sequence[str], show_traceback: bool) -> None:
     """Let components be named from modules in the working folder; load those of installed plug-ins."""
     import warnings
     from importlib.metadata import entry_points
 
+    working_folder = _working_folder()
+    check_environment()
+    end_with_parent()
     renew_rendezvous()
     threading.excepthook = threading.__excepthook__ if show_traceback else _report_no_thread_twice
     for message in _IGNORED_WARNINGS:
@@ -149,7 +190,7 @@ def _prepare(args: Sequence[str], show_traceback: bool) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_relevant)
 
     import_module("scorelight.cli.plugins")
-    find_modules_in(os.getcwd(), args)
+    find_modules_in(working_folder, args)
     for plugin in entry_points(group="scorelight.plugins"):
         plugin.load()
         trust(plugin.module.partition(".")[0])

@@ -4,9 +4,71 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
+import threading
+import time
 
-__all__ = ["renew_rendezvous", "shutdown_process_group"]
+__all__ = [
+    "end_children",
+    "end_with_parent",
+    "is_child",
+    "renew_rendezvous",
+    "shutdown_process_group",
+    "wait_for_parent",
+]
+
+_PARENT = "SCORELIGHT_PARENT"
+_GRACE = 5.0
+"""Seconds in which the other processes of a command that has failed can end on their own."""
+
+
+def end_with_parent() -> None:
+    """Watch, in a process that Lightning has started for a command, whether the first process is alive.
+
+    Without it, a process can wait for ever to be connected. torchrun and srun watch their processes.
+    """
+    if is_child():
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    else:
+        os.environ[_PARENT] = str(os.getpid())
+
+
+def is_child() -> bool:
+    """Whether Lightning has started this process for the first one of a command."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(_PARENT) == str(os.getppid())
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    time.sleep(2 * _GRACE)  # for messages and open files
+    os._exit(1)
+
+
+def wait_for_parent() -> None:
+    """Wait a moment for the first process: if it reports the same mistake, it ends this one."""
+    parent, end = os.getppid(), time.monotonic() + _GRACE / 2
+    while os.getppid() == parent and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def end_children(grace: float = 0.0) -> None:
+    """End the processes that Lightning has started, when this one has failed or was stopped.
+
+    Args:
+        grace: Seconds in which they can end on their own before they get SIGTERM.
+    """
+    private = sys.modules.get("scorelight.training.lightning_private")  # not imported: not started any
+    find = getattr(private, "child_processes", None)
+    children: list[subprocess.Popen[bytes]] = find() if find else []
+    for end, stop in ((grace, subprocess.Popen.terminate), (_GRACE, subprocess.Popen.kill)):
+        deadline = time.monotonic() + end
+        while children and time.monotonic() < deadline:
+            children = [child for child in children if child.poll() is None]
+            time.sleep(0.02)
+        for child in children:
+            stop(child)
 
 
 def renew_rendezvous() -> None:

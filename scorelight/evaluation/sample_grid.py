@@ -20,6 +20,7 @@ from scorelight.evaluation.samples import SampleSource, emptied, write_archive
 from scorelight.images import grid, save
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import score_module
+from scorelight.training.run_folder import check_run_folder, run_folder
 
 __all__ = ["SampleGridCallback", "SampleWriter"]
 
@@ -48,9 +49,9 @@ class SampleGridCallback(Callback):
         self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for the run folder here, on all ranks: asking is a collective call."""
-        log_dir = trainer.log_dir
-        self._folder = Path(log_dir) / "samples" if log_dir and stage == "fit" else None
+        """Find the run folder."""
+        folder = run_folder(trainer) if stage == "fit" else None
+        self._folder = folder / "samples" if folder else None
 
     def on_validation_batch_start(
         self,
@@ -96,6 +97,7 @@ class SampleGridCallback(Callback):
     def _write(self, trainer: Trainer, name: str, x: Tensor) -> Tensor:
         picture = grid(x)
         if trainer.is_global_zero and self._folder:
+            check_run_folder(trainer)
             self._folder.mkdir(parents=True, exist_ok=True)
             save(picture, self._folder / f"{name}.png")
         return picture

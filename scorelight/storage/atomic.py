@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from scorelight.errors import chain
+
 __all__ = ["atomic_write", "link_or_copy", "write_error_message"]
 
 
@@ -46,11 +48,9 @@ def link_or_copy(path: Path, under: Path) -> None:
 
 def write_error_message(path: str | Path, error: BaseException) -> str:
     """A message about a file that could not be written: which, why, and what to do."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
+    cause = next((e for e in chain(error) if isinstance(e, OSError)), None)
     first_line = str(error).strip().partition("\n")[0][:200]
-    reason = (cause.strerror or str(cause)) if isinstance(cause, OSError) else first_line
+    reason = (cause.strerror or str(cause)) if cause else first_line
     remedy = {
         errno.ENOSPC: "make room on the disk",
         errno.EDQUOT: "make room: the quota is used up",

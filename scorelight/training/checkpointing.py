@@ -14,6 +14,7 @@ from scorelight.errors import ConfigurationError, SamplingError
 from scorelight.storage.atomic import link_or_copy
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.training.lightning_private import count_epoch_on_resume, is_accumulating, validation_due
+from scorelight.training.run_folder import check_run_folder, run_folder
 
 __all__ = ["RollingCheckpoint", "VerifiedCheckpointIO", "use_verified_checkpoints"]
 
@@ -68,11 +69,11 @@ class RollingCheckpoint(Checkpoint):
         self._path: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Move behind all other callbacks; find the folder on all ranks: log_dir is a collective call."""
-        log_dir = trainer.log_dir
+        """Move behind all other callbacks; find the run folder."""
+        folder = run_folder(trainer) if stage == "fit" else None
         others: list[Callback] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [*others, self]  # type: ignore[attr-defined]
-        self._path = Path(log_dir) / "checkpoints" / "last.ckpt" if log_dir else None
+        self._path = folder / "checkpoints" / "last.ckpt" if folder else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch that begins, if the checkpoint was written at the end of one."""
@@ -80,16 +81,16 @@ class RollingCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation is due first."""
-        if trainer.global_step % self.every_n_steps == 0 and not validation_due(trainer):
+        if self._is_due(trainer) and not validation_due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save every n steps, after the validation."""
-        if trainer.state.fn == "fit" and trainer.global_step % self.every_n_steps == 0:
+        if trainer.state.fn == "fit" and self._is_due(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after the last step."""
+        """Save after the last step; micro-batches that were too few for another one are not used."""
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -99,13 +100,18 @@ class RollingCheckpoint(Checkpoint):
         """
         in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking
         between = trainer.training if isinstance(exception, SIGTERMException) else in_fit
-        if isinstance(exception, SIGTERMException | SamplingError) and between:
+        stopped = isinstance(exception, SIGTERMException | SamplingError) and between
+        if stopped and not is_accumulating(trainer):
             self._save(trainer)
 
+    def _is_due(self, trainer: Trainer) -> bool:
+        return trainer.global_step % self.every_n_steps == 0 and not is_accumulating(trainer)
+
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_at or not self._path or is_accumulating(trainer):
+        if trainer.global_step == self._saved_at or not self._path:
             return
         self._saved_at = trainer.global_step
+        check_run_folder(trainer)
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero and self._path.exists():

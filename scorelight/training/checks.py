@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,26 @@ from scorelight.objectives.base import Loss, Objective
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
 
-__all__ = ["REMEDY", "check_compatible", "check_fit", "require_finite"]
+__all__ = [
+    "REMEDY",
+    "check_checkpoint",
+    "check_compatible",
+    "check_fit",
+    "check_seed",
+    "check_trainer",
+    "require_finite",
+]
+
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_steps": 0,
+    "min_epochs": 0,
+    "num_sanity_val_steps": -1,
+}
+"""Options of a trainer that Lightning takes at any value, and their least one."""
 
 REMEDY = "Try a lower learning rate, --trainer.gradient_clip_val 1 or a larger model.process.t_min"
 
@@ -42,12 +62,97 @@ def check_compatible(
     sampler.levels(process)
 
 
+def check_trainer(option: Callable[[str], Any]) -> None:
+    """Refuse options of a trainer that lead to an error later, or are ignored.
+
+    Args:
+        option: The value of an option by its name.
+
+    Raises:
+        ConfigurationError: Naming the option.
+    """
+    for name, least in _LEAST.items():
+        value = option(name)
+        if isinstance(value, int | float) and not value >= least:
+            raise ConfigurationError(f"trainer.{name}={value}: must be at least {least}")
+    interval = option("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        raise ConfigurationError(
+            f"trainer.val_check_interval={interval}: must be above 0; for no validation at all, set "
+            "trainer.limit_val_batches to 0"
+        )
+
+
+def check_seed(key: str, seed: Any) -> None:
+    """Refuse a seed that is not one of torch, NumPy and Python.
+
+    Raises:
+        ConfigurationError: If it is a number out of range.
+    """
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise ConfigurationError(f"{key}={seed}: a seed is at least 0 and below 2^32")
+
+
+def check_checkpoint(module: LightningModule, checkpoint: dict[str, Any], resuming: bool) -> None:
+    """Refuse a checkpoint that is not one of this model, or has no state to resume from.
+
+    Raises:
+        ConfigurationError: Naming what differs.
+    """
+    mine, stored = module.state_dict(), checkpoint["state_dict"]
+    unequal = [
+        f"{key}: {_shape(stored, key)} in the checkpoint, {_shape(mine, key)} here"
+        for key in sorted(mine.keys() | stored.keys())
+        if _shape(mine, key) != _shape(stored, key)
+    ]
+    if unequal:
+        parts = ("network", "process", "objective")
+        old, new = (
+            _flat({k: s.get(k) for k in parts}) for s in (checkpoint["hyper_parameters"], module.hparams)
+        )
+        changed = [
+            f"model.{key}: {old.get(key)} in the checkpoint, {new.get(key)} here"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        ]
+        listed = "; ".join((changed or unequal)[:4])
+        raise ConfigurationError(
+            f"the checkpoint's weights do not fit this model: {listed}. Train another model without the "
+            "checkpoint, or keep its network and the shape of its data"
+        )
+    if resuming and "optimizer_states" not in checkpoint:
+        raise ConfigurationError(
+            "the checkpoint holds weights only, and training cannot be resumed from it; give one that was "
+            "written with the state of the training, such as checkpoints/last.ckpt of a run folder"
+        )
+
+
+def _shape(weights: Mapping[str, Any], key: str) -> Any:
+    """Shape of a weight, "none" if there is none; other state has no shape."""
+    weight = weights.get(key, "none")
+    return tuple(weight.shape) if isinstance(weight, Tensor) else weight if weight == "none" else "a state"
+
+
+def _flat(settings: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings as {key on the command line: value}."""
+    if not isinstance(settings, Mapping):
+        return {key: tuple(settings) if isinstance(settings, list) else settings}
+    pairs = ((f"{key}.{name}".strip("."), value) for name, value in settings.items())
+    flat = [
+        _flat(value, name.removesuffix(".init_args").removesuffix(".class_path")) for name, value in pairs
+    ]
+    return {name: value for part in flat for name, value in part.items()}
+
+
 def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None:
     """Refuse a precision or data that a model cannot be trained with.
 
     Raises:
-        ConfigurationError: If weights are to be trained in 16 bits, or data without grey levels dequantised.
+        ConfigurationError: If weights are to be trained in 16 bits, data without grey levels dequantised, or
+            fewer validation examples than processes given.
     """
+    if stage == "fit":
+        check_trainer(lambda name: getattr(trainer, name, None))
     if stage == "fit" and trainer.precision in ("bf16-true", "16-true"):
         raise ConfigurationError(
             f"trainer.precision={trainer.precision}: weights of 16 bits do not move by the small "
@@ -58,6 +163,13 @@ def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None
             f"model.dequantize=true: {type(data).__name__} does not state its number of grey levels "
             "(num_bins); leave it out for data that are not quantised"
         )
+    if stage in ("fit", "validate") and hasattr(data, "examples"):
+        number, processes = len(data.examples("val")), trainer.world_size
+        if 0 < number < processes:
+            raise ConfigurationError(
+                f"data: {number} validation examples for {processes} processes, each of which needs one; use "
+                "more examples or fewer devices"
+            )
 
 
 def require_finite(module: LightningModule, loss: Loss, mean: Tensor) -> Tensor:

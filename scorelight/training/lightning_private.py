@@ -8,12 +8,16 @@ them, and otherwise raises an error that names the supported version; none of th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
@@ -22,14 +26,20 @@ __all__ = [
     "INSTANTIATOR",
     "SUPPORTED",
     "PrivateCLI",
+    "accumulate_by",
+    "accumulate_by_epoch",
     "allow_gradient_clipping",
     "attached_trainer",
+    "child_processes",
     "cluster_environment",
     "count_epoch_on_resume",
     "instantiator_entry",
     "is_accumulating",
+    "leave_signals_to_others",
     "option_strings",
+    "resume_from",
     "skip_sigterm_broadcast",
+    "starts_processes_in_python",
     "stop_after_step",
     "validation_due",
 ]
@@ -79,17 +89,41 @@ def skip_sigterm_broadcast(trainer: Trainer) -> None:
     """
     loop: Any = trainer.fit_loop.epoch_loop
     _require(loop, "_broadcast_sigterm_tensor")
-    loop._broadcast_sigterm_tensor = _skip_broadcast
-
-
-def _skip_broadcast() -> None:
-    """Do nothing."""
+    loop._broadcast_sigterm_tensor = _do_nothing
 
 
 def is_accumulating(trainer: Trainer) -> bool:
     """Whether the batch that is ending was not the last one of an optimizer step."""
     accumulating: bool = _require(trainer.fit_loop.epoch_loop, "_should_accumulate")()
     return accumulating
+
+
+def accumulate_by(trainer: Trainer, accumulating: Callable[[], bool], first: Callable[[], bool]) -> None:
+    """Replace Lightning's counts of micro-batches, which start again with every epoch.
+
+    Args:
+        trainer: A trainer in training.
+        accumulating: Whether an optimizer step needs more micro-batches than it has.
+        first: Whether the present micro-batch is the first one of a step: gradients are zeroed before it.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    _require(loop, "_should_accumulate")
+    make_zero_grad = _require(type(loop.automatic_optimization), "_make_zero_grad_fn")
+
+    def zero_at_first(batch_idx: int, optimizer: Optimizer) -> Any:
+        """It divides the index by the number of micro-batches, and zeroes if there is no remainder."""
+        return make_zero_grad(loop.automatic_optimization, 0 if first() else 1, optimizer)
+
+    loop._should_accumulate = accumulating
+    loop.automatic_optimization._make_zero_grad_fn = zero_at_first
+
+
+def accumulate_by_epoch(trainer: Trainer) -> None:
+    """Undo `accumulate_by`."""
+    loop = trainer.fit_loop.epoch_loop
+    for owner, name in ((loop, "_should_accumulate"), (loop.automatic_optimization, "_make_zero_grad_fn")):
+        if name in vars(owner):
+            delattr(owner, name)
 
 
 def validation_due(trainer: Trainer) -> bool:
@@ -112,6 +146,53 @@ def count_epoch_on_resume(trainer: Trainer) -> None:
         if restarted and count.processed == count.ready:
             count.ready += 1
             count.started += 1
+
+
+def resume_from(trainer: Trainer, checkpoint: Path) -> None:
+    """Have a trainer that is being set up resume from a checkpoint, whatever `fit` was given."""
+    connector: Any = _require(trainer, "_checkpoint_connector")
+    start = _require(type(connector), "resume_start")
+
+    def start_from_checkpoint(_: Any = None, weights_only: bool | None = None) -> None:
+        start(connector, checkpoint, weights_only)
+
+    connector.resume_start = start_from_checkpoint
+
+
+def starts_processes_in_python(trainer: Trainer) -> bool:
+    """Whether the processes are forked or spawned from this one, which then is none of them."""
+    launchers = importlib.import_module("lightning.pytorch.strategies.launchers.multiprocessing")
+    return isinstance(trainer.strategy.launcher, _require(launchers, "_MultiProcessingLauncher"))
+
+
+def child_processes() -> list[subprocess.Popen[bytes]]:
+    """The processes that Lightning has started, which it no longer watches afterwards.
+
+    Lightning kills this process when one of them ends with an error.
+    """
+    launchers = importlib.import_module("lightning.fabric.strategies.launchers.subprocess_script")
+    observer = _require(launchers, "_ChildProcessObserver")
+    found: list[subprocess.Popen[bytes]] = []
+    for thread in threading.enumerate():
+        if isinstance(thread, observer):
+            found += _require(thread, "_child_processes")
+            vars(thread)["_child_processes"] = []
+    return found
+
+
+def leave_signals_to_others(trainer: Trainer) -> None:
+    """Keep the present handlers of signals: Lightning's handler of SIGTERM waits for the other processes.
+
+    Under SLURM, Lightning's have the job requeued.
+    """
+    connector: Any = _require(trainer, "_signal_connector")
+    _require(connector, "register_signal_handlers")
+    if not isinstance(cluster_environment(trainer), SLURMEnvironment):
+        connector.register_signal_handlers = _do_nothing
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:

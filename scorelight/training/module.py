@@ -26,10 +26,11 @@ from scorelight.rng import hash_seed, per_example_generators, rand
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
-from scorelight.training.checks import check_compatible, check_fit, require_finite
+from scorelight.training.accumulation import MicroBatches
+from scorelight.training.checks import check_checkpoint, check_compatible, check_fit, require_finite
 from scorelight.training.configured import ConfiguredModule
 from scorelight.training.ema import ExponentialMovingAverage
-from scorelight.training.lightning_private import INSTANTIATOR
+from scorelight.training.lightning_private import INSTANTIATOR, accumulate_by_epoch, attached_trainer
 from scorelight.training.randomness import dequantize, module_generator
 from scorelight.training.step_log import StepLog
 
@@ -96,6 +97,7 @@ class ScoreModule(ConfiguredModule):
         self.compile_network = compile_network
         self.dequantize = dequantize
         self.step_log = StepLog()
+        self.micro_batches = MicroBatches()
         self.val_loss = MeanMetric()
 
     def setup(self, stage: str) -> None:
@@ -109,14 +111,31 @@ class ScoreModule(ConfiguredModule):
         if data is not None and stage in ("fit", "validate"):
             self.objective.prepare(lambda: examples_of(data, "train").augmented())
 
+    def on_train_start(self) -> None:
+        """Count the micro-batches of optimizer steps."""
+        super().on_train_start()
+        self.micro_batches.attach(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that do not fit, and those alone to resume from."""
+        trainer = attached_trainer(self)
+        check_checkpoint(self, checkpoint, resuming=trainer is not None and trainer.state.fn == "fit")
+        super().on_load_checkpoint(checkpoint)
+
+    def on_train_end(self) -> None:
+        """Leave the trainer as it was."""
+        accumulate_by_epoch(self.trainer)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
-        torch.manual_seed(hash_seed(self.seed, self.global_step, batch_idx, self.global_rank))
+        self.micro_batches.begin(self.trainer, batch_idx)
+        index = self.micro_batches.index
+        torch.manual_seed(hash_seed(self.seed, self.global_step, index, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss; times and noise depend on (seed, step, micro-batch, place in the global batch) alone."""
         x0, cond, _ = as_batch(batch)
-        generator = module_generator(self, self.seed, batch_idx, x0.device)
+        generator = module_generator(self, self.seed, self.micro_batches.index, x0.device)
         if self.condition_dropout:
             drop = rand(len(x0), generator, x0.device) < self.condition_dropout
             cond = self.denoiser.network.drop_condition(cond, drop)

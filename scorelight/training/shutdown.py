@@ -42,10 +42,11 @@ class GracefulShutdown(Callback):
         self.received: int | None = None
         self._agreed = False
         self._trainer: Trainer | None = None
+        self._pid = os.getpid()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's signal handlers; Lightning restores the original ones at the end."""
-        self._trainer, self.received, self._agreed = trainer, None, False
+        """Replace the signal handlers; whoever has set them restores the original ones at the end."""
+        self._trainer, self.received, self._agreed, self._pid = trainer, None, False, os.getpid()
         skip_sigterm_broadcast(trainer)
         if threading.current_thread() is not threading.main_thread():
             return
@@ -83,6 +84,9 @@ class GracefulShutdown(Callback):
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         trainer = self._trainer
         assert trainer is not None
+        if os.getpid() != self._pid:  # a worker that was forked
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
         is_second, self.received = self.received is not None, signum
         if is_second or trainer.validating:
             raise ImmediateExit

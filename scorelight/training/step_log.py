@@ -28,7 +28,8 @@ class StepLog:
         """Begin a step; every log_every_n_steps with loss, loss by quarter of the time range, and rate."""
         module.log("train/loss", mean, prog_bar=True, logger=False)
         self._numbers = {}
-        if (module.global_step + 1) % module.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every: int = module.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or (module.global_step + 1) % every:
             return
         rate = module.trainer.optimizers[0].param_groups[0]["lr"]
         quartiles = _loss_by_quartile(module, loss, process)

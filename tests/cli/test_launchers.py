@@ -5,6 +5,7 @@ In every case the run ends as an uninterrupted one does, bit for bit.
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -42,12 +43,14 @@ class Signals(Callback):
 '''
 
 
-def start(folder, launcher=LIGHTNING, **env):
+def start(folder, launcher=LIGHTNING, flags=(), **env):
     folder.mkdir(exist_ok=True)
     (folder / "signals.py").write_text(SIGNALS)
     env = {k: v for k, v in os.environ.items() if k != "PL_GLOBAL_SEED"} | env
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*launcher, *COMMAND], cwd=folder, env=env, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        [*launcher, *COMMAND, *flags], cwd=folder, env=env, start_new_session=True, **pipes
+    )
 
 
 def end(process, seconds=120):
@@ -100,6 +103,24 @@ def test_sigterm_to_one_stops_both_after_the_same_step(alone, tmp_path, rank):
     code, output = end(start(tmp_path))
     assert code == 0 and "from step 8" in output
     assert same(tmp_path, alone)
+
+
+def test_a_port_that_is_taken_gives_one_message_and_leaves_no_process(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        process = start(tmp_path, MASTER_PORT=str(taken.getsockname()[1]))
+        code, output = end(process, 100)  # of both processes
+    assert code == 2 and output.count("scorelight: error:") == 1
+    assert "MASTER_PORT=" in output and "another program uses this port" in output
+
+
+@pytest.mark.parametrize("flags", [["--data.num_val=1"], ["--trainer.precision=16-true"]])
+def test_a_mistake_that_all_processes_notice_is_reported_once(tmp_path, flags):
+    code, output = end(start(tmp_path, [*LIGHTNING], flags=flags), 100)
+    assert code == 2 and output.count("scorelight: error:") == 1, output
+    words = "1 validation examples for 2 processes" if "num_val" in flags[0] else "weights of 16 bits"
+    assert words in output
 
 
 def test_slurm_is_asked_to_requeue_the_job(alone, tmp_path):

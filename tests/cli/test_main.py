@@ -1,6 +1,7 @@
 """Each mistake gives one message that names the key, what was given and what is allowed; exit code 2."""
 
 import errno
+import importlib.util
 import os
 import re
 import shutil
@@ -267,6 +268,19 @@ FAILURES = {
         1,
         "batch_size",
     ),
+    "no memory in C++": (RuntimeError("std::bad_alloc"), 1, "out of memory.*batch_size"),
+    "no memory in Python": (MemoryError("std::bad_alloc"), 1, "out of memory.*batch_size"),
+    "no memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory"),
+    "a port that is taken": (
+        dist.DistNetworkError("The server socket has failed to listen: EADDRINUSE, address already in use"),
+        2,
+        "MASTER_PORT=.*choose another",
+    ),
+    "a folder that is gone": (
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "gone/events"),
+        2,
+        "gone/events: its folder does not exist",
+    ),
     "a dead process": (
         RuntimeError("[gloo] Connection closed by peer"),
         1,
@@ -317,7 +331,8 @@ def test_threads_do_not_repeat_what_the_main_thread_reports(monkeypatch, capsys)
 def test_the_configuration_is_written_atomically(tmp_path, monkeypatch):
     parser = SimpleNamespace(dump=lambda config, skip_none: "seed_everything: 0\n")
     callback = RunConfigCallback(parser, config={})
-    trainer = SimpleNamespace(log_dir=str(tmp_path / "run"), is_global_zero=True)
+    trainer = SimpleNamespace(log_dir=str(tmp_path / "run"), is_global_zero=True, fast_dev_run=False)
+    trainer.callbacks = trainer.loggers = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
@@ -464,3 +479,86 @@ def test_print_config(capsys):
         main(["fit", "--config", "toy/vp_epsilon", "--print_config"])
     assert stopped.value.code == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["process"]["class_path"] == "scorelight.VPSDE"
+
+
+NUMBERS = {
+    "seed_everything": ["-1", str(2**32)],
+    "trainer.val_check_interval": ["0", "-1", "0.0"],
+    "trainer.log_every_n_steps": ["-1"],
+    "trainer.accumulate_grad_batches": ["0", "-2"],
+    "trainer.check_val_every_n_epoch": ["0", "-1"],
+    "trainer.gradient_clip_val": ["-1", "-0.5"],
+    "trainer.max_steps": ["-2"],
+    "trainer.min_steps": ["-1"],
+    "trainer.limit_val_batches": ["-1", "1.5"],
+    "trainer.devices": ["0", "-3"],
+    "trainer.num_nodes": ["0"],
+}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_out_of_range(key, capsys, tmp_path):
+    for value in NUMBERS[key]:
+        message = refusal(capsys, "fit", "--config", "toy/vp_epsilon", f"--{key}", value)
+        assert (key.rpartition(".")[2] in message and value.strip("-") in message) or key == "trainer.devices"
+        assert not (tmp_path / "runs").exists()
+
+
+PACKAGES = {
+    "WandbLogger": (["--trainer.logger", "WandbLogger"], "wandb"),
+    "CometLogger": (["--trainer.logger", "CometLogger"], "comet"),
+    "RichProgressBar": (["--trainer.callbacks+=RichProgressBar"], "rich"),
+    "DeviceStatsMonitor": (["--trainer.callbacks+=DeviceStatsMonitor"], "psutil"),
+}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_class_whose_package_is_missing(name, capsys):
+    flags, package = PACKAGES[name]
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    message = refusal(capsys, "fit", "--config", "toy/vp_epsilon", *SMALL, *flags)
+    assert "is not installed" in message and package in message
+
+
+OTHERS = {
+    "another width": (["--model.network.width", "16"], "network.width: 128 in the checkpoint, 16 here"),
+    "another depth": (["--model.network.depth", "5"], "network.depth: 3 in the checkpoint, 5 here"),
+    "other data": (["--data", "DigitsDataModule"], "shape: (2,) in the checkpoint, (1, 8, 8) here"),
+    "a learned process": (
+        ["--model.process", "LearnedVPSDE", "--model.objective", "VariationalBound"],
+        "model.process: scorelight.VPSDE in the checkpoint, scorelight.LearnedVPSDE here",
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_checkpoint_of_another_model(run, capsys, other):
+    flags, difference = OTHERS[other]
+    message = refusal(capsys, "fit", "--ckpt_path", run, "--trainer.max_steps", 5, *flags)
+    assert "weights do not fit this model" in message and difference in message
+
+
+def test_a_checkpoint_of_weights_alone(run, capsys):
+    whole = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    parts = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
+    torch.save({k: v for k, v in whole.items() if k not in parts}, "weights.ckpt")
+    message = refusal(capsys, "fit", "--ckpt_path", "weights.ckpt", "--trainer.max_steps", 5)
+    assert "holds weights only" in message and "last.ckpt" in message
+    assert main(["sample", "weights.ckpt", "--num_samples", "2"]) == 0
+
+
+def test_a_deleted_working_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for command in ("fit", "sample", "evaluate", "advise", "statistics", "interpolate", "dequantize"):
+        assert "the working folder does not exist" in refusal(capsys, command, "x")
+    assert main(["configs"]) == main(["--help"]) == 0
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_root_that_is_a_file(tmp_path, capsys, name):
+    (tmp_path / "file").touch()
+    message = refusal(capsys, "fit", "--config", "toy/vp_epsilon", *SMALL, "--trainer.default_root_dir", name)
+    assert f"{name} cannot be written" in message

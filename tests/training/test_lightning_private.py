@@ -3,10 +3,17 @@
 import ast
 import functools
 import inspect
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.fabric.plugins.precision.amp as amp
+import lightning.fabric.strategies.launchers.subprocess_script as subprocess_script
 import lightning.pytorch.cli as lightning_cli
+import lightning.pytorch.strategies.launchers.multiprocessing as multiprocessing
 import pytest
 import torch
 from jsonargparse import Namespace
@@ -22,14 +29,19 @@ from scorelight.training.checkpointing import RollingCheckpoint
 from scorelight.training.configured import ConfiguredModule
 from scorelight.training.lightning_private import (
     PrivateCLI,
+    accumulate_by,
     allow_gradient_clipping,
     attached_trainer,
+    child_processes,
     cluster_environment,
     count_epoch_on_resume,
     instantiator_entry,
     is_accumulating,
+    leave_signals_to_others,
     option_strings,
+    resume_from,
     skip_sigterm_broadcast,
+    starts_processes_in_python,
     stop_after_step,
     validation_due,
 )
@@ -210,12 +222,22 @@ def loop(trainer):
     return type(trainer.fit_loop.epoch_loop)
 
 
+def automatic(trainer):
+    return type(trainer.fit_loop.epoch_loop.automatic_optimization)
+
+
 # name: who has it, and the function that needs it; both are given the trainer
 NAMES = {
     "_signal_connector": (lambda t: t, stop_after_step),
     "received_sigterm": (lambda t: t._signal_connector, stop_after_step),
     "_broadcast_sigterm_tensor": (loop, skip_sigterm_broadcast),
     "_should_accumulate": (loop, is_accumulating),
+    "_make_zero_grad_fn": (automatic, lambda t: accumulate_by(t, bool, bool)),
+    "_checkpoint_connector": (lambda t: t, lambda t: resume_from(t, Path("x.ckpt"))),
+    "resume_start": (lambda t: type(t._checkpoint_connector), lambda t: resume_from(t, Path("x.ckpt"))),
+    "register_signal_handlers": (lambda t: type(t._signal_connector), leave_signals_to_others),
+    "_MultiProcessingLauncher": (lambda t: multiprocessing, starts_processes_in_python),
+    "_ChildProcessObserver": (lambda t: subprocess_script, lambda t: child_processes()),
     "_data_fetcher": (lambda t: t.fit_loop, validation_due),
     "_should_check_val_fx": (loop, validation_due),
     "restarted_mid_epoch": (lambda t: type(t.fit_loop), count_epoch_on_resume),
@@ -270,6 +292,9 @@ def test_a_name_of_the_parsers_that_is_gone_is_an_error(name, monkeypatch):
         check_refusal(name, option_strings, parser)
 
 
+ELSEWHERE = {"_subcommand_parsers", "_option_string_actions", "_child_processes"}
+
+
 def test_every_name_has_a_case():
     """The names that `_require` is given, as it is called or in the loop around it."""
     tree = ast.parse(inspect.getsource(lightning_private))
@@ -277,4 +302,24 @@ def test_every_name_has_a_case():
     names = {n.args[1].value for n in calls if isinstance(n.args[1], ast.Constant)}
     loops = [n.iter for n in ast.walk(tree) if isinstance(n, ast.For) and isinstance(n.iter, ast.Tuple)]
     names |= {e.value for names in loops for e in names.elts if isinstance(e, ast.Constant)}
-    assert names == NAMES.keys() | COUNTS | {"_subcommand_parsers", "_option_string_actions"}
+    assert names == NAMES.keys() | COUNTS | ELSEWHERE
+
+
+def test_a_name_of_the_observer_that_is_gone_is_an_error(monkeypatch):
+    observer = subprocess_script._ChildProcessObserver(0, [], sleep_period=0)
+    del observer._child_processes
+    monkeypatch.setattr(threading, "enumerate", lambda: [observer])
+    check_refusal("_child_processes", child_processes)
+
+
+def test_processes_of_lightning_are_found_and_no_longer_watched():
+    """The thread that watches them would kill this process, as one of them has ended with an error."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(3)"], stdin=subprocess.PIPE
+    )
+    observer = subprocess_script._ChildProcessObserver(os.getpid(), [child], sleep_period=0.1)
+    observer.start()
+    assert child_processes() == [child]
+    child.communicate()
+    observer.join(timeout=10)
+    assert child.returncode == 3 and not observer.is_alive()

@@ -198,7 +198,7 @@ def test_micro_batches_steps_and_seeds_have_noise_of_their_own(make_module, make
 
     first, again, other = times_of(0), times_of(0), times_of(1)
     assert first == again
-    assert len(set(first) | set(other)) == len(first) + len(other) == 14
+    assert len(set(first) | set(other)) == len(first) + len(other) == 16
 
 
 def test_validation_loss_is_that_of_the_average_over_every_example_once(make_module, make_trainer):

@@ -4,6 +4,7 @@ Kills at random moments are in benchmarks/reliability.py; here they come at chos
 """
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -114,8 +115,8 @@ MOMENTS = {
     "before the first checkpoint": ("on_train_batch_end", 3),
     "just after a checkpoint": ("on_train_batch_end", 11),
     "at the step of one": ("on_train_batch_end", 10),
-    "in a validation": ("on_validation_start", 13),
-    "behind a validation": ("on_validation_end", 22),
+    "in a validation": ("on_validation_start", 12),
+    "behind a validation": ("on_validation_end", 24),
     "at the last step": ("on_train_batch_end", 30),
     "at the end": ("on_train_end", 30),
 }
@@ -255,3 +256,28 @@ def test_the_saved_configuration_is_the_one_that_was_given(tmp_path):
     assert main(COMMAND) == 0
     assert (tmp_path / "runs/version_0/config.yaml").read_text() == first
     assert yaml.safe_load(first)["ckpt_path"] is None
+
+
+@pytest.mark.parametrize("what", ["removed", "moved", "replaced"])
+@pytest.mark.one_in(3)
+def test_a_run_stops_with_a_message_if_its_folder_is(tmp_path, capsys, what):
+    """And writes nothing to another folder at the path."""
+    run = tmp_path / "runs/version_0"
+
+    def vanish():
+        if what == "removed":
+            shutil.rmtree(run)
+        else:
+            run.rename(tmp_path / "elsewhere")
+        if what == "replaced":
+            run.mkdir()
+
+    with pytest.MonkeyPatch.context() as patch:
+        at(patch, "on_train_batch_end", 11, vanish)
+        assert main(COMMAND) == 2
+    error = capsys.readouterr().err
+    assert error.count("scorelight: error:") == 1 and "removed or moved during the run" in error
+    assert "Traceback" not in error
+    assert not [p for p in run.rglob("*") if not p.name.startswith("events.out")], (
+        "TensorBoard opens its file"
+    )
