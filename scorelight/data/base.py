@@ -25,6 +25,9 @@ _LARGEST = 1_000_000_000
 class ArrayDataModule(Component, LightningDataModule, ABC):
     """A training and a validation set. A subclass sets its `shape` and defines its `arrays`.
 
+    If it also sets `num_classes`, the number of its classes (labels count from 0) or None for no labels, a
+    network for other classes is refused before the data are loaded.
+
     Args:
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.

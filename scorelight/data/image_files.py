@@ -63,13 +63,18 @@ class ImageFiles(Examples):
     ) -> None:
         self.source = source
         self.names = names
-        self.labels = labels
+        self._labels = labels
         self.transform = transform
         self.num_workers = num_workers
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.names)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Their labels, shape (N,), if they have any."""
+        return self._labels
 
     @property
     def num_bytes(self) -> int:
@@ -79,7 +84,7 @@ class ImageFiles(Examples):
     def select(self, index: Tensor) -> Self:
         """The set of the images at the given positions alone."""
         names = [self.names[i] for i in index.tolist()]
-        labels = None if self.labels is None else self.labels[index]
+        labels = None if self._labels is None else self._labels[index]
         return type(self)(self.source, names, labels, self.transform, self.num_workers)
 
     def batch(self, index: Tensor) -> Batch:
@@ -110,7 +115,7 @@ class ImageFiles(Examples):
             x = torch.empty(len(self), *self.transform.shape, dtype=torch.uint8)
         for batch in progress(self.batches(pieces), len(pieces), f"reading {self.source.path.name}"):
             x[batch.indices] = batch.x0
-        return Arrays(x, {} if self.labels is None else {"label": self.labels})
+        return Arrays(x, {} if self._labels is None else {"label": self._labels})
 
     def check(self) -> None:
         """Check each header and end; a file without its end, or one that may be transparent, is decoded.
@@ -139,8 +144,8 @@ class ImageFiles(Examples):
             done = pool.map(self._digests, pieces)
             for piece in progress(done, len(pieces), f"comparing {self.source.path.name}"):
                 found.update(piece)
-        if self.labels is not None:
-            found.update(self.labels.numpy().data)
+        if self._labels is not None:
+            found.update(self._labels.numpy().data)
         return found.hexdigest()[:16]
 
     def _digests(self, names: Sequence[str]) -> bytes:
@@ -150,7 +155,7 @@ class ImageFiles(Examples):
 
     def _start(self, pool: ThreadPoolExecutor, index: Tensor) -> _Reading:
         x = torch.empty(len(index), *self.transform.shape, dtype=torch.uint8)
-        cond = {} if self.labels is None else {"label": self.labels[index]}
+        cond = {} if self._labels is None else {"label": self._labels[index]}
         share = -(-len(index) // self.num_workers)
         parts = [
             pool.submit(self._decode, places.tolist(), rows.numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -102,7 +103,7 @@ class ImageDataModule(EightBitDataModule):
         files.check()
         return train, val
 
-    @property
+    @cached_property
     def num_classes(self) -> int | None:
         """Number of classes, read off the labels; None without labels.
 

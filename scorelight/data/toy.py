@@ -74,6 +74,7 @@ class ToyDataModule(ArrayDataModule):
     """
 
     shape = (2,)
+    num_classes = None
 
     def __init__(
         self,

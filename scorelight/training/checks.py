@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -42,12 +40,17 @@ def check_compatible(
     sampler.levels(process)
 
 
-def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None:
+def check_fit(trainer: Trainer, dequantize: bool) -> None:
     """Refuse a precision or data that a model cannot be trained with.
+
+    Args:
+        trainer: A trainer that has been given the data.
+        dequantize: Whether the model dequantises them.
 
     Raises:
         ConfigurationError: If weights are to be trained in 16 bits, or data without grey levels dequantised.
     """
+    stage, data = trainer.state.fn, getattr(trainer, "datamodule", None)
     if stage == "fit" and trainer.precision in ("bf16-true", "16-true"):
         raise ConfigurationError(
             f"trainer.precision={trainer.precision}: weights of 16 bits do not move by the small "

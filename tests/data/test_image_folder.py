@@ -233,9 +233,9 @@ def test_images_that_are_exchanged_for_others_of_the_same_size_and_time_have_ano
         (folder := tmp_path / "set").mkdir(exist_ok=True)
         for i in range(4):
             Image.fromarray(np.full((6, 8), i + shift, np.uint8)).save(folder / f"{i}.bmp")
-            os.utime(folder / f"{i}.bmp", (0, 0))
+            os.utime(folder / f"{i}.bmp", (2**30, 2**30))
         sizes = {file.stat().st_size for file in folder.iterdir()}
-        os.utime(path := folder if form == "folder" else zipped(folder, tmp_path / "set.zip"), (0, 0))
+        os.utime(path := folder if form == "folder" else zipped(folder, tmp_path / "set.zip"), (2**30, 2**30))
         return loaded(path, in_memory=False).fingerprint(), sizes, path.stat().st_size
 
     (first, *same), (second, *also) = print_of(10), print_of(20)

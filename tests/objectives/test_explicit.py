@@ -261,8 +261,9 @@ DATA = {
 @pytest.mark.parametrize("which", DATA)
 def test_the_bank_is_the_training_set_as_the_model_sees_it(which, make_module, make_trainer):
     data, shape = DATA[which](), (1, 8, 8) if which == "digits" else (2,)
-    network = MLP(shape, width=16, depth=1, num_classes=10)
-    module = make_module(network=network, objective=ExplicitScoreMatching(), condition_dropout=0.5)
+    classes = {"digits": 10, "foreign with labels": int(LABELS.max()) + 1}.get(which)
+    network, rate = MLP(shape, width=16, depth=1, num_classes=classes), 0.5 if classes else 0.0
+    module = make_module(network=network, objective=ExplicitScoreMatching(), condition_dropout=rate)
     trainer = make_trainer(max_steps=2)
     trainer.fit(module, data)
     bank = module.objective.bank
