@@ -25,6 +25,7 @@ def drop_conditions(cond: Mapping[str, Any], drop: Tensor) -> dict[str, Any]:
     def dropped(name: str, value: Any) -> Any:
         if value is None:
             return None
+        value = _as_tensor(value, drop.device, name)
         mask = drop.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
         if name != "label":
             return torch.where(mask, torch.zeros_like(value), value)
@@ -48,7 +49,7 @@ def class_rows(label: Any, num_classes: int, x: Tensor) -> Tensor:
     Raises:
         ConfigurationError: If a label is none of these.
     """
-    label = label if isinstance(label, Tensor) else torch.as_tensor(label, device=x.device)
+    label = _as_tensor(label, x.device, "label")
     if label.ndim == 0:
         label = label.expand(len(x))
     _check_type(label, len(x), "label")
@@ -59,7 +60,7 @@ def class_rows(label: Any, num_classes: int, x: Tensor) -> Tensor:
     return torch.where(none, num_classes, torch.where(known, label, -1))
 
 
-def check_labels(label: Tensor, num_classes: int, what: str) -> None:
+def check_labels(label: Any, num_classes: int, what: str) -> Tensor:
     """Refuse labels of data that are no classes.
 
     Args:
@@ -67,13 +68,28 @@ def check_labels(label: Tensor, num_classes: int, what: str) -> None:
         num_classes: Number of classes.
         what: How the message names them.
 
+    Returns:
+        The labels.
+
     Raises:
         ConfigurationError: If they are of another type or shape, or one is no class.
     """
-    _check_type(label, len(label), what)
-    wrong = (label < 0) | (label >= num_classes)
+    found = _as_tensor(label, None, what)
+    _check_type(found, len(found), what)
+    wrong = (found < 0) | (found >= num_classes)
     if wrong.any():
-        _refuse(label[wrong], num_classes, what)
+        _refuse(found[wrong], num_classes, what)
+    return found
+
+
+def _as_tensor(value: Any, device: torch.device | None, what: str) -> Tensor:
+    """The tensor, or a number or a list as one."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ConfigurationError(f"{what}: {value!r:.50} is no tensor of numbers; give it one") from error
 
 
 def _is_integer(value: Tensor) -> bool:
@@ -83,13 +99,13 @@ def _is_integer(value: Tensor) -> bool:
 def _check_type(label: Tensor, size: int, what: str) -> None:
     if label.shape != (size,) or not _is_integer(label):
         raise ConfigurationError(
-            f"{what}: has shape {tuple(label.shape)} and type {label.dtype}; one whole number for each "
+            f"{what} has shape {tuple(label.shape)} and type {label.dtype}; one whole number for each "
             f"example, shape ({size},), is needed"
         )
 
 
 def _refuse(wrong: Tensor, num_classes: int, what: str) -> None:
     raise ConfigurationError(
-        f"{what}: {int(wrong[0])} is no class of the network, which has num_classes={num_classes}, counted "
+        f"{what} {int(wrong[0])} is no class of the network, which has num_classes={num_classes}, counted "
         f"from 0 to {num_classes - 1}; correct the labels, or num_classes"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from scorelight.data.arrays import Examples
 from scorelight.data.loaders import EvalLoader, TrainLoader, global_seed, shard
+from scorelight.data.memory import check_memory
 from scorelight.errors import ConfigurationError
 from scorelight.rng import hash_seed
 from scorelight.storage.component import Component
@@ -20,6 +22,8 @@ __all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]
 Split = Literal["train", "val"]
 
 _LARGEST = 1_000_000_000
+_BYTES = 16
+"""Memory of a training step per number in its batch, at least: x0, ε, x_t and the output in float32."""
 
 
 class ArrayDataModule(Component, LightningDataModule, ABC):
@@ -67,7 +71,13 @@ class ArrayDataModule(Component, LightningDataModule, ABC):
             self.train, self.val = self.arrays()
 
     def train_dataloader(self) -> TrainLoader:
-        """The endless stream of training batches."""
+        """The endless stream of training batches.
+
+        Raises:
+            ConfigurationError: If a batch alone takes more memory than there is.
+        """
+        num_bytes = self.batch_size * math.prod(self.shape) * _BYTES
+        check_memory(f"data.batch_size={self.batch_size}", num_bytes, "choose a smaller one")
         seed = hash_seed(self.seed, global_seed())
         return TrainLoader(self.train, self.batch_size, seed, *shard(self), flip=self.flip)
 

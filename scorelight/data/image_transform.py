@@ -8,6 +8,7 @@ from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from scorelight.errors import ConfigurationError
 
@@ -17,7 +18,6 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """What is opened, whatever its name. Others are not: Pillow runs Ghostscript on EPS, for one."""
 _DEEP = re.compile(r"(?!BGR).*;(12|16|32)")
 """Names of Pillow for the values in a file that have more than 8 bits a channel."""
-_BITS_PER_SAMPLE = 258
 _QUARTER_TURNS = (5, 6, 7, 8)
 """Orientations of EXIF that exchange width and height."""
 
@@ -113,17 +113,19 @@ def oriented_size(image: Image.Image) -> tuple[int, int]:
     """
     if image.format == "PNG" and "exif" not in image.info:
         return image.size
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # newer versions of Pillow have exchanged them already
+        width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
     turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
-    return (image.height, image.width) if turned else image.size
+    return (height, width) if turned else (width, height)
 
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether a channel has more than 8 bits in the file, which Pillow cuts to 8 where there is colour."""
     if image.mode in ("I", "F") or ";" in image.mode:
         return True
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)
-        return bool(np.max(bits) > 8)
+    if isinstance(image, TiffImageFile):
+        return bool(np.max(image.tag_v2.get(ExifTags.Base.BitsPerSample, 8)) > 8)
     values = [str(value) for tile in getattr(image, "tile", ()) for value in np.atleast_1d(tile[3])]
     if image.format == "PPM":
         return any(value.isdigit() and int(value) > 255 for value in values)

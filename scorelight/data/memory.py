@@ -41,7 +41,7 @@ def check_memory(what: object, num_bytes: int, remedy: str) -> None:
     if total is not None and num_bytes > total:
         needed, there = (f"{n / 2**30:,.1f} GiB" for n in (num_bytes, total))
         raise ConfigurationError(
-            f"{what}: cannot be read: takes {needed} of memory, and there are {there}; {remedy}"
+            f"{what}: cannot be loaded: takes {needed} of memory, and there are {there}; {remedy}"
         )
 
 

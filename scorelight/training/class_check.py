@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from scorelight.batch import as_batch
@@ -23,7 +22,7 @@ __all__ = ["check_classes_of_data", "check_stated_classes"]
 class _Labels(NamedTuple):
     """Labels of a training set."""
 
-    label: Tensor | None
+    label: Any
     complete: bool
     """Whether they are those of all examples."""
 
@@ -89,9 +88,9 @@ def _check(name: str, labels: _Labels | None, num_classes: int) -> None:
         return
     if labels.label is None:
         return _check_number(name, None, num_classes)
-    check_labels(labels.label, num_classes, f"{name}: label")
-    if labels.complete:
-        _check_number(name, int(labels.label.max()) + 1, num_classes)
+    label = check_labels(labels.label, num_classes, f"{name}: label")
+    if labels.complete and len(label):
+        _check_number(name, int(label.max()) + 1, num_classes)
 
 
 def _check_number(name: str, number: int | None, num_classes: int) -> None:

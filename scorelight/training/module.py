@@ -117,6 +117,13 @@ class ScoreModule(ConfiguredModule):
         if data is not None and stage in ("fit", "validate"):
             self.objective.prepare(lambda: examples_of(data, "train").augmented())
 
+    def on_fit_end(self) -> None:
+        """Refuse data without a batch, of which Lightning makes no step and an apparent success."""
+        if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches:
+            raise ConfigurationError(
+                "the training data give no batch, so that nothing was trained; add examples"
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
         torch.manual_seed(hash_seed(self.seed, self.global_step, batch_idx, self.global_rank))

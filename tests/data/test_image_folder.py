@@ -352,7 +352,9 @@ def test_a_bad_npz_is_refused(tmp_path, which):
 
 
 def test_what_memory_cannot_hold_is_a_message(flat, tmp_path):
-    with pytest.raises(ConfigurationError, match=r"flat: cannot be read: .*memory.*data.in_memory to false"):
+    with pytest.raises(
+        ConfigurationError, match=r"flat: cannot be loaded: .*memory.*data.in_memory to false"
+    ):
         loaded(flat, image_size=1_000_000, in_memory=True)
     path = npz(tmp_path, images=IMAGES)
     path.write_bytes(path.read_bytes().replace(b"(4, 6, 8, 3)", b"(99999999,3)"))
