@@ -1,5 +1,6 @@
 """Sets of images for tests, and what a data module makes of them."""
 
+import io
 import json
 import zipfile
 
@@ -52,3 +53,9 @@ def content(data):
 def expected(images, labels=None):
     labels = labels or [None] * len(images)
     return {array(x).contiguous().numpy().tobytes(): label for x, label in zip(images, labels, strict=True)}
+
+
+def png_bytes(i):
+    """The PNG of `picture(i)`."""
+    picture(i).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
