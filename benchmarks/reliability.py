@@ -13,6 +13,8 @@
 * disk: runs on file systems that are too small or become read-only, and that resume when the cause is gone.
   Needs the right to mount one.
 * ranks: the same global batches on one, two and three processes.
+* labels: numbers of classes that contradict the data, labels that are no classes, in data and by hand.
+* images: folders and archives whose names, labels, files and sizes are odd in every way.
 * configurations, command_lines, data: generated mistakes (tests/support/mutations.py) in every shipped
   configuration, in command lines and in images.
 
@@ -32,7 +34,9 @@ from pathlib import Path
 import torch
 from attacks.disks import disk
 from attacks.files import corruption, payloads
+from attacks.images import images
 from attacks.kills import kills
+from attacks.labels import labels
 from attacks.mistakes import command_lines, configurations, data
 from attacks.processes import import_everything
 from attacks.ranks import ranks
@@ -44,6 +48,8 @@ PARTS = {
     "payloads": payloads,
     "disk": disk,
     "ranks": ranks,
+    "labels": labels,
+    "images": images,
     "configurations": configurations,
     "command_lines": command_lines,
     "data": data,

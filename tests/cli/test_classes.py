@@ -23,8 +23,8 @@ def images(tmp_path, monkeypatch):
 
     def write(labels=None, **arrays):
         pixels = np.random.default_rng(0).integers(0, 256, (21, 8, 8), dtype=np.uint8)
-        np.savez("images.npz", images=pixels, **({} if labels is None else {"labels": labels}), **arrays)
-        return ["--data=ImageDataModule", "--data.path=images.npz"]
+        np.savez("classes7.npz", images=pixels, **({} if labels is None else {"labels": labels}), **arrays)
+        return ["--data=ImageDataModule", "--data.path=classes7.npz"]
 
     return write
 
@@ -64,9 +64,9 @@ def test_the_number_that_the_data_have_may_be_given(images, tmp_path):
         (np.arange(21) % CLASSES, "--model.network.num_classes=6", ["num_classes=6", "is 7"]),
         (None, "", ["num_classes=data", "has no labels"]),
         (None, "--model.network.num_classes=3", ["num_classes=3", "has no labels"]),
-        (np.arange(21) % CLASSES + 1, "", ["images.npz", "from 1 to 7", "no image has label 0"]),
-        (np.arange(21) % CLASSES * 2, "", ["images.npz", "no image has label 1", "without gaps"]),
-        (np.arange(21) * 10**9, "", ["images.npz", "a label is 20000000000", "number the classes from 0"]),
+        (np.arange(21) % CLASSES + 1, "", ["classes7.npz", "from 1 to 7", "no image has label 0"]),
+        (np.arange(21) % CLASSES * 2, "", ["classes7.npz", "no image has label 1", "without gaps"]),
+        (np.arange(21) * 10**9, "", ["classes7.npz", "a label is 20000000000", "number the classes from 0"]),
         (np.arange(21) % CLASSES, "--model.network.num_classes=many", ["'many'", "data", "int"]),
     ],
 )
@@ -75,7 +75,7 @@ def test_what_contradicts_the_data_is_refused_before_anything_is_written(
 ):
     stderr = refusal(capsys, *COMMAND, *images(labels), *flags.split())
     assert all(part in stderr for part in named), stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["images.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["classes7.npz"]
 
 
 def test_an_unconditional_model_takes_data_with_labels_and_without(images):
@@ -86,7 +86,7 @@ def test_an_unconditional_model_takes_data_with_labels_and_without(images):
 
 def test_in_python_the_number_is_that_of_the_data_module(images, make_module, make_trainer, tmp_path):
     images(np.arange(21) % CLASSES)
-    data = ImageDataModule("images.npz", batch_size=4)
+    data = ImageDataModule("classes7.npz", batch_size=4)
     assert data.num_classes == CLASSES
     with pytest.raises(ConfigurationError, match=r"num_classes='data'.*such as DATA\.num_classes"):
         MLP((1, 8, 8), num_classes="data")

@@ -58,7 +58,7 @@ def test_an_unknown_density_is_named_with_those_that_there_are():
     "numbers", [{"num_train": 0}, {"num_train": -5}, {"num_val": -1}, {"num_train": 10**14}]
 )
 def test_numbers_of_points_that_cannot_be_are_refused(numbers):
-    with pytest.raises(ConfigurationError, match="num_train|num_val"):
+    with pytest.raises(ConfigurationError, match=r"num_train|num_val"):
         ToyDataModule(**numbers)
 
 
