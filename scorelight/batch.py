@@ -47,14 +47,13 @@ def as_batch(batch: Any) -> Batch:
     """A `Batch` of what data loaders return: a tensor, (x0, label), (x0, conditions) or a `Batch`.
 
     Raises:
-        ConfigurationError: If it is none of these, or x0 is no tensor of floating-point numbers.
+        ConfigurationError: If it is none of these.
     """
     x0, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
-    if not isinstance(x0, Tensor) or not x0.is_floating_point():
-        kind = f"a tensor of {x0.dtype}" if isinstance(x0, Tensor) else f"a {type(x0).__name__}"
+    if not isinstance(x0, Tensor):
         raise ConfigurationError(
-            f"a batch of the data starts with {kind}; return a tensor of floating-point numbers, images in "
-            "[-1, 1], alone or as (x0, label) or (x0, {NAME: CONDITION})"
+            f"a batch of the data starts with a {type(x0).__name__}; return a tensor x0, alone or as "
+            "(x0, label) or (x0, {NAME: CONDITION})"
         )
     cond = rest[0] if rest else {}
     return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])

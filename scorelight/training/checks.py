@@ -12,7 +12,7 @@ from scorelight.objectives.base import Loss, Objective
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
 
-__all__ = ["REMEDY", "check_compatible", "check_fit", "require_finite"]
+__all__ = ["REMEDY", "check_compatible", "check_fit", "require_finite", "require_floating"]
 
 REMEDY = "Try a lower learning rate, --trainer.gradient_clip_val 1 or a larger model.process.t_min"
 
@@ -60,6 +60,18 @@ def check_fit(trainer: Trainer, dequantize: bool) -> None:
         raise ConfigurationError(
             f"model.dequantize=true: {type(data).__name__} does not state its number of grey levels "
             "(num_bins); leave it out for data that are not quantised"
+        )
+
+
+def require_floating(x0: Tensor) -> None:
+    """Refuse examples that are whole numbers, such as images that nobody has scaled.
+
+    Raises:
+        ConfigurationError: If they are no floating-point numbers.
+    """
+    if not x0.is_floating_point():
+        raise ConfigurationError(
+            f"a batch of the data has x0 of type {x0.dtype}; give floating-point numbers, images in [-1, 1]"
         )
 
 

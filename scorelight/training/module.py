@@ -27,7 +27,12 @@ from scorelight.rng import hash_seed, per_example_generators, rand
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
-from scorelight.training.checks import check_compatible, check_fit, require_finite
+from scorelight.training.checks import (
+    check_compatible,
+    check_fit,
+    require_finite,
+    require_floating,
+)
 from scorelight.training.class_check import check_classes_of_data, check_stated_classes
 from scorelight.training.configured import ConfiguredModule
 from scorelight.training.ema import ExponentialMovingAverage
@@ -131,6 +136,7 @@ class ScoreModule(ConfiguredModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss; times and noise depend on (seed, step, micro-batch, place in the global batch) alone."""
         x0, cond, _ = as_batch(batch)
+        require_floating(x0)
         generator = module_generator(self, self.seed, batch_idx, x0.device)
         if self.condition_dropout:
             drop = rand(len(x0), generator, x0.device) < self.condition_dropout

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from support.labelled import NUM, POINTS, Foreign, Hooked, Items, Own, Stating, items, tensors
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from scorelight import MLP, ConfigurationError, DigitsDataModule, ToyDataModule
 
@@ -128,6 +128,11 @@ def test_looking_at_labels_changes_nothing_that_is_drawn(fit, monkeypatch):
         fit(DataLoader(Items(RIGHT), 8, shuffle=True, collate_fn=collate))
         orders.append(seen)
     assert len(orders[0]) == len(orders[1]) + 1 and orders[0][1:] == orders[1]
+
+
+def test_images_that_nobody_has_scaled_are_refused(fit):
+    with pytest.raises(ConfigurationError, match=r"x0 of type torch\.uint8; give floating-point numbers"):
+        fit(DataLoader(TensorDataset(POINTS.byte(), RIGHT), 8))
 
 
 @pytest.mark.filterwarnings("ignore:Total length of")
