@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["NO_CLASS", "check_labels", "class_rows", "drop_conditions"]
+__all__ = ["NO_CLASS", "check_label_type", "check_labels", "class_rows", "drop_conditions"]
 
 NO_CLASS = torch.iinfo(torch.int64).min
 """The label of an example without a class. No data have it, so that no label can be mistaken for it."""
@@ -52,7 +52,7 @@ def class_rows(label: Any, num_classes: int, x: Tensor) -> Tensor:
     label = _as_tensor(label, x.device, "label")
     if label.ndim == 0:
         label = label.expand(len(x))
-    _check_type(label, len(x), "label")
+    check_label_type(label, len(x), "label")
     label = label.long()
     none, known = label == NO_CLASS, (label >= 0) & (label < num_classes)
     if label.device.type == "cpu" and not (none | known).all():
@@ -75,7 +75,7 @@ def check_labels(label: Any, num_classes: int, what: str) -> Tensor:
         ConfigurationError: If they are of another type or shape, or one is no class.
     """
     found = _as_tensor(label, None, what)
-    _check_type(found, len(found), what)
+    check_label_type(found, len(found), what)
     wrong = (found < 0) | (found >= num_classes)
     if wrong.any():
         _refuse(found[wrong], num_classes, what)
@@ -96,7 +96,17 @@ def _is_integer(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
-def _check_type(label: Tensor, size: int, what: str) -> None:
+def check_label_type(label: Tensor, size: int, what: str) -> None:
+    """Refuse labels that are not one whole number for each example.
+
+    Args:
+        label: Should have the shape (N,).
+        size: Number of examples, N.
+        what: How the message names them.
+
+    Raises:
+        ConfigurationError: If they have another shape, or are no integers.
+    """
     if label.shape != (size,) or not _is_integer(label):
         raise ConfigurationError(
             f"{what} has shape {tuple(label.shape)} and type {label.dtype}; one whole number for each "

@@ -142,7 +142,7 @@ class ImageFiles(Examples):
         pieces = [self.names[i : i + _CHUNK] for i in range(0, len(self), _CHUNK)]
         with ThreadPoolExecutor(self.num_workers) as pool:
             done = pool.map(self._digests, pieces)
-            for piece in progress(done, len(pieces), f"comparing {self.source.path.name}"):
+            for piece in progress(done, len(pieces), f"hashing {self.source.path.name}"):
                 found.update(piece)
         if self._labels is not None:
             found.update(self._labels.numpy().data)

@@ -13,6 +13,8 @@ from scorelight.storage.component import Component
 
 __all__ = ["NumClasses", "ScoreNetwork"]
 
+_MOST_CLASSES = 1_000_000
+
 NumClasses = int | Literal["data"] | None
 """Number of classes; on the command line also ``data``, which stands for those of the data."""
 
@@ -33,9 +35,10 @@ class ScoreNetwork(Component, nn.Module, ABC):
                 f"{type(self).__name__}: num_classes='data' is known on the command line alone; give their "
                 "number, such as DATA.num_classes"
             )
-        if num_classes is not None and num_classes < 1:
+        if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
             raise ConfigurationError(
-                f"{type(self).__name__}: num_classes={num_classes}: at least 1; leave it out for none"
+                f"{type(self).__name__}: num_classes={num_classes}: at least 1 and at most "
+                f"{_MOST_CLASSES:,}; leave it out for none"
             )
         self.shape = tuple(shape)
         self.num_classes = num_classes

@@ -31,7 +31,7 @@ def check_stated_classes(trainer: Trainer, num_classes: int | None) -> None:
     """Compare what is known before data are set up, and hence before anything is written.
 
     That is the number of classes that a data module states (`num_classes`, None for no labels), and the
-    labels of a loader that `Trainer.fit` is given.
+    labels of loaders that are there already: given to `Trainer.fit`, or by a module that needs no setup.
 
     Args:
         trainer: A trainer that has been given the data.
@@ -47,6 +47,8 @@ def check_stated_classes(trainer: Trainer, num_classes: int | None) -> None:
         _check("the training set", _labels_of_loader(given_loader(trainer)), num_classes)
     elif hasattr(data, "num_classes"):
         _check_number(type(data).__name__, data.num_classes, num_classes)
+    elif not any(is_overridden(hook, data) for hook in ("prepare_data", "setup")):
+        check_classes_of_data(data, num_classes)
 
 
 def check_classes_of_data(data: LightningDataModule | None, num_classes: int | None) -> None:

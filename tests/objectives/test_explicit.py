@@ -290,6 +290,20 @@ def test_validation_alone_takes_the_bank_too_and_measures_against_the_training_s
     assert result["val/loss"] == pytest.approx(loss.value.mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "label", [LABELS[:, None], LABELS.float(), LABELS > 0], ids=["column", "float", "bool"]
+)
+@pytest.mark.parametrize("place", ["batch", "bank"])
+def test_labels_of_another_shape_or_type_are_compared_with_nothing(label, place):
+    x0 = BANK.float()
+    labels = {"batch": LABELS, "bank": LABELS} | {place: label}
+    objective = ExplicitScoreMatching()
+    objective.prepare(lambda: Batch(x0, {"label": labels["bank"]}))
+    denoiser = NetworkDenoiser(MLP((2,), 8, 1), VPSDE(), Epsilon())
+    with pytest.raises(ConfigurationError, match="one whole number for each example"):
+        objective(denoiser, x0, label=labels["batch"])
+
+
 def test_bare_loaders_have_no_bank_to_give(make_module, make_trainer):
     loader = DataLoader(TensorDataset(BANK.float()), batch_size=7)
     with pytest.raises(ConfigurationError, match="train with a data module"):

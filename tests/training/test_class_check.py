@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger
 from support.labelled import NUM, POINTS, Foreign, Hooked, Items, Own, Stating, items, tensors
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
@@ -56,6 +57,16 @@ def test_labels_that_are_no_classes_are_refused_before_the_first_step(kind, whic
         fit(kind(label))
     early = kind in (tensors, items)  # other data are looked at when they are set up
     assert (tmp_path / "logs").exists() != early
+
+
+def test_a_data_module_that_needs_no_setup_is_looked_at_before_anything_is_written(fit, tmp_path):
+    class Ready(LightningDataModule):
+        def train_dataloader(self):
+            return tensors(RIGHT + 1)
+
+    with pytest.raises(ConfigurationError, match="Ready: label 3 is no class"):
+        fit(Ready())
+    assert not (tmp_path / "logs").exists()
 
 
 @pytest.mark.parametrize("kind", [tensors, Own, Foreign])
