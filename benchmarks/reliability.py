@@ -17,6 +17,8 @@
 * ranks: the same global batches on one, two and three processes.
 * runs: commands started at once under several loggers, run folders that vanish, environment variables of
   launchers, signals to every command, and options of the trainer that are out of range.
+* labels: numbers of classes that contradict the data, labels that are no classes, in data and by hand.
+* images: folders and archives whose names, labels, files and sizes are odd in every way.
 * configurations, command_lines, data: generated mistakes (tests/support/mutations.py) in every shipped
   configuration, in command lines and in images.
 * numbers: networks and samples that are NaN or infinite under every sampler, caches that are damaged or
@@ -40,7 +42,9 @@ import torch
 from attacks.descriptions import descriptions
 from attacks.disks import disk
 from attacks.files import corruption, payloads
+from attacks.images import images
 from attacks.kills import kills
+from attacks.labels import labels
 from attacks.mistakes import command_lines, configurations, data
 from attacks.numbers import numbers
 from attacks.processes import import_everything
@@ -56,6 +60,8 @@ PARTS = {
     "disk": disk,
     "ranks": ranks,
     "runs": runs,
+    "labels": labels,
+    "images": images,
     "configurations": configurations,
     "command_lines": command_lines,
     "data": data,

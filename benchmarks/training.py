@@ -58,6 +58,7 @@ from scorelight import DDIM, MLP, VPSDE, Epsilon, EpsilonPrediction, ScoreModule
 from scorelight.cli.tuning import keep_freed_memory
 from scorelight.data.arrays import Arrays
 from scorelight.data.base import EightBitDataModule
+from scorelight.data.torchvision import MNISTDataModule
 from scorelight.networks.embeddings import LevelEmbedding
 from scorelight.networks.layers import Attention
 
@@ -153,7 +154,10 @@ def our_network(attention_stages=(1,)):
 def mnist_unet(name):
     """That of a configuration."""
     config = yaml.safe_load((HERE.parent / f"configs/mnist/{name}.yaml").read_text())
-    return UNet((1, 28, 28), **config["model"]["network"]["init_args"])
+    options = config["model"]["network"]["init_args"]
+    if options.get("num_classes") == "data":
+        options["num_classes"] = MNISTDataModule.num_classes
+    return UNet((1, 28, 28), **options)
 
 
 @dataclass

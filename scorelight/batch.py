@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scorelight.errors import ConfigurationError
+
 __all__ = ["Batch", "IndexedBatch", "Seeds", "as_batch", "select_conditions", "with_indices"]
 
 
@@ -42,10 +44,17 @@ class Seeds(NamedTuple):
 
 
 def as_batch(batch: Any) -> Batch:
-    """A `Batch` of what data loaders return: a tensor, (x0, label), (x0, conditions) or a `Batch`."""
-    if isinstance(batch, Tensor):
-        return Batch(batch, {})
-    x0, *rest = batch
+    """A `Batch` of what data loaders return: a tensor, (x0, label), (x0, conditions) or a `Batch`.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    x0, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
+    if not isinstance(x0, Tensor):
+        raise ConfigurationError(
+            f"a batch of the data starts with a {type(x0).__name__}; return a tensor x0, alone or as "
+            "(x0, label) or (x0, {NAME: CONDITION})"
+        )
     cond = rest[0] if rest else {}
     return Batch(x0, dict(cond) if isinstance(cond, Mapping) else {"label": cond}, *rest[1:2])
 

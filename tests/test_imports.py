@@ -16,6 +16,7 @@ ROOT = Path(scorelight.__file__).parent
 ORDER = [
     "errors",
     "batch",
+    "conditions",
     "rng",
     "storage",  # here, since Component is in it
     "images",

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from scorelight.cli.classes import fill_in_classes
 from scorelight.cli.construction import construct
 from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain, unknown_flag
@@ -96,6 +97,7 @@ class RunCLI(PrivateCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse values that are not options."""
         self.parser.add_instantiator(construct, Component)
+        fill_in_classes(self.value_of(self.config, "model"), self.value_of(self.config, "data"))
         self._refuse_schedule_without_class()
         self._refuse_none("trainer", Trainer)
         check_trainer(self.value_of(self.config, "trainer").get)

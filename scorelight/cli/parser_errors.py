@@ -94,7 +94,8 @@ def _explain_type(message: str, key: str, annotation: Callable[[], Any]) -> str:
             base, allowed = _name(kind.split()[-3]), ", ".join(sorted(_class_names(annotation())))
             return f"which {base}? Its options come after its class: --{key} CLASS; allowed: {allowed}"
         if kind.startswith("typing.Literal["):
-            return f"{value or given!r}; {nearest(value or given, kind.split(chr(39))[1::2])}"
+            other = f", or a value of type {names}" if names else ""
+            return f"{value or given!r}; {nearest(value or given, kind.split(chr(39))[1::2])}{other}"
     return f"expected {names}, got {given!r}" if names else ""
 
 

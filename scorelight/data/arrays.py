@@ -27,6 +27,11 @@ class Examples(ABC):
     def __len__(self) -> int:
         """Number of examples."""
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Labels of all examples, shape (N,), where they are known without reading the examples."""
+        return None
+
     @abstractmethod
     def batch(self, index: Tensor) -> Batch:
         """The examples at the given positions, as stored, in memory of their own."""
@@ -62,6 +67,11 @@ class Arrays(Examples):
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.x)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Labels of all examples, shape (N,), if they have any."""
+        return self.cond.get("label")
 
     def batch(self, index: Tensor) -> Batch:
         """The examples at the given positions, copied."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from scorelight.data.arrays import Examples
 from scorelight.data.loaders import EvalLoader, TrainLoader, global_seed, shard
+from scorelight.data.memory import check_memory
 from scorelight.errors import ConfigurationError
 from scorelight.rng import hash_seed
 from scorelight.storage.checkpoint import read_checkpoint
@@ -24,6 +26,8 @@ __all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]
 Split = Literal["train", "val"]
 
 _LARGEST = 1_000_000_000
+_BYTES = 16
+"""Memory of a training step per number in its batch, at least: x0, ε, x_t and the output in float32."""
 
 
 class DescribedDataModule(LightningDataModule):
@@ -44,6 +48,9 @@ class DescribedDataModule(LightningDataModule):
 
 class ArrayDataModule(Component, DescribedDataModule, ABC):
     """A training and a validation set. A subclass sets its `shape` and defines its `arrays`.
+
+    If it also sets `num_classes`, the number of its classes (labels count from 0) or None for no labels, a
+    network for other classes is refused before the data are loaded.
 
     Args:
         batch_size: Training examples per step and process.
@@ -84,7 +91,13 @@ class ArrayDataModule(Component, DescribedDataModule, ABC):
             self.train, self.val = self.arrays()
 
     def train_dataloader(self) -> TrainLoader:
-        """The endless stream of training batches."""
+        """The endless stream of training batches.
+
+        Raises:
+            ConfigurationError: If a batch alone takes more memory than there is.
+        """
+        num_bytes = self.batch_size * math.prod(self.shape) * _BYTES
+        check_memory(f"data.batch_size={self.batch_size}", num_bytes, "choose a smaller one")
         seed = hash_seed(self.seed, global_seed())
         return TrainLoader(self.train, self.batch_size, seed, *shard(self), flip=self.flip)
 

@@ -26,6 +26,7 @@ class DigitsDataModule(ArrayDataModule):
 
     shape = (1, 8, 8)
     num_bins = 17
+    num_classes = 10
 
     def __init__(
         self, batch_size: int = 64, val_batch_size: int = 256, val_fraction: float = 0.2, seed: int = 0

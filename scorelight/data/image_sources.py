@@ -2,83 +2,135 @@
 
 from __future__ import annotations
 
-import json
 import os
+import posixpath
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
-import torch
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS as IMAGE_ENDINGS
 
-from scorelight.data.npz import as_labels
+from scorelight.data.memory import LARGEST_FILE, check_file_size
 from scorelight.data.reading import reading
 from scorelight.errors import ConfigurationError
 
-__all__ = ["IMAGE_ENDINGS", "Folder", "Source", "Zip", "labels_of"]
+__all__ = ["IMAGE_ENDINGS", "Folder", "Source", "Zip", "clean_name", "is_image", "is_label_list"]
 
 _LABELS = "dataset.json"
 
 
+def clean_name(name: str) -> str:
+    """The name of a file in a data set, as a folder, a zip and ``dataset.json`` all spell it.
+
+    Folders are separated by ``/``, backslashes count as that, and ``./``, ``//`` and a leading ``/`` are left
+    out; accents are composed (NFC). Upper and lower case differ.
+    """
+    path = posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+    return path.lstrip("/")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file has a name of an image."""
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def is_label_list(name: str) -> bool:
+    """Whether a file is a list of labels."""
+    return posixpath.basename(name).lower() == _LABELS
+
+
 class Source(ABC):
-    """Named files."""
+    """Images and lists of labels below a path, by their clean names; hidden ones are left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @abstractmethod
-    def names(self) -> Iterator[str]:
-        """Names of the images."""
+    def files(self) -> Iterator[str]:
+        """Names of the images and of the lists of labels, those at the top first.
+
+        Raises:
+            ConfigurationError: If two of them have the same clean name, or one is no regular file.
+        """
 
     @abstractmethod
-    def classes(self) -> list[str]:
-        """Names of the folders at the top, sorted."""
+    def folders(self, base: str) -> list[str]:
+        """Names of the folders in a folder, which is named by "" or with a ``/`` at its end; sorted."""
 
     @abstractmethod
     def open(self, name: str) -> Any:
-        """A context in which a file is open; other threads have their own, or wait for it."""
+        """A context in which a file is open; other threads have their own, or wait for it.
 
-    @abstractmethod
-    def version_tag(self, name: str) -> str:
-        """A tag that changes when the file of that name changes."""
+        Raises:
+            ConfigurationError: If it is too large.
+        """
 
     @abstractmethod
     def ends_with(self, name: str, mark: bytes) -> bool:
         """Whether the mark is among the last bytes of a file; True where that is slow to find out."""
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """The content of a file.
+
+        Raises:
+            ConfigurationError: If it is too large.
+        """
         with self.open(name) as file:
-            content: bytes = file.read()
+            content: bytes = file.read(LARGEST_FILE + 1)
+        check_file_size(self.where(name), len(content))
         return content
 
     def where(self, name: str) -> str:
         """The path of the file, for messages."""
         return str(self.path / name)
 
+    def _refuse_second(self, name: str) -> None:
+        raise ConfigurationError(f"{self.where(name)}: is there twice; remove one of them, or rename it")
+
 
 class Folder(Source):
-    """Files below a folder, following links, without hidden files."""
+    """Files below a folder. Links are followed, and each folder is read once."""
 
-    def names(self) -> Iterator[str]:
-        """Names of the images, those in the folder itself first; only as many folders are read as needed."""
-        for base, folders, files in os.walk(self.path, onerror=_raise, followlinks=True):
-            folders[:] = sorted(filter(_shown, folders))
-            for file in sorted(filter(_is_image, files)):
-                yield (Path(base) / file).relative_to(self.path).as_posix()
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._paths: dict[str, str] = {}
 
-    def classes(self) -> list[str]:
-        """Names of the folders in it, sorted."""
-        return sorted(entry.name for entry in self.path.iterdir() if entry.is_dir() and _shown(entry.name))
+    def files(self) -> Iterator[str]:
+        """Names of the images and of the lists of labels; only as many folders are read as needed."""
+        self._paths, seen, waiting = {}, set(), [str(self.path)]
+        while waiting:
+            folder = waiting.pop()
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            below = []
+            for entry in _entries(folder):
+                name = clean_name(os.path.relpath(entry.path, self.path))
+                if entry.is_dir():
+                    below += [] if self._leads_back(entry) else [entry.path]
+                elif is_image(name) or is_label_list(name):
+                    self._add(name, entry)
+                    yield name
+            waiting += reversed(below)
+
+    def folders(self, base: str) -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        return [clean_name(entry.name) for entry in _entries(str(self.path / base)) if entry.is_dir()]
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file."""
-        return (self.path / name).open("rb")
+        return self._path(name).open("rb")
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; one that is too large is not read."""
+        check_file_size(self.where(name), self._path(name).stat().st_size)
+        return super().read(name)
 
     def ends_with(self, name: str, mark: bytes) -> bool:
         """Whether the mark is among the last 64 bytes."""
@@ -86,10 +138,24 @@ class Folder(Source):
             file.seek(max(file.seek(0, os.SEEK_END) - 64, 0))
             return mark in file.read()
 
-    def version_tag(self, name: str) -> str:
-        """Size and time of the last change."""
-        status = (self.path / name).stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+    def _path(self, name: str) -> Path:
+        return Path(self._paths[name])
+
+    def _add(self, name: str, entry: os.DirEntry[str]) -> None:
+        if name in self._paths:
+            self._refuse_second(name)
+        if not entry.is_file():
+            raise ConfigurationError(
+                f"{entry.path}: is no file, but a broken link, a pipe, a socket or a device; remove it"
+            )
+        self._paths[name] = entry.path
+
+    def _leads_back(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a link to a folder leads into the data set itself, or to a folder around it."""
+        if not entry.is_symlink():
+            return False
+        root, target = os.path.realpath(self.path), os.path.realpath(entry.path)
+        return os.path.commonpath([root, target]) in (root, target)
 
 
 class Zip(Source):
@@ -99,85 +165,63 @@ class Zip(Source):
         super().__init__(path)
         self._lock = Lock()
         self._process = 0
+        self._infos: dict[str, ZipInfo] = {}
 
-    def names(self) -> Iterator[str]:
-        """Names of the images, sorted."""
-        shown = (name for name in self._archive().namelist() if all(map(_shown, name.split("/"))))
-        yield from sorted(filter(_is_image, shown), key=lambda name: ("/" in name, name))
+    def files(self) -> Iterator[str]:
+        """Names of the images and of the lists of labels, sorted."""
+        with self._lock:
+            self._archive()
+        yield from self._infos
 
-    def classes(self) -> list[str]:
-        """Names of the folders at the top that hold images, sorted."""
-        return sorted({name.partition("/")[0] for name in self.names() if "/" in name})
+    def folders(self, base: str) -> list[str]:
+        """Names of the folders in a folder that hold images or lists of labels, sorted."""
+        inner = {name[len(base) :].partition("/") for name in self.files() if name.startswith(base)}
+        return sorted({folder for folder, slash, _ in inner if slash})
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file; others wait."""
-        with self._lock, self._archive().open(name) as file:
-            yield file
+        with self._lock:
+            archive = self._archive()
+            info = self._infos[name]
+            check_file_size(self.where(name), info.file_size)
+            with archive.open(info) as file:
+                yield file
 
     def ends_with(self, name: str, mark: bytes) -> bool:
         """True: a truncated archive has lost its end, which holds the names, and cannot be opened at all."""
         return True
-
-    def version_tag(self, name: str) -> str:
-        """Size and checksum."""
-        info = self._archive().getinfo(name)
-        return f"{info.file_size} {info.CRC}"
 
     def _archive(self) -> ZipFile:
         """A handle of this process: after a fork parent and child would move each other's position."""
         if self._process != os.getpid():
             with reading(self.path, "make the archive again"):
                 self._zip = ZipFile(self.path)
+                self._infos = self._listed(self._zip)
             self._process = os.getpid()
         return self._zip
 
+    def _listed(self, archive: ZipFile) -> dict[str, ZipInfo]:
+        found: dict[str, ZipInfo] = {}
+        for info in archive.infolist():
+            name = clean_name(info.filename)
+            wanted = is_image(name) or is_label_list(name)
+            if info.is_dir() or not wanted or not all(map(_shown, name.split("/"))):
+                continue
+            if name in found:
+                self._refuse_second(name)
+            found[name] = info
+        return {name: found[name] for name in sorted(found, key=lambda name: ("/" in name, name))}
 
-def _raise(error: OSError) -> None:
-    raise ConfigurationError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, sorted by its clean name."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if _shown(e.name)), key=lambda e: clean_name(e.name))
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
 def _shown(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_ENDINGS) and _shown(name.rpartition("/")[2])
-
-
-def labels_of(source: Source, names: Sequence[str]) -> Tensor | None:
-    """Labels, shape (N,): those in ``dataset.json``, or the folders at the top in sorted order; None if flat.
-
-    The file is that of StyleGAN and EDM (Karras et al., 2022): ``{"labels": [[name, label], ...]}``.
-    """
-    with reading(source.where(_LABELS), 'it should be {"labels": [["NAME", LABEL], ...]} or left out'):
-        try:
-            text = source.read(_LABELS)
-        except (KeyError, FileNotFoundError):
-            return _labels_by_folder(source, names)
-        listed = {**json.loads(text)}.get("labels")
-        labels = None if listed is None else {str(name).replace("\\", "/"): label for name, label in listed}
-    if labels is None:
-        return None
-    if odd := sorted(labels.keys() ^ set(names)):
-        lacks = f"has no label for {odd[0]}" if odd[0] in names else f"lists {odd[0]}, which is not there"
-        raise ConfigurationError(f"{source.where(_LABELS)}: {lacks}; add it, or remove it there")
-    with reading(source.where(_LABELS), "labels are whole numbers"):
-        return as_labels(Path(source.where(_LABELS)), [labels[name] for name in names], len(names))
-
-
-def _labels_by_folder(source: Source, names: Sequence[str]) -> Tensor | None:
-    folders = [name.rpartition("/")[0].partition("/")[0] for name in names]
-    used = set(folders)
-    if used == {""}:
-        return None
-    if "" in used:
-        raise ConfigurationError(
-            f"{source.where(names[0])}: images beside the folders of classes; move them into one of "
-            "these, or remove them"
-        )
-    classes = source.classes()
-    if empty := sorted(set(classes) - used):
-        raise ConfigurationError(f"{source.where(empty[0])}: a class without images; remove it, or fill it")
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[folder] for folder in folders])

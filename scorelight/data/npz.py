@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from scorelight.data.arrays import Arrays
+from scorelight.data.labels import as_labels
+from scorelight.data.memory import check_memory
 from scorelight.data.reading import reading
 from scorelight.errors import ConfigurationError
 
-__all__ = ["as_labels", "npz_shape", "read_npz"]
+__all__ = ["npz_labels", "npz_shape", "read_npz"]
 
-_KEYS = {"images": "labels", "arr_0": "arr_1"}
+_IMAGES, _LABELS = ("images", "arr_0"), ("labels", "arr_1")
+_MAKE_AGAIN = "write it again with numpy.savez(FILE, images=..., labels=...)"
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class _Header(NamedTuple):
+    """What the first bytes of an array say."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def npz_shape(path: Path) -> tuple[int, ...]:
@@ -24,16 +43,19 @@ def npz_shape(path: Path) -> tuple[int, ...]:
     Raises:
         ConfigurationError: If they are not 8-bit images.
     """
-    with (
-        reading(path, _MAKE_AGAIN),
-        path.open("rb") as raw,
-        np.load(raw, allow_pickle=False) as archive,
-        archive.zip.open(f"{_key(path, archive.files)}.npy") as file,
-    ):
-        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        version, _ = np.lib.format.read_magic(file)
-        shape, _, dtype = read[version](file)
-    return _checked(path, shape, dtype)
+    with _opened(path) as (_, headers):
+        return _checked(path, headers[_images_key(path, headers)])
+
+
+def npz_labels(path: Path) -> Tensor | None:
+    """The labels in an .npz alone, shape (N,), if there are any.
+
+    Raises:
+        ConfigurationError: As `read_npz`.
+    """
+    with _opened(path) as (archive, headers):
+        num = _checked(path, headers[_images_key(path, headers)])[0]
+        return _labels(path, archive, headers, num)
 
 
 def read_npz(path: Path) -> Arrays:
@@ -42,33 +64,75 @@ def read_npz(path: Path) -> Arrays:
     The names that ADM uses, ``arr_0`` and ``arr_1``, work as well (Dhariwal & Nichol, 2021).
 
     Raises:
-        ConfigurationError: If it holds anything else, or is corrupted.
+        ConfigurationError: If it holds anything else, is corrupted, or takes more memory than there is.
     """
+    with _opened(path) as (archive, headers):
+        key = _images_key(path, headers)
+        num, channels, height, width = _checked(path, headers[key])
+        labels = _labels(path, archive, headers, num)
+        check_memory(path, 2 * headers[key].num_bytes, "keep the images in a folder or a zip instead")
+        images = torch.from_numpy(archive[key]).reshape(num, height, width, channels)
+    x = images.permute(0, 3, 1, 2).contiguous()
+    return Arrays(x, {} if labels is None else {"label": labels})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[NpzFile, dict[str, _Header]]]:
+    """An .npz, and the headers of its arrays; none of them is decompressed."""
     with (
         reading(path, _MAKE_AGAIN),
         path.open("rb") as file,  # numpy leaves a corrupted file open
         np.load(file, allow_pickle=False) as archive,
     ):
-        key = _key(path, archive.files)
-        images = archive[key]
-        labels = archive[_KEYS[key]] if _KEYS[key] in archive.files else None
-    shape = _checked(path, images.shape, images.dtype)
-    x = torch.from_numpy(images).reshape(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2).contiguous()
-    return Arrays(x, {} if labels is None else {"label": as_labels(path, labels, len(x))})
+        yield archive, {name: _header(archive, name) for name in archive.files}
 
 
-_MAKE_AGAIN = "write it again with numpy.savez(FILE, images=..., labels=...)"
+def _header(archive: NpzFile, name: str) -> _Header:
+    """The header of an array; raises unless the file is as large as it says."""
+    assert archive.zip is not None
+    info = next(i for i in archive.zip.infolist() if i.filename in (f"{name}.npy", name))
+    with archive.zip.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        shape, _, dtype = _READ_HEADER[version](file)
+        header, size = _Header(shape, dtype), info.file_size - file.tell()
+    if not dtype.hasobject and header.num_bytes != size:
+        raise ValueError(f"{name} of shape {shape} takes {header.num_bytes:,} bytes, and {size:,} are there")
+    return header
 
 
-def _key(path: Path, names: list[str]) -> str:
-    for key in _KEYS:
-        if key in names:
-            return key
-    raise ConfigurationError(f"{path}: holds {', '.join(names) or 'nothing'}; images (or arr_0) is needed")
+def _images_key(path: Path, headers: Mapping[str, _Header]) -> str:
+    key = _one_of(path, headers, _IMAGES)
+    if key is None:
+        raise ConfigurationError(
+            f"{path}: holds {', '.join(headers) or 'nothing'}; images (or arr_0) is needed"
+        )
+    return key
 
 
-def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+def _labels(path: Path, archive: NpzFile, headers: Mapping[str, _Header], num: int) -> Tensor | None:
+    key = _one_of(path, headers, _LABELS)
+    if key is not None:
+        check_memory(path, headers[key].num_bytes, f"{key} should hold one number for each of {num:,} images")
+        return as_labels(path, archive[key], num)
+    if other := next((name for name, header in headers.items() if header.shape == (num,)), None):
+        raise ConfigurationError(
+            f"{path}: {other} has one number for each image; if they are labels, name it labels, otherwise "
+            "leave it out"
+        )
+    return None
+
+
+def _one_of(path: Path, headers: Mapping[str, _Header], keys: tuple[str, ...]) -> str | None:
+    """The key that is there, if one is."""
+    found = [key for key in keys if key in headers]
+    if len(found) > 1:
+        raise ConfigurationError(f"{path}: holds both {' and '.join(found)}; leave one out")
+    return found[0] if found else None
+
+
+def _checked(path: Path, header: _Header) -> tuple[int, int, int, int]:
     """(N, C, H, W) of (N, H, W, C) or (N, H, W)."""
+    shape, dtype = header
     if dtype != np.uint8:
         remedy = "(255 * images).round().astype('uint8') if they lie in [0, 1] and none is NaN"
         raise ConfigurationError(f"{path}: images are {dtype}; uint8, 0 to 255, is needed: {remedy}")
@@ -80,20 +144,3 @@ def _checked(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[
     if 0 in shape:
         raise ConfigurationError(f"{path}: holds no image: shape {shape}")
     return num, size[2], size[0], size[1]
-
-
-def as_labels(path: Path, labels: Any, num: int) -> Tensor:
-    """Class labels, shape (num,), int64.
-
-    Raises:
-        ConfigurationError: If they are anything but one non-negative integer for each image.
-    """
-    array = np.asarray(labels)
-    if array.shape != (num,) or array.dtype.kind not in "iu":
-        raise ConfigurationError(
-            f"{path}: labels have shape {array.shape} and type {array.dtype}; {num} whole numbers are "
-            "needed, one for each image"
-        )
-    if array.min() < 0:
-        raise ConfigurationError(f"{path}: a label is {array.min()}; labels start from 0")
-    return torch.from_numpy(array.astype(np.int64))

@@ -30,7 +30,7 @@ _UNREADABLE = (
     ValueError,
     TypeError,  # Pillow on TIFF; a JSON file of another structure
     LookupError,  # Pillow lists it, and struct.error, among what unreadable images raise
-    OverflowError,  # numpy on a shape in the header of an array
+    OverflowError,  # a number that no array has as its size
     SyntaxError,  # Pillow on PNG
     AssertionError,  # torchvision on MNIST
     RuntimeError,  # zipfile on encryption and compression flags; torchvision on MNIST; nested JSON
@@ -67,11 +67,13 @@ def as_path(key: str, value: str | Path) -> Path:
     """An existing file or folder, `~` expanded.
 
     Raises:
-        ConfigurationError: If it does not exist.
+        ConfigurationError: If it does not exist, or is a pipe, a socket or a device, which never ends.
     """
     path = Path(value).expanduser()
     if not path.exists():
         raise ConfigurationError(f"{key}={value}: no such file or folder")
+    if not (path.is_file() or path.is_dir()):
+        raise ConfigurationError(f"{key}={value}: neither a file nor a folder; name one of these")
     return path
 
 

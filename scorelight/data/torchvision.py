@@ -99,6 +99,7 @@ class MNISTDataModule(_PublishedDataModule):
     """
 
     shape = (1, 28, 28)
+    num_classes = 10
     _sizes = (60_000, 10_000)
 
     def __init__(
@@ -145,6 +146,7 @@ class CIFAR10DataModule(_PublishedDataModule):
     """
 
     shape = (3, 32, 32)
+    num_classes = 10
     _sizes = (50_000, 10_000)
 
     def __init__(

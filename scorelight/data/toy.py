@@ -11,11 +11,15 @@ from torch import Tensor
 
 from scorelight.data.arrays import Arrays
 from scorelight.data.base import ArrayDataModule
+from scorelight.data.memory import check_memory
 from scorelight.denoisers.analytic import GaussianMixture
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.rng import hash_seed
 
 __all__ = ["Density", "ToyDataModule", "mixture", "sample"]
+
+_BYTES = 32
+"""Memory that a point takes while it is drawn, in float64 and in float32."""
 
 Density = Literal["eight_gaussians", "two_gaussians", "swiss_roll", "checkerboard", "two_moons"]
 
@@ -67,13 +71,14 @@ class ToyDataModule(ArrayDataModule):
     Args:
         density: Which density.
         num_train: Training points.
-        num_val: Validation points.
+        num_val: Validation points, 0 for none.
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
         seed: Seed of the points; the order of training is that of `seed_everything` as well.
     """
 
     shape = (2,)
+    num_classes = None
 
     def __init__(
         self,
@@ -87,6 +92,10 @@ class ToyDataModule(ArrayDataModule):
         super().__init__(batch_size, val_batch_size, seed)
         if density not in get_args(Density):
             raise ConfigurationError(f"data.density={density!r}; {nearest(density, get_args(Density))}")
+        for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 0)):
+            if value < least:
+                raise ConfigurationError(f"data.{name}={value}: must be at least {least}")
+        check_memory("data", _BYTES * (num_train + num_val), "set data.num_train and data.num_val lower")
         self.density = density
         self.num_train = num_train
         self.num_val = num_val

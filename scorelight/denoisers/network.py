@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorelight.conditions import class_rows, drop_conditions
 from scorelight.denoisers.base import Denoiser, Prediction
 from scorelight.networks.base import ScoreNetwork
 from scorelight.parameterizations import Parameterization
@@ -37,7 +38,12 @@ class NetworkDenoiser(Denoiser):
         self.parameterization = parameterization
 
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """One evaluation of the network, in the network's type; the result has x_t's type."""
+        """One evaluation of the network, in the network's type; the result has x_t's type.
+
+        Raises:
+            ConfigurationError: If a label is no class of the network.
+        """
+        cond = self._with_rows(cond, x_t)
         dtype = next((p.dtype for p in self.network.parameters()), x_t.dtype)
         label = _per_example(self.parameterization.noise_label(level), x_t).to(dtype)
         scaled = x_t * self.parameterization.input_scale(level)
@@ -48,9 +54,16 @@ class NetworkDenoiser(Denoiser):
         return Prediction(x_t, level, output, self.parameterization, (v + 1) / 2)
 
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """Predict with every condition replaced by "none"; see `ScoreNetwork.drop_condition`."""
+        """Predict with every condition replaced by "none"; see `drop_conditions`."""
         drop = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
-        return self.predict(x_t, level, **self.network.drop_condition(cond, drop))
+        return self.predict(x_t, level, **drop_conditions(cond, drop))
+
+    def _with_rows(self, cond: dict[str, Any], x_t: Tensor) -> dict[str, Any]:
+        """The conditions, with the label as the network expects it."""
+        num_classes = getattr(self.network, "num_classes", None)
+        if cond.get("label") is None or not num_classes:
+            return cond
+        return cond | {"label": class_rows(cond["label"], num_classes, x_t)}
 
 
 def _per_example(value: Scalar, x_t: Tensor) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from scorelight.errors import ConfigurationError
 from scorelight.storage.component import Component
 
-__all__ = ["ScoreNetwork"]
+__all__ = ["NumClasses", "ScoreNetwork"]
+
+_MOST_CLASSES = 1_000_000
+
+NumClasses = int | Literal["data"] | None
+"""Number of classes; on the command line also ``data``, which stands for those of the data."""
 
 
 class ScoreNetwork(Component, nn.Module, ABC):
@@ -19,14 +24,21 @@ class ScoreNetwork(Component, nn.Module, ABC):
 
     Args:
         shape: Shape of one example, (D,) or (C, H, W); the command line fills it in from the data.
-        num_classes: Number of classes to condition on, if any.
+        num_classes: Number of classes to condition on, if any; ``data`` on the command line: as many as the
+            data have.
     """
 
-    def __init__(self, shape: Sequence[int], num_classes: int | None = None) -> None:
+    def __init__(self, shape: Sequence[int], num_classes: NumClasses = None) -> None:
         super().__init__()
-        if num_classes is not None and num_classes < 1:
+        if num_classes == "data":
             raise ConfigurationError(
-                f"{type(self).__name__}: num_classes={num_classes}: at least 1; leave it out for none"
+                f"{type(self).__name__}: num_classes='data' is known on the command line alone; give their "
+                "number, such as DATA.num_classes"
+            )
+        if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
+            raise ConfigurationError(
+                f"{type(self).__name__}: num_classes={num_classes}: at least 1 and at most "
+                f"{_MOST_CLASSES:,}; leave it out for none"
             )
         self.shape = tuple(shape)
         self.num_classes = num_classes
@@ -42,18 +54,6 @@ class ScoreNetwork(Component, nn.Module, ABC):
             x: Scaled noisy data, shape (B, *shape).
             noise_label: Label of each example's noise level, shape (B,); log(σ/α) unless the
                 parameterization defines another one.
-            label: Class of each example, shape (B,); ignored without `num_classes`.
+            label: Class of each example, shape (B,), `num_classes` for none; ignored without `num_classes`.
+                `NetworkDenoiser` has checked it.
         """
-
-    def drop_condition(self, cond: Mapping[str, Tensor], drop: Tensor) -> dict[str, Tensor]:
-        """The conditions, replaced by "none" for the examples with `drop`, shape (B,).
-
-        For a ``label``, "none" is the extra class `num_classes`; for any other condition it is zero.
-        """
-
-        def dropped(name: str, value: Tensor) -> Tensor:
-            mask = drop.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
-            none = self.num_classes if name == "label" and self.num_classes else 0
-            return torch.where(mask, torch.full_like(value, none), value)
-
-        return {name: dropped(name, value) for name, value in cond.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scorelight.errors import ConfigurationError
-from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.base import NumClasses, ScoreNetwork
 from scorelight.networks.mlp import MLP
 from scorelight.numerics.autodiff import input_gradients
 
@@ -34,7 +34,7 @@ class Energy(ScoreNetwork):
         self,
         shape: Sequence[int],
         network: Callable[[Sequence[int]], ScoreNetwork] = MLP,
-        num_classes: int | None = None,
+        num_classes: NumClasses = None,
     ) -> None:
         inner = network(shape, **({"num_classes": num_classes} if num_classes else {}))
         super().__init__(shape, inner.num_classes)

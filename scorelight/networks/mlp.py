@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from typing_extensions import override
 
-from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.base import NumClasses, ScoreNetwork
 from scorelight.networks.embeddings import ConditionEmbedding
 
 __all__ = ["MLP"]
@@ -21,7 +21,8 @@ class MLP(ScoreNetwork):
         shape: Shape of one example.
         width: Hidden units.
         depth: Residual layers.
-        num_classes: Number of classes to condition on, if any.
+        num_classes: Number of classes to condition on, if any; ``data`` on the command line: as many as the
+            data have.
         learned_variance: Whether to output the variance of the reverse step too, as a second half.
     """
 
@@ -30,13 +31,13 @@ class MLP(ScoreNetwork):
         shape: Sequence[int],
         width: int = 128,
         depth: int = 3,
-        num_classes: int | None = None,
+        num_classes: NumClasses = None,
         learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
         self.learned_variance = learned_variance
         size = math.prod(shape)
-        self.embed = ConditionEmbedding(width, num_classes)
+        self.embed = ConditionEmbedding(width, self.num_classes)
         self.first = nn.Linear(size, width)
         self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.last = nn.Linear(width, size * (1 + learned_variance))

@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.base import NumClasses, ScoreNetwork
 from scorelight.networks.embeddings import ConditionEmbedding, FourierEmbedding, PositionalEmbedding
 from scorelight.networks.layers import (
     Average,
@@ -225,7 +225,8 @@ class DDPMUNet(_StagedUNet):
         num_blocks: Residual blocks per encoder stage (one more per decoder stage).
         attention_stages: Indices of the stages with self-attention, 0 being full resolution.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
-        num_classes: Number of classes to condition on, if any.
+        num_classes: Number of classes to condition on, if any; ``data`` on the command line: as many as the
+            data have.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
     """
 
@@ -237,14 +238,14 @@ class DDPMUNet(_StagedUNet):
         num_blocks: int = 2,
         attention_stages: Sequence[int] = (1,),
         dropout: float = 0.1,
-        num_classes: int | None = None,
+        num_classes: NumClasses = None,
         learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
         self.learned_variance = learned_variance
         check_images("DDPMUNet", shape, multipliers, num_blocks, attention_stages)
         size = 4 * base_channels
-        embed = ConditionEmbedding(size, num_classes, PositionalEmbedding(base_channels, size))
+        embed = ConditionEmbedding(size, self.num_classes, PositionalEmbedding(base_channels, size))
         factory = _DDPMBlockFactory(size, dropout)
         self._build(embed, factory, base_channels, multipliers, num_blocks, attention_stages)
 
@@ -311,7 +312,8 @@ class NCSNpp(_StagedUNet):
         progressive_input: How the image is added at every stage: as the residual branch of a running sum,
             through a 1x1 convolution, or not at all.
         progressive_output: Whether the output is a sum of images of all resolutions.
-        num_classes: Number of classes to condition on, if any.
+        num_classes: Number of classes to condition on, if any; ``data`` on the command line: as many as the
+            data have.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
     """
 
@@ -327,7 +329,7 @@ class NCSNpp(_StagedUNet):
         fourier_scale: float | None = 16.0,
         progressive_input: Literal["residual", "input_skip", "none"] = "residual",
         progressive_output: bool = False,
-        num_classes: int | None = None,
+        num_classes: NumClasses = None,
         learned_variance: bool = False,
     ) -> None:
         super().__init__(shape, num_classes)
@@ -340,7 +342,7 @@ class NCSNpp(_StagedUNet):
             else FourierEmbedding(base_channels, size, fourier_scale)
         )
         factory = _NCSNppBlockFactory(size, dropout, fir, progressive_input, progressive_output)
-        embed = ConditionEmbedding(size, num_classes, embedding)
+        embed = ConditionEmbedding(size, self.num_classes, embedding)
         self._build(embed, factory, base_channels, multipliers, num_blocks, attention_stages)
 
 

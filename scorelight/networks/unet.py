@@ -11,7 +11,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.base import NumClasses, ScoreNetwork
 from scorelight.networks.embeddings import ConditionEmbedding
 from scorelight.networks.layers import (
     Average,
@@ -40,7 +40,8 @@ class UNet(ScoreNetwork):
         attention_stages: Indices of the stages with self-attention, 0 being full resolution.
         num_heads: Attention heads.
         dropout: Dropout rate inside the residual blocks, 0 to 1.
-        num_classes: Number of classes to condition on, if any.
+        num_classes: Number of classes to condition on, if any; ``data`` on the command line: as many as the
+            data have.
         learned_variance: Whether to output the variance of the reverse step too, as C more channels.
         patch_size: Side of the squares of pixels that become the channels of one pixel at the input, and the
             reverse at the output: 2 makes every stage four times as cheap.
@@ -57,7 +58,7 @@ class UNet(ScoreNetwork):
         attention_stages: Sequence[int] = (1,),
         num_heads: int = 1,
         dropout: float = 0.0,
-        num_classes: int | None = None,
+        num_classes: NumClasses = None,
         learned_variance: bool = False,
         patch_size: int = 1,
         group_size: int = 4,
@@ -70,7 +71,7 @@ class UNet(ScoreNetwork):
         _check_groups(num_heads, group_size, widths)
         heads = [num_heads * (stage in attention_stages) for stage in range(len(widths))]
         block = partial(ResidualBlock, size=size, dropout=dropout, adaptive=True, group_size=group_size)
-        self.embed = ConditionEmbedding(size, num_classes)
+        self.embed = ConditionEmbedding(size, self.num_classes)
         self.first = nn.Conv2d(channels, base_channels, 3, padding=1)
         self.down, skips = _build_encoder(block, widths, heads, num_blocks, base_channels)
         self.middle = nn.ModuleList(block(widths[-1], widths[-1], num_heads=n) for n in (num_heads, 0))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scorelight.batch import Batch
+from scorelight.conditions import check_label_type
 from scorelight.denoisers.analytic import posterior_mean
 from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
@@ -84,6 +85,9 @@ class ExplicitScoreMatching(Objective):
             )
         if cond and "label" not in self.bank.cond:
             raise ConfigurationError("ExplicitScoreMatching: the batch has labels, the training set none")
+        for batch, label in ((noisy.x0, cond.get("label")), (self.bank.x0, self.bank.cond.get("label"))):
+            if cond and label is not None:
+                check_label_type(label, len(batch), "label")
         self.bank = _on(noisy.x_t.device, self.bank)
         labels = (cond["label"], self.bank.cond["label"]) if cond else None
         level = noisy.level

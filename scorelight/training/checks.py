@@ -22,7 +22,9 @@ __all__ = [
     "check_fit",
     "check_seed",
     "check_trainer",
+    "check_validation_examples",
     "require_finite",
+    "require_floating",
 ]
 
 _LEAST = {
@@ -144,13 +146,17 @@ def _flat(settings: Any, key: str = "") -> dict[str, Any]:
     return {name: value for part in flat for name, value in part.items()}
 
 
-def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None:
+def check_fit(trainer: Trainer, dequantize: bool) -> None:
     """Refuse a precision or data that a model cannot be trained with.
 
+    Args:
+        trainer: A trainer that has been given the data.
+        dequantize: Whether the model dequantises them.
+
     Raises:
-        ConfigurationError: If weights are to be trained in 16 bits, data without grey levels dequantised, or
-            fewer validation examples than processes given.
+        ConfigurationError: If weights are to be trained in 16 bits, or data without grey levels dequantised.
     """
+    stage, data = trainer.state.fn, getattr(trainer, "datamodule", None)
     if stage == "fit":
         check_trainer(lambda name: getattr(trainer, name, None))
     if stage == "fit" and trainer.precision in ("bf16-true", "16-true"):
@@ -163,13 +169,34 @@ def check_fit(trainer: Trainer, stage: str, data: Any, dequantize: bool) -> None
             f"model.dequantize=true: {type(data).__name__} does not state its number of grey levels "
             "(num_bins); leave it out for data that are not quantised"
         )
-    if stage in ("fit", "validate") and hasattr(data, "examples"):
+
+
+def check_validation_examples(trainer: Trainer) -> None:
+    """Refuse a data module, which is set up, with fewer validation examples than processes.
+
+    Raises:
+        ConfigurationError: Naming both numbers.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if trainer.state.fn in ("fit", "validate") and hasattr(data, "examples"):
         number, processes = len(data.examples("val")), trainer.world_size
         if 0 < number < processes:
             raise ConfigurationError(
                 f"data: {number} validation examples for {processes} processes, each of which needs one; use "
                 "more examples or fewer devices"
             )
+
+
+def require_floating(x0: Tensor) -> None:
+    """Refuse examples that are whole numbers, such as images that nobody has scaled.
+
+    Raises:
+        ConfigurationError: If they are no floating-point numbers.
+    """
+    if not x0.is_floating_point():
+        raise ConfigurationError(
+            f"a batch of the data has x0 of type {x0.dtype}; give floating-point numbers, images in [-1, 1]"
+        )
 
 
 def require_finite(module: LightningModule, loss: Loss, mean: Tensor) -> Tensor:

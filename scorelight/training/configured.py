@@ -111,8 +111,9 @@ def described_settings(
     Raises:
         ConfigurationError: If there are none, or if they describe what may not be built.
     """
-    settings = checkpoint.get("hyper_parameters")
-    if not isinstance(settings, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+    settings, state = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not isinstance(settings, dict) or not named:
         raise ConfigurationError(f"{source} is not a checkpoint of scorelight")
     entry = {name: settings[name] for name in INSTANTIATOR if name in settings}
     if entry not in ({}, INSTANTIATOR):

@@ -33,6 +33,7 @@ __all__ = [
     "child_processes",
     "cluster_environment",
     "count_epoch_on_resume",
+    "given_loader",
     "instantiator_entry",
     "is_accumulating",
     "leave_signals_to_others",
@@ -200,6 +201,13 @@ def cluster_environment(trainer: Trainer) -> ClusterEnvironment | None:
     connector = _require(trainer, "_accelerator_connector")
     environment: ClusterEnvironment | None = _require(connector, "cluster_environment")
     return environment
+
+
+def given_loader(trainer: Trainer) -> Any:
+    """What `Trainer.fit` was given as `train_dataloaders`; None without."""
+    source = _require(trainer.fit_loop, "_data_source")
+    _require(source, "is_module")
+    return None if source.is_module() else source.instance
 
 
 def attached_trainer(module: LightningModule) -> Trainer | None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 from torchmetrics import MeanMetric
 
 from scorelight.batch import Seeds, as_batch, with_indices
+from scorelight.conditions import drop_conditions
 from scorelight.data.access import examples_of
 from scorelight.data.loaders import global_seed
 from scorelight.denoisers.base import Denoiser, MakeWrapper, wrap
@@ -27,7 +28,14 @@ from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
 from scorelight.training.accumulation import MicroBatches
-from scorelight.training.checks import check_checkpoint, check_compatible, check_fit, require_finite
+from scorelight.training.checks import (
+    check_checkpoint,
+    check_compatible,
+    check_fit,
+    require_finite,
+    require_floating,
+)
+from scorelight.training.class_check import check_classes_of_data, check_stated_classes
 from scorelight.training.configured import ConfiguredModule
 from scorelight.training.ema import ExponentialMovingAverage
 from scorelight.training.lightning_private import INSTANTIATOR, accumulate_by_epoch, attached_trainer
@@ -100,14 +108,22 @@ class ScoreModule(ConfiguredModule):
         self.micro_batches = MicroBatches()
         self.val_loss = MeanMetric()
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Check the run: in the first of Lightning's hooks, before a logger or a callback writes anything."""
+        check_fit(self.trainer, self.dequantize)
+        check_stated_classes(self.trainer, self.num_classes)
+        return []
+
     def setup(self, stage: str) -> None:
-        """Compile the network; check the run; let the objective see the training set, if it wants to."""
+        """Compile the network; check the data; let the objective see the training set, if it wants to."""
         super().setup(stage)
         if self.compile_network:
             for denoiser in (self.denoiser, self.ema.denoiser):
                 denoiser.network.compile()  # in place: the names of the weights stay
         data = getattr(self.trainer, "datamodule", None)
-        check_fit(self.trainer, stage, data, self.dequantize)
+        check_validation_examples(self.trainer)
+        if stage == "fit":
+            check_classes_of_data(data, self.num_classes)
         if data is not None and stage in ("fit", "validate"):
             self.objective.prepare(lambda: examples_of(data, "train").augmented())
 
@@ -126,6 +142,13 @@ class ScoreModule(ConfiguredModule):
         """Leave the trainer as it was."""
         accumulate_by_epoch(self.trainer)
 
+    def on_fit_end(self) -> None:
+        """Refuse data without a batch, of which Lightning makes no step and an apparent success."""
+        if self.trainer.num_training_batches == 0 and self.trainer.limit_train_batches:
+            raise ConfigurationError(
+                "the training data give no batch, so that nothing was trained; add examples"
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
         self.micro_batches.begin(self.trainer, batch_idx)
@@ -135,10 +158,11 @@ class ScoreModule(ConfiguredModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss; times and noise depend on (seed, step, micro-batch, place in the global batch) alone."""
         x0, cond, _ = as_batch(batch)
+        require_floating(x0)
         generator = module_generator(self, self.seed, self.micro_batches.index, x0.device)
         if self.condition_dropout:
             drop = rand(len(x0), generator, x0.device) < self.condition_dropout
-            cond = self.denoiser.network.drop_condition(cond, drop)
+            cond = drop_conditions(cond, drop)
         x0 = dequantize(self.trainer, x0, generator) if self.dequantize else x0
         loss = self.objective(self.denoiser, x0, generator=generator, **cond)
         mean: Tensor = loss.value.mean()

@@ -52,3 +52,17 @@ def test_training_and_validation_points_differ():
 def test_an_unknown_density_is_named_with_those_that_there_are():
     with pytest.raises(ConfigurationError, match=r"'two_moon'.*did you mean 'two_moons'.*swiss_roll"):
         ToyDataModule("two_moon")
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"num_train": 0}, {"num_train": -5}, {"num_val": -1}, {"num_train": 10**14}]
+)
+def test_numbers_of_points_that_cannot_be_are_refused(numbers):
+    with pytest.raises(ConfigurationError, match=r"num_train|num_val"):
+        ToyDataModule(**numbers)
+
+
+def test_there_may_be_no_validation_points():
+    data = ToyDataModule(num_train=8, num_val=0)
+    data.setup("fit")
+    assert len(data.train) == 8 and len(data.val) == 0

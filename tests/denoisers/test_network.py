@@ -27,6 +27,7 @@ from scorelight import (
     VPrediction,
     log_likelihood,
 )
+from scorelight.conditions import NO_CLASS
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -225,9 +226,9 @@ def test_the_unconditional_prediction_is_that_of_the_class_none(floats, generato
     denoiser = NetworkDenoiser(net, process, Epsilon())
     x_t, t = torch.randn(4, 3, 2, dtype=D, generator=generator), torch.full((4,), 0.3, dtype=D)
     level = process.grid_levels(t)[0] if floats else process.at(t, like=x_t)
-    labels = torch.tensor([0, 1, 4, 5])
+    labels = torch.tensor([0, 1, 4, NO_CLASS])
     without = denoiser.unconditional(x_t, level, label=labels).output
-    assert torch.equal(without, denoiser.predict(x_t, level, label=torch.full((4,), 5)).output)
+    assert torch.equal(without, denoiser.predict(x_t, level, label=torch.full((4,), NO_CLASS)).output)
     assert torch.equal(without, denoiser.unconditional(x_t, level).output)
     differs = (without != denoiser.predict(x_t, level, label=labels).output).flatten(1).any(1)
     assert differs.tolist() == [True, True, True, False]

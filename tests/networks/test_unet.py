@@ -235,6 +235,7 @@ def test_shapes_that_are_not_images_raise(shape):
         ({"multipliers": ()}, r"multipliers=\[\]: one or more"),
         ({"multipliers": (1, -1)}, r"multipliers=\[1, -1\]: .*at least 1"),
         ({"num_classes": -1}, "UNet: num_classes=-1: at least 1"),
+        ({"num_classes": 10**9}, "UNet: num_classes=1000000000: at least 1 and at most 1,000,000"),
     ],
     ids=str,
 )

@@ -261,8 +261,9 @@ DATA = {
 @pytest.mark.parametrize("which", DATA)
 def test_the_bank_is_the_training_set_as_the_model_sees_it(which, make_module, make_trainer):
     data, shape = DATA[which](), (1, 8, 8) if which == "digits" else (2,)
-    network = MLP(shape, width=16, depth=1, num_classes=10)
-    module = make_module(network=network, objective=ExplicitScoreMatching(), condition_dropout=0.5)
+    classes = {"digits": 10, "foreign with labels": int(LABELS.max()) + 1}.get(which)
+    network, rate = MLP(shape, width=16, depth=1, num_classes=classes), 0.5 if classes else 0.0
+    module = make_module(network=network, objective=ExplicitScoreMatching(), condition_dropout=rate)
     trainer = make_trainer(max_steps=2)
     trainer.fit(module, data)
     bank = module.objective.bank
@@ -287,6 +288,20 @@ def test_validation_alone_takes_the_bank_too_and_measures_against_the_training_s
         module.ema.denoiser, data.val.x, generator=per_example_generators(module.seed, range(13))
     )
     assert result["val/loss"] == pytest.approx(loss.value.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "label", [LABELS[:, None], LABELS.float(), LABELS > 0], ids=["column", "float", "bool"]
+)
+@pytest.mark.parametrize("place", ["batch", "bank"])
+def test_labels_of_another_shape_or_type_are_compared_with_nothing(label, place):
+    x0 = BANK.float()
+    labels = {"batch": LABELS, "bank": LABELS} | {place: label}
+    objective = ExplicitScoreMatching()
+    objective.prepare(lambda: Batch(x0, {"label": labels["bank"]}))
+    denoiser = NetworkDenoiser(MLP((2,), 8, 1), VPSDE(), Epsilon())
+    with pytest.raises(ConfigurationError, match="one whole number for each example"):
+        objective(denoiser, x0, label=labels["batch"])
 
 
 def test_bare_loaders_have_no_bank_to_give(make_module, make_trainer):

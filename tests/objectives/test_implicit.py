@@ -34,6 +34,7 @@ from scorelight import (
     UniformWeighting,
     VPrediction,
 )
+from scorelight.conditions import NO_CLASS
 from scorelight.objectives import base, implicit
 from scorelight.rng import per_example_generators
 
@@ -396,7 +397,7 @@ MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_u_net_with_attention_is_validated_with_the_values_of_training(make, mode, dropout):
     denoiser = unet(attention_stages=(0, 1), dropout=dropout, num_classes=3).eval()
-    x0, label = data(3, (1, 4, 4), torch.float32), torch.tensor([0, 2, 3])
+    x0, label = data(3, (1, 4, 4), torch.float32), torch.tensor([0, 2, NO_CLASS])
     expected = make()(denoiser, x0, generator=per_example_generators(0, range(3)), label=label)
     assert expected.value.requires_grad
     with mode():
@@ -411,7 +412,7 @@ def test_a_u_net_with_attention_is_validated_with_the_values_of_training(make, m
 @every_objective
 def test_a_u_net_with_attention_and_dropout_is_trained(make):
     denoiser = unet(attention_stages=(0, 1), dropout=0.3, num_classes=3).train()
-    label = torch.tensor([0, 2, 3])
+    label = torch.tensor([0, 2, NO_CLASS])
     make()(denoiser, data(3, (1, 4, 4), torch.float32), label=label).value.mean().backward()
     for name, p in denoiser.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
@@ -434,10 +435,10 @@ def test_one_mask_of_dropout_serves_the_score_and_its_derivative():
 
 @every_objective
 def test_conditions_reach_the_network(make):
-    denoiser, x0, label = network((3,), num_classes=4), data(5, (3,)), torch.tensor([0, 1, 2, 3, 4])
+    denoiser, x0, label = network((3,), num_classes=4), data(5, (3,)), torch.tensor([0, 1, 2, 3, 3])
     ask = lambda cond: make()(denoiser, x0, generator=per_example_generators(0, range(5)), **cond).value  # noqa: E731
     assert (ask({"label": label}) - ask({"label": (label + 1) % 4})).abs().min() > 1e-6
-    assert torch.equal(ask({"label": torch.full((5,), 4)}), ask({}))
+    assert torch.equal(ask({"label": torch.full((5,), NO_CLASS)}), ask({}))
 
 
 class Weighted(TimeSampler):

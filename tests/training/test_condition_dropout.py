@@ -24,6 +24,7 @@ from scorelight import (
     VariationalBound,
 )
 from scorelight.batch import Batch
+from scorelight.conditions import NO_CLASS, drop_conditions
 from scorelight.rng import hash_seed, rand
 
 CLASSES, B = 10, 400
@@ -100,15 +101,16 @@ def test_the_share_of_the_labels_that_are_dropped_becomes_no_class_and_the_batch
     x0, cond, asked = one_step(make_module, make_trainer, objective, rate)
     original, label = points()
     assert torch.equal(x0, original) and cond.keys() == {"label"}
-    dropped = cond["label"] == CLASSES
+    dropped = cond["label"] == NO_CLASS
     assert torch.equal(cond["label"][~dropped], label[~dropped])
     assert abs(dropped.double().mean() - rate) <= 5 * math.sqrt(rate * (1 - rate) / B)
-    assert asked and all(torch.equal(given, cond["label"]) for given in asked)
+    rows = cond["label"].where(~dropped, CLASSES)
+    assert asked and all(torch.equal(given, rows) for given in asked)
 
 
 def test_examples_are_dropped_independently_of_their_place_and_their_class(make_module, make_trainer):
     _, cond, _ = one_step(make_module, make_trainer, EpsilonPrediction, 0.5)
-    dropped, label = (cond["label"] == CLASSES).double(), points()[1]
+    dropped, label = (cond["label"] == NO_CLASS).double(), points()[1]
     for group in (label < 5, label >= 5, torch.arange(B) < 200, torch.arange(B) % 2 == 0):
         assert abs(dropped[group].mean() - 0.5) < 5 * 0.5 / math.sqrt(group.sum())
     runs = (dropped[1:] != dropped[:-1]).double().mean()
@@ -119,7 +121,7 @@ def test_each_step_drops_others_and_a_run_of_the_same_seed_the_same(make_module,
     def run():
         made, seen = EpsilonPrediction(), []
         made.register_forward_pre_hook(
-            lambda _, args, cond: seen.append(cond["label"] == CLASSES), with_kwargs=True
+            lambda _, args, cond: seen.append(cond["label"] == NO_CLASS), with_kwargs=True
         )
         network = MLP((2,), 8, 1, num_classes=CLASSES)
         module = make_module(network=network, objective=made, condition_dropout=0.5, seed=3)
@@ -175,12 +177,12 @@ def test_with_everything_dropped_only_no_class_is_trained(make_module, make_trai
 
 
 def test_a_dropped_label_is_the_same_to_the_network_as_none(make_module):
-    network = make_module(network=MLP((2,), 8, 1, num_classes=CLASSES)).denoiser.network
-    torch.nn.init.normal_(network.last.weight)
-    x, level = torch.randn(5, 2), torch.randn(5)
-    cond = network.drop_condition({"label": torch.arange(5)}, torch.ones(5, dtype=torch.bool))
-    assert torch.equal(network(x, level, **cond), network(x, level))
-    assert not torch.equal(network(x, level, torch.arange(5)), network(x, level))
+    denoiser = make_module(network=MLP((2,), 8, 1, num_classes=CLASSES)).denoiser
+    torch.nn.init.normal_(denoiser.network.last.weight)
+    x, t = torch.randn(5, 2), torch.rand(5)
+    cond = drop_conditions({"label": torch.arange(5)}, torch.ones(5, dtype=torch.bool))
+    assert torch.equal(denoiser(x, t, **cond).output, denoiser(x, t).output)
+    assert not torch.equal(denoiser(x, t, label=torch.arange(5)).output, denoiser(x, t).output)
 
 
 def test_the_average_is_validated_with_every_label_kept(make_module, make_trainer):
@@ -192,10 +194,10 @@ def test_the_average_is_validated_with_every_label_kept(make_module, make_traine
 
 
 def test_other_conditions_are_dropped_to_zeros_with_the_label_and_of_any_shape():
-    network, drop = MLP((2,), 8, 1, num_classes=CLASSES), torch.tensor([True, False, True])
+    drop = torch.tensor([True, False, True])
     cond = {"label": torch.tensor([1, 2, 3]), "image": torch.ones(3, 2, 4, 4), "angle": torch.ones(3)}
-    found = network.drop_condition(cond, drop)
-    assert found["label"].tolist() == [CLASSES, 2, CLASSES]
+    found = drop_conditions(cond, drop)
+    assert found["label"].tolist() == [NO_CLASS, 2, NO_CLASS]
     assert found["angle"].tolist() == [0, 1, 0]
     assert found["image"].flatten(1).sum(1).tolist() == [0, 32, 0]
     assert cond["label"].tolist() == [1, 2, 3] and found["image"].dtype == torch.float32

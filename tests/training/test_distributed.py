@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 import warnings; warnings.simplefilter("ignore")
 from lightning.pytorch import Callback, Trainer, seed_everything
 from scorelight import *
+from scorelight.data import Arrays
 
 world, folder = int(sys.argv[1]), sys.argv[2]
 
@@ -54,7 +55,11 @@ seed_everything(0)
 objective = EpsilonPrediction(StratifiedTime()) if sys.argv[3] == "fit-stratified" else EpsilonPrediction()
 module = ScoreModule(MLP((2,), 16, 1, num_classes=3), VPSDE(), Epsilon(), objective, DDIM(8, eta=1.0),
                      optimizer=functools.partial(torch.optim.Adam, lr=1e-2), condition_dropout=0.5)
-data = ToyDataModule(num_train=64, num_val=13, batch_size=24 // world, val_batch_size=4)
+class Labelled(ToyDataModule):
+    num_classes = 3
+    def arrays(self):
+        return tuple(Arrays(a.x, {"label": torch.arange(len(a)) % 3}) for a in super().arrays())
+data = Labelled(num_train=64, num_val=13, batch_size=24 // world, val_batch_size=4)
 if sys.argv[3].startswith("fit"):
     trainer(max_steps=12, callbacks=[Spy(), Report()]).fit(module, data)
 if sys.argv[3] == "validate":

@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed as dist
+from torch.utils.data import DataLoader
 
 from scorelight import ScoreModule, ToyDataModule
 from scorelight.training import lightning_private
@@ -35,6 +36,7 @@ from scorelight.training.lightning_private import (
     child_processes,
     cluster_environment,
     count_epoch_on_resume,
+    given_loader,
     instantiator_entry,
     is_accumulating,
     leave_signals_to_others,
@@ -227,6 +229,19 @@ def automatic(trainer):
 
 
 # name: who has it, and the function that needs it; both are given the trainer
+def test_the_given_loader_is_what_fit_was_given_and_no_data_module(make_module, make_trainer):
+    loader, seen = DataLoader(torch.randn(16, 2), 8), []
+
+    class Asks(Callback):
+        def setup(self, trainer, pl_module, stage):
+            seen.append(given_loader(trainer))
+
+    for data in (loader, ToyDataModule(num_train=16, num_val=8, batch_size=8)):
+        val = loader if data is loader else None
+        make_trainer(max_steps=1, callbacks=[Asks()]).fit(make_module(), data, val)
+    assert seen == [loader, None]
+
+
 NAMES = {
     "_signal_connector": (lambda t: t, stop_after_step),
     "received_sigterm": (lambda t: t._signal_connector, stop_after_step),
@@ -244,6 +259,8 @@ NAMES = {
     "epoch_progress": (lambda t: t.fit_loop, count_epoch_on_resume),
     "_accelerator_connector": (lambda t: t, cluster_environment),
     "cluster_environment": (lambda t: t._accelerator_connector, cluster_environment),
+    "_data_source": (lambda t: t.fit_loop, given_loader),
+    "is_module": (lambda t: type(t.fit_loop._data_source), given_loader),
     "_trainer": (lambda t: t.lightning_module, lambda t: attached_trainer(t.lightning_module)),
     "_optimizer_handles_unscaling": (lambda t: amp, lambda t: allow_gradient_clipping(t.optimizers[0])),
     "instantiate_module": (lambda t: lightning_cli, lambda t: instantiator_entry()),
