@@ -32,6 +32,7 @@ from scorelight.training.checks import (
     check_checkpoint,
     check_compatible,
     check_fit,
+    check_validation_examples,
     require_finite,
     require_floating,
 )
