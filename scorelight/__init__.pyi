@@ -64,6 +64,9 @@ from .errors import (
     ConfigurationError as ConfigurationError,
 )
 from .errors import (
+    SamplingError as SamplingError,
+)
+from .errors import (
     SolverError as SolverError,
 )
 from .errors import (

@@ -102,7 +102,7 @@ def write_archive(store: ShardStore, num: int, folder: Path, seed: int, num_show
         num_shown: Samples in the picture at most.
 
     Raises:
-        ConfigurationError: If a sample is missing.
+        ConfigurationError: If a sample is missing, or is NaN or infinite; nothing is written then.
     """
     rows = store.merged(num)
     x = rows["x"]
@@ -110,6 +110,7 @@ def write_archive(store: ShardStore, num: int, folder: Path, seed: int, num_show
     if "label" in rows:
         arrays["labels"] = rows["label"]
     numpy_arrays = {name: value.numpy() for name, value in arrays.items()}
+    picture = grid(x if x.ndim == 2 else x[:num_shown])
     write_npz(folder / "samples.npz", {"seed": np.int64(seed), **numpy_arrays})
-    save(grid(x if x.ndim == 2 else x[:num_shown]), folder / "samples.png")
+    save(picture, folder / "samples.png")
     store.clear()

@@ -30,10 +30,11 @@ from scorelight.evaluation.callbacks import FIDCallback, NLLCallback
 from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.reference import reference_set
-from scorelight.evaluation.samples import SampleSource, quantize
+from scorelight.evaluation.samples import SampleSource, quantize, write_archive
 from scorelight.images import grid, to_uint8
 from scorelight.metrics import Features, FeatureSet, FrechetDistance
 from scorelight.metrics.base import LikelihoodMetric, numbers_of
+from scorelight.storage.shards import ShardStore
 from scorelight.training.checkpointing import RollingCheckpoint
 
 
@@ -140,6 +141,16 @@ def test_training_stops_with_a_checkpoint_of_the_step_from_which_it_resumes_bit_
     assert later == {step: loss for step, loss in losses.items() if step > 4}
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 4, 4)])
+def test_an_archive_of_nan_is_not_written(tmp_path, shape):
+    """Whatever drew it, such as a sampler of somebody's own that is a path of its own."""
+    store = ShardStore(tmp_path / "parts")
+    store.write(torch.arange(3), x=torch.full((3, *shape), math.nan))
+    with pytest.raises(ConfigurationError, match="3 of 3 examples"):
+        write_archive(store, 3, tmp_path, 0)
+    assert not list(tmp_path.glob("samples.*"))
 
 
 def test_pictures_and_grey_levels_of_nan_are_refused(tmp_path):
