@@ -38,8 +38,8 @@ def drop_conditions(cond: Mapping[str, Any], drop: Tensor) -> dict[str, Any]:
 def class_rows(label: Any, num_classes: int, x: Tensor) -> Tensor:
     """Rows of an embedding of num_classes + 1 rows, the last of them for no class; shape (B,), int64.
 
-    On a GPU, where reading a label would wait for all that runs, a label that is no class becomes −1, at
-    which the embedding stops the program.
+    On CUDA, where reading a label would wait for all that runs, a label that is no class becomes −1, at which
+    the embedding stops the program.
 
     Args:
         label: Classes 0 to num_classes − 1, or `NO_CLASS`, shape (B,); or one for all examples.
@@ -55,7 +55,7 @@ def class_rows(label: Any, num_classes: int, x: Tensor) -> Tensor:
     check_label_type(label, len(x), "label")
     label = label.long()
     none, known = label == NO_CLASS, (label >= 0) & (label < num_classes)
-    if label.device.type == "cpu" and not (none | known).all():
+    if label.device.type != "cuda" and not (none | known).all():
         _refuse(label[~(none | known)], num_classes, "label")
     return torch.where(none, num_classes, torch.where(known, label, -1))
 

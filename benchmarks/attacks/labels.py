@@ -1,5 +1,8 @@
 """Numbers of classes and labels: of data, on the command line, and given by hand."""
 
+import logging
+import warnings
+
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
@@ -94,6 +97,8 @@ def trained(data, num_classes, dropout):
 
 def odd_labels(number, rng):
     """Labels that are no classes, and some that are, from five kinds of data, with dropout and without."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     wrong = []
     for _ in range(number):
         make, which = rng.choice([tensors, items, Own, Foreign, Hooked]), rng.choice([*LABELS])

@@ -26,8 +26,8 @@ def labels_of(source: Source, files: Sequence[str]) -> Tensor | None:
 
     Folders around all images say nothing and are passed over. In the folder that is left, or around it, there
     may be a ``dataset.json`` as StyleGAN and EDM have it (Karras et al., 2022):
-    ``{"labels": [[name, label], ...]}``, with names relative to its folder. Otherwise the folders in it are
-    the classes, counted from 0 in sorted order.
+    ``{"labels": [[name, label], ...]}``, with names relative to its folder or to the top. Otherwise the
+    folders in it are the classes, counted from 0 in sorted order.
 
     Args:
         source: Where the images are.
@@ -68,13 +68,15 @@ def _listed_labels(source: Source, names: Sequence[str], file: str) -> Tensor | 
             raise ConfigurationError(f"{where}: has no labels; {_FORM}")
         if content["labels"] is None:
             return None
-        pairs = [(_folder(file) + clean_name(str(name)), label) for name, label in content["labels"]]
+        pairs = [(clean_name(str(name)), label) for name, label in content["labels"]]
+    base, known = _folder(file), set(names)
+    pairs = [(base + name if base + name in known else name, label) for name, label in pairs]
     labels = dict(pairs)
     if len(labels) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ConfigurationError(f"{where}: lists {twice} twice; remove one")
-    if odd := sorted(labels.keys() ^ set(names)):
-        lacks = f"has no label for {odd[0]}" if odd[0] in names else f"lists {odd[0]}, which is not there"
+    if odd := sorted(labels.keys() ^ known):
+        lacks = f"has no label for {odd[0]}" if odd[0] in known else f"lists {odd[0]}, which is not there"
         raise ConfigurationError(f"{where}: {lacks}; add it, or remove it there")
     with reading(where, "labels are whole numbers"):
         return as_labels(where, [labels[name] for name in names], len(names))

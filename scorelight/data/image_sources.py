@@ -102,26 +102,27 @@ class Folder(Source):
 
     def files(self) -> Iterator[str]:
         """Names of the images and of the lists of labels; only as many folders are read as needed."""
-        self._paths, seen, waiting = {}, set(), [str(self.path)]
+        self._paths, seen = {}, set()
+        waiting = [("", str(self.path))]
         while waiting:
-            folder = waiting.pop()
-            status = os.stat(folder)
+            base, folder = waiting.pop()
+            with reading(folder, "check its permissions"):
+                status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
             below = []
-            for entry in _entries(folder):
-                name = clean_name(os.path.relpath(entry.path, self.path))
-                if entry.is_dir():
-                    below += [] if self._leads_back(entry) else [entry.path]
+            for name, entry in _entries(folder):
+                if _is_folder(entry):
+                    below += [] if self._leads_back(entry) else [(f"{base}{name}/", entry.path)]
                 elif is_image(name) or is_label_list(name):
-                    self._add(name, entry)
-                    yield name
+                    self._add(base + name, entry)
+                    yield base + name
             waiting += reversed(below)
 
     def folders(self, base: str) -> list[str]:
         """Names of the folders in a folder, sorted."""
-        return [clean_name(entry.name) for entry in _entries(str(self.path / base)) if entry.is_dir()]
+        return [name for name, entry in _entries(str(self.path / base)) if _is_folder(entry)]
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file."""
@@ -144,7 +145,7 @@ class Folder(Source):
     def _add(self, name: str, entry: os.DirEntry[str]) -> None:
         if name in self._paths:
             self._refuse_second(name)
-        if not entry.is_file():
+        if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry)):
             raise ConfigurationError(
                 f"{entry.path}: is no file, but a broken link, a pipe, a socket or a device; remove it"
             )
@@ -214,13 +215,19 @@ class Zip(Source):
         return {name: found[name] for name in sorted(found, key=lambda name: ("/" in name, name))}
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden, sorted by its clean name."""
+def _entries(folder: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """What is in a folder and not hidden, with its clean name and sorted by it."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if _shown(e.name)), key=lambda e: clean_name(e.name))
+            found = [(clean_name(entry.name), entry) for entry in entries if _shown(entry.name)]
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be read: {error.strerror}") from error
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link to itself is none."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))
 
 
 def _shown(name: str) -> bool:

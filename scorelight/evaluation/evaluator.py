@@ -124,11 +124,16 @@ class Evaluator:
         return [numbers[position] for numbers in self._sample_numbers]
 
     def require_examples(self, metric: LikelihoodMetric) -> None:
-        """Note that the metric will ask for `example_values`, and check that there are examples."""
+        """Note that the metric will ask for `example_values`, and check that there are examples for it."""
+        name, data = type(metric).__name__, type(self.data).__name__
         if not len(self._validation):
             raise ConfigurationError(
-                f"{type(metric).__name__}: {type(self.data).__name__} has no validation examples; "
-                "give it some, or leave the metric out"
+                f"{name}: {data} has no validation examples; give it some, or leave the metric out"
+            )
+        if self.source.labels and "label" not in self._validation.first(1).cond:
+            raise ConfigurationError(
+                f"{name}: the model has classes, and {data} has no labels; name data with labels, or leave "
+                "the metric out"
             )
 
     def example_values(self, metric: LikelihoodMetric) -> list[dict[str, Tensor]]:

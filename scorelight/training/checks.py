@@ -58,7 +58,7 @@ def check_compatible(
     if condition_dropout and not network.num_classes:
         raise ConfigurationError(
             f"condition_dropout={condition_dropout}: the network has no condition; "
-            "set model.network.num_classes"
+            "set model.network.num_classes, on the command line to data for those of the data"
         )
     objective.check(process, network)
     sampler.levels(process)

@@ -41,13 +41,13 @@ def check_stated_classes(trainer: Trainer, num_classes: int | None) -> None:
         ConfigurationError: If they are not those of the network.
     """
     data: Any = getattr(trainer, "datamodule", None)
-    if not num_classes:
+    if not num_classes or trainer.state.fn not in ("fit", "validate"):
         return
     if data is None:
         _check("the training set", _labels_of_loader(given_loader(trainer)), num_classes)
     elif hasattr(data, "num_classes"):
         _check_number(type(data).__name__, data.num_classes, num_classes)
-    elif not any(is_overridden(hook, data) for hook in ("prepare_data", "setup")):
+    elif trainer.state.fn == "fit" and not any(is_overridden(h, data) for h in ("prepare_data", "setup")):
         check_classes_of_data(data, num_classes)
 
 

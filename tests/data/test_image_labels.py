@@ -70,6 +70,12 @@ def test_however_dataset_json_spells_names_they_are_those_of_the_images(form, sp
     assert content(loaded(write(tmp_path, form, files))) == labelled(LISTED)
 
 
+def test_names_in_a_list_one_folder_down_may_be_those_from_the_top(tmp_path):
+    names = [f"photos/{name}" for name in NAMES]
+    path = write(tmp_path, "zip", images("photos/") | {"photos/dataset.json": dataset(names)})
+    assert content(loaded(path)) == labelled(LISTED)
+
+
 def test_a_byte_order_mark_and_capitals_in_its_name_hide_no_labels(tmp_path):
     files = images() | {"Dataset.JSON": b"\xef\xbb\xbf" + dataset().encode()}
     assert content(loaded(write(tmp_path, "folder", files))) == labelled(LISTED)

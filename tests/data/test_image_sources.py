@@ -87,12 +87,16 @@ def broken_link(path):
     path.symlink_to("nowhere.png")
 
 
+def link_to_itself(path):
+    path.symlink_to(path.name)
+
+
 def link_to_a_device(path):
     path.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize("name", ["x.png", "dataset.json"])
-@pytest.mark.parametrize("make", [fifo, listening, broken_link, link_to_a_device])
+@pytest.mark.parametrize("make", [fifo, listening, broken_link, link_to_itself, link_to_a_device])
 def test_what_is_no_file_is_refused_and_not_waited_for(make, name, tree, monkeypatch):
     monkeypatch.chdir(tree)
     make(tree / "cat" / name)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from scorelight import (
     DDIM,
+    MLP,
     VPSDE,
     X0,
     AnalyticDenoiser,
@@ -403,6 +404,18 @@ def test_what_a_data_module_lacks_is_named_before_samples_are_drawn(make_module,
 def test_without_validation_examples_likelihoods_are_refused(make_module, tmp_path, context, drawn):
     job = evaluator(make_module(), ToyDataModule(num_val=0), tmp_path, context)
     with pytest.raises(ConfigurationError, match="NegativeLogLikelihood: ToyDataModule has no validation"):
+        job.run([FrechetDistance(), NegativeLogLikelihood()])
+    assert not drawn
+
+
+def test_a_model_with_classes_has_no_likelihood_of_examples_without_labels(
+    make_module, tmp_path, context, drawn
+):
+    module = make_module(network=MLP((2,), 16, 1, num_classes=3))
+    job = evaluator(module, ToyDataModule(num_val=4), tmp_path, context)
+    with pytest.raises(
+        ConfigurationError, match=r"NegativeLogLikelihood: .* has classes, and Toy.* no labels"
+    ):
         job.run([FrechetDistance(), NegativeLogLikelihood()])
     assert not drawn
 
