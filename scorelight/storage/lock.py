@@ -13,17 +13,35 @@ from filelock import FileLock, Timeout
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["exclusive"]
+__all__ = ["exclusive", "try_lock"]
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
+def try_lock(file: Path) -> FileLock | None:
+    """A lock of the system's on a file, which is created and stays; None if another process has it.
+
+    It ends with the process, however that ends. A file system without locks gives a warning, and no
+    protection.
+    """
+    lock = FileLock(file, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{file.parent}: its file system has no locks; start no other command that writes there",
+            stacklevel=2,
+        )
+    return lock
+
+
 @contextmanager
 def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
-    """A block in which no other process is in a block of the same file or folder.
-
-    The lock is the system's, on an empty hidden file beside the path, which stays: it ends with the process,
-    however that ends. A file system without locks gives a warning, and no protection.
+    """A block in which no other process is in a block of the same file or folder; see `try_lock`.
 
     Args:
         path: The file or folder that is written to; the folder above it is created.
@@ -33,28 +51,17 @@ def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
         ConfigurationError: If another process is in such a block, unless `wait` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        _acquire(lock, path, wait)
-    except (NotImplementedError, OSError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-            raise
-        warnings.warn(
-            f"{path}: its file system has no locks; start no other command that writes there", stacklevel=3
-        )
+    file = path.with_name(f".{path.name}.lock")
+    lock = try_lock(file)
+    if lock is None:
+        if not wait:
+            raise ConfigurationError(
+                f"{path}: another process is writing there; wait until it ends, or write elsewhere"
+            )
+        print(f"Waiting for another process that is writing to {path}", file=sys.stderr, flush=True)
+        lock = FileLock(file, thread_local=False)
+        lock.acquire(poll_interval=0.2)
     try:
         yield
     finally:
         lock.release()
-
-
-def _acquire(lock: FileLock, path: Path, wait: bool) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        if not wait:
-            raise ConfigurationError(
-                f"{path}: another process is writing there; wait until it ends, or write elsewhere"
-            ) from error
-        print(f"Waiting for another process that is writing to {path}", file=sys.stderr, flush=True)
-        lock.acquire(poll_interval=0.2)

@@ -8,9 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from scorelight.errors import ConfigurationError
+from scorelight.storage.lock import try_lock
 
 __all__ = ["LockedFolder", "numbered_folders"]
 
@@ -39,12 +40,8 @@ class LockedFolder:
     @classmethod
     def take(cls, path: Path) -> Self | None:
         """Lock a folder that exists; None if another process has locked it."""
-        lock = FileLock(path / _LOCK, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return None
-        return cls(path, lock)
+        lock = try_lock(path / _LOCK)
+        return None if lock is None else cls(path, lock)
 
     @classmethod
     def create(cls, root: Path) -> Self:
