@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -14,6 +15,7 @@ __all__ = ["user_message"]
 
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "_STATUS_ALLOC_FAILED")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
+_CLASS_REFUSES = re.compile(r"Problem with given class_path '([^']+)':\s*(.+)")
 _REPORTED = (ConfigurationError, ArgumentError, SolverError, TrainingDivergedError)
 
 
@@ -31,7 +33,7 @@ def user_message(error: BaseException) -> tuple[str, int] | None:
         return str(raised), 2
     if isinstance(raised, ModuleNotFoundError) and not (raised.name or "").startswith("scorelight"):
         return f"a package that is needed is not installed: {_first_line(raised)}", 2
-    if message := _refused_file(raised) or _port_in_use(raised):
+    if message := _refused_file(raised) or _port_in_use(raised) or _refused_by_class(error, raised):
         return message, 2
     if message := _out_of_memory(raised) or _lost_process(raised):
         return message, 1
@@ -57,6 +59,16 @@ def _is_from_parser(error: BaseException) -> bool:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
     return type(error) in (ValueError, TypeError) and module.partition(".")[0] == "jsonargparse"
+
+
+def _refused_by_class(error: BaseException, raised: BaseException) -> str:
+    """What a constructor has raised, where the parser keeps nothing of it but its text.
+
+    Of the errors of several types, such as a list of callbacks or one callback, the parser chains the first,
+    which is then its own.
+    """
+    found = _CLASS_REFUSES.search(str(error)) if _is_from_parser(raised) else None
+    return f"{found[1].rpartition('.')[2]}: {found[2]}" if found else ""
 
 
 def _is_instance(error: BaseException, module: str, name: str) -> bool:

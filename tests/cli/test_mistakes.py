@@ -3,6 +3,8 @@
 Thousands of them, with those that may ask for more memory than there is, are in benchmarks/reliability.py.
 """
 
+import importlib.util
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, seed, settings
@@ -122,3 +124,16 @@ def test_data_that_cannot_be_used_give_one_message(data, tmp_path, capsys):
 @generated(MANY, data=st.data())
 def test_many_data_that_cannot_be_used_give_one_message_each(data, tmp_path, capsys):
     in_the_data(data, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--trainer.callbacks=RichModelSummary"], ['--trainer.callbacks=[{"class_path": "RichModelSummary"}]']],
+)
+def test_a_callback_whose_package_is_missing_is_one_message(tmp_path, monkeypatch, capsys, flags):
+    if importlib.util.find_spec("rich"):
+        pytest.skip("rich is installed")
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config=toy/vp_epsilon", "--trainer.fast_dev_run=1", *flags]) == 2
+    message = capsys.readouterr().err
+    assert "rich" in message and message.count("scorelight: error:") == 1
