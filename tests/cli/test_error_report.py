@@ -31,7 +31,7 @@ def run_sample(args):
     except ConfigurationError as error:
         error.no_such_attribute
 
-sys.modules["scorelight.cli.main"]._prepare = lambda show_traceback: None
+sys.modules["scorelight.cli.main"]._prepare = lambda *_: None
 sys.modules["scorelight.cli.sample"] = types.ModuleType("sample")
 sys.modules["scorelight.cli.sample"].run_sample = run_sample
 sys.argv[1:] = ["sample"]
