@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from scorelight import cli
@@ -14,7 +15,10 @@ def main() -> int:
     """Run the command line in a process of its own and return its exit code."""
     limit_openmp_spinning()
     keep_freed_memory()
-    return cli.main()
+    try:
+        return cli.main()
+    finally:  # what is left is the exit of the interpreter, in which Ctrl-C would print a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
