@@ -7,6 +7,7 @@ import pytest
 
 import scorelight
 from scorelight import (
+    conditions,
     data,
     denoisers,
     evaluation,
@@ -17,7 +18,8 @@ from scorelight import (
     storage,
     training,
 )
-from scorelight.storage import checkpoint, component, shards
+from scorelight.storage import checkpoint, component, identity, lock, locked_folder, shards, specs
+from scorelight.storage import trust as trusted
 from scorelight.training import checkpointing, numerics_monitor, shutdown
 
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"
@@ -33,6 +35,7 @@ HOMES = [
     storage,
     training,
 ]
+HOMES += [conditions, identity, lock, locked_folder, specs, trusted]
 HOMES += [checkpoint, component, shards, checkpointing, numerics_monitor, shutdown, objectives.base]
 
 
