@@ -14,11 +14,11 @@ from torch import Tensor
 
 from scorelight.data.arrays import Examples
 from scorelight.data.loaders import EvalLoader, TrainLoader, global_seed, shard
-from scorelight.data.memory import check_memory
 from scorelight.errors import ConfigurationError
 from scorelight.rng import hash_seed
 from scorelight.storage.checkpoint import read_checkpoint
 from scorelight.storage.component import Component
+from scorelight.storage.memory import check_memory
 from scorelight.storage.specs import build, described
 
 __all__ = ["ArrayDataModule", "EightBitDataModule", "Split"]

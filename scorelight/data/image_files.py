@@ -17,9 +17,9 @@ from scorelight.batch import Batch
 from scorelight.data.arrays import Arrays, Examples
 from scorelight.data.image_sources import Source
 from scorelight.data.image_transform import ImageTransform, may_be_transparent, open_image
-from scorelight.data.memory import check_memory
 from scorelight.data.reading import progress, reading
 from scorelight.errors import ConfigurationError
+from scorelight.storage.memory import check_memory
 
 __all__ = ["REPLACE", "ImageFiles"]
 

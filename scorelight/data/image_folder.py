@@ -23,10 +23,10 @@ from scorelight.data.image_transform import (
     transform_for,
 )
 from scorelight.data.labels import count_classes
-from scorelight.data.memory import check_memory
 from scorelight.data.npz import npz_labels, npz_shape, read_npz
 from scorelight.data.reading import as_path, progress, reading
 from scorelight.errors import ConfigurationError
+from scorelight.storage.memory import check_memory
 
 __all__ = ["ImageDataModule"]
 

@@ -15,9 +15,9 @@ from zipfile import ZipFile, ZipInfo
 
 from torchvision.datasets.folder import IMG_EXTENSIONS as IMAGE_ENDINGS
 
-from scorelight.data.memory import LARGEST_FILE, check_file_size
 from scorelight.data.reading import reading
 from scorelight.errors import ConfigurationError
+from scorelight.storage.memory import LARGEST_FILE, check_file_size
 
 __all__ = ["IMAGE_ENDINGS", "Folder", "Source", "Zip", "clean_name", "is_image", "is_label_list"]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,26 +13,15 @@ from torch import Tensor
 
 from scorelight.data.arrays import Arrays
 from scorelight.data.labels import as_labels
-from scorelight.data.memory import check_memory
 from scorelight.data.reading import reading
 from scorelight.errors import ConfigurationError
+from scorelight.storage.memory import check_memory
+from scorelight.storage.npz import Header, opened_npz
 
 __all__ = ["npz_labels", "npz_shape", "read_npz"]
 
 _IMAGES, _LABELS = ("images", "arr_0"), ("labels", "arr_1")
 _MAKE_AGAIN = "write it again with numpy.savez(FILE, images=..., labels=...)"
-_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-class _Header(NamedTuple):
-    """What the first bytes of an array say."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def npz_shape(path: Path) -> tuple[int, ...]:
@@ -77,30 +64,12 @@ def read_npz(path: Path) -> Arrays:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[NpzFile, dict[str, _Header]]]:
-    """An .npz, and the headers of its arrays; none of them is decompressed."""
-    with (
-        reading(path, _MAKE_AGAIN),
-        path.open("rb") as file,  # numpy leaves a corrupted file open
-        np.load(file, allow_pickle=False) as archive,
-    ):
-        yield archive, {name: _header(archive, name) for name in archive.files}
+def _opened(path: Path) -> Iterator[tuple[NpzFile, dict[str, Header]]]:
+    with reading(path, _MAKE_AGAIN), opened_npz(path) as (archive, headers):
+        yield archive, headers
 
 
-def _header(archive: NpzFile, name: str) -> _Header:
-    """The header of an array; raises unless the file is as large as it says."""
-    assert archive.zip is not None
-    info = next(i for i in archive.zip.infolist() if i.filename in (f"{name}.npy", name))
-    with archive.zip.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        shape, _, dtype = _READ_HEADER[version](file)
-        header, size = _Header(shape, dtype), info.file_size - file.tell()
-    if not dtype.hasobject and header.num_bytes != size:
-        raise ValueError(f"{name} of shape {shape} takes {header.num_bytes:,} bytes, and {size:,} are there")
-    return header
-
-
-def _images_key(path: Path, headers: Mapping[str, _Header]) -> str:
+def _images_key(path: Path, headers: Mapping[str, Header]) -> str:
     key = _one_of(path, headers, _IMAGES)
     if key is None:
         raise ConfigurationError(
@@ -109,7 +78,7 @@ def _images_key(path: Path, headers: Mapping[str, _Header]) -> str:
     return key
 
 
-def _labels(path: Path, archive: NpzFile, headers: Mapping[str, _Header], num: int) -> Tensor | None:
+def _labels(path: Path, archive: NpzFile, headers: Mapping[str, Header], num: int) -> Tensor | None:
     key = _one_of(path, headers, _LABELS)
     if key is not None:
         check_memory(path, headers[key].num_bytes, f"{key} should hold one number for each of {num:,} images")
@@ -122,7 +91,7 @@ def _labels(path: Path, archive: NpzFile, headers: Mapping[str, _Header], num: i
     return None
 
 
-def _one_of(path: Path, headers: Mapping[str, _Header], keys: tuple[str, ...]) -> str | None:
+def _one_of(path: Path, headers: Mapping[str, Header], keys: tuple[str, ...]) -> str | None:
     """The key that is there, if one is."""
     found = [key for key in keys if key in headers]
     if len(found) > 1:
@@ -130,7 +99,7 @@ def _one_of(path: Path, headers: Mapping[str, _Header], keys: tuple[str, ...]) -
     return found[0] if found else None
 
 
-def _checked(path: Path, header: _Header) -> tuple[int, int, int, int]:
+def _checked(path: Path, header: Header) -> tuple[int, int, int, int]:
     """(N, C, H, W) of (N, H, W, C) or (N, H, W)."""
     shape, dtype = header
     if dtype != np.uint8:

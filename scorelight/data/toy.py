@@ -11,10 +11,10 @@ from torch import Tensor
 
 from scorelight.data.arrays import Arrays
 from scorelight.data.base import ArrayDataModule
-from scorelight.data.memory import check_memory
 from scorelight.denoisers.analytic import GaussianMixture
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.rng import hash_seed
+from scorelight.storage.memory import check_memory
 
 __all__ = ["Density", "ToyDataModule", "mixture", "sample"]
 

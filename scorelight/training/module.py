@@ -134,9 +134,10 @@ class ScoreModule(ConfiguredModule):
         self.micro_batches.attach(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that do not fit, and those alone to resume from."""
+        """Refuse to resume from weights that do not fit, and from weights alone."""
         trainer = attached_trainer(self)
-        check_checkpoint(self, checkpoint, resuming=trainer is not None and trainer.state.fn == "fit")
+        if trainer is not None and self.strict_loading:
+            check_checkpoint(self, checkpoint, resuming=trainer.state.fn == "fit")
         super().on_load_checkpoint(checkpoint)
 
     def on_train_end(self) -> None:

@@ -80,9 +80,9 @@ def test_what_would_not_fit_into_memory_is_not_decompressed(key, tmp_path, monke
     arrays |= {"labels": np.zeros(1000, int)} if key == "labels" else {}
     np.savez_compressed(path := tmp_path / "a.npz", **arrays)
     total = 2 * arrays["images"].nbytes if key == "images" else arrays["labels"].nbytes
-    monkeypatch.setattr("scorelight.data.memory.total_memory", lambda: total)
+    monkeypatch.setattr("scorelight.storage.memory.total_memory", lambda: total)
     npz_labels(path) if key == "labels" else read_npz(path)
-    monkeypatch.setattr("scorelight.data.memory.total_memory", lambda: total - 1)
+    monkeypatch.setattr("scorelight.storage.memory.total_memory", lambda: total - 1)
     monkeypatch.setattr(npz.np.lib.format, "read_array", None)  # what would decompress
     with pytest.raises(ConfigurationError, match=r"a\.npz: cannot be loaded: takes .* GiB of memory"):
         npz_labels(path) if key == "labels" else read_npz(path)

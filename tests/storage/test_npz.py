@@ -1,5 +1,6 @@
 """Archives: any damage is one error."""
 
+import io
 import random
 import zipfile
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from support.corruption import corrupted, fail_when_unpickled
 
+from scorelight import ConfigurationError
 from scorelight.storage.npz import DamagedArchiveError, read_npz, write_npz
 
 
@@ -54,4 +56,22 @@ def test_nothing_is_unpickled_and_no_size_is_believed(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(DamagedArchiveError):
+        read_npz(path)
+
+
+def test_an_archive_that_does_not_fit_into_memory_is_not_decompressed(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x=np.zeros(1_000_000))
+    monkeypatch.setattr("scorelight.storage.memory.total_memory", lambda: 1000)
+    monkeypatch.setattr("numpy.lib.npyio.NpzFile.__getitem__", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(ConfigurationError, match=r"bomb\.npz: .*memory"):
+        read_npz(path)
+
+
+def test_an_array_that_is_smaller_than_its_header_says_is_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(path := tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(100))
+    with pytest.raises(DamagedArchiveError, match=r"1,000,000,000,000 bytes, and 100 are there"):
         read_npz(path)

@@ -27,6 +27,7 @@ from scorelight import (
     TrainingDivergedError,
     UniformGrid,
 )
+from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.training.checkpointing import RollingCheckpoint
 
 
@@ -372,3 +373,15 @@ def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(
     torch.testing.assert_close(*weights)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt").compile_network
+
+
+def test_a_checkpoint_with_more_weights_is_loaded_if_they_need_not_fit(make_module, make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(make_module(), ToyDataModule(num_train=60))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    content = read_checkpoint(tmp_path / "a.ckpt")
+    content["state_dict"]["more"] = torch.zeros(2)
+    write_checkpoint(content, tmp_path / "a.ckpt")
+    with pytest.raises(RuntimeError, match="more"):
+        ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt", strict=False)

@@ -3,8 +3,8 @@
 import pytest
 
 from scorelight import ConfigurationError, ToyDataModule
-from scorelight.data import memory
-from scorelight.data.memory import LARGEST_FILE, check_file_size, check_memory, total_memory
+from scorelight.storage import memory
+from scorelight.storage.memory import LARGEST_FILE, check_file_size, check_memory, total_memory
 
 
 def test_this_machine_has_memory():
