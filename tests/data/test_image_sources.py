@@ -9,8 +9,9 @@ import pytest
 from support.images import content, expected, loaded, picture, png_bytes
 
 from scorelight import ConfigurationError, ImageDataModule
-from scorelight.data import image_sources, memory
+from scorelight.data import image_sources
 from scorelight.data.image_sources import Folder, Zip, clean_name
+from scorelight.storage import memory
 
 
 @pytest.mark.parametrize(
