@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.storage.component import Component, class_path
-from scorelight.storage.hints import alternatives, type_hint
+from scorelight.storage.hints import alternatives, parameters_of
 from scorelight.storage.trust import locate
 
 __all__ = ["Described", "arguments_of", "build", "described", "plain"]
@@ -179,10 +179,9 @@ class _Reader:
             raise ConfigurationError(
                 f"{self.source}: {key}: {values!r:.80}: the options of {name} are expected"
             )
-        hints, required = _parameters(owner, given_in_code)
-        accepts_more = any(_has_more(function) for function in _constructors(owner)[:1])
+        hints, required, takes_more = parameters_of(owner, given_in_code)
         for option in values:
-            if option not in hints and not (accepts_more and option.isidentifier() and option != "self"):
+            if option not in hints and not (takes_more and option.isidentifier() and option != "self"):
                 raise ConfigurationError(
                     f"{self.source}: {key}: {name} has no option {option!r:.80}; {nearest(option, hints)}"
                 )
@@ -321,39 +320,6 @@ def _is_subclass(cls: type[Any], base: Any) -> bool:
         return issubclass(cls, base)
     except TypeError:  # a protocol that cannot be checked
         return False
-
-
-def _constructors(owner: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """The constructor of a class and those of its bases, or the function itself."""
-    if not inspect.isclass(owner):
-        return [owner]
-    own = [vars(cls)["__init__"] for cls in owner.__mro__ if "__init__" in vars(cls) and cls is not object]
-    return own or [owner.__init__]
-
-
-def _has_more(function: Callable[..., Any]) -> bool:
-    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def _parameters(owner: Callable[..., Any], given_in_code: int) -> tuple[dict[str, Any], list[str]]:
-    """Annotations of the parameters by name, and the names of those without a default.
-
-    A constructor with ``**kwargs`` is taken to pass them on to the next constructor in the order of
-    resolution.
-    """
-    hints: dict[str, Any] = {}
-    required: list[str] = []
-    for depth, function in enumerate(_constructors(owner)):
-        parameters = list(inspect.signature(function).parameters.values())[inspect.isclass(owner) :]
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        if depth == 0:
-            named = named[given_in_code:]
-            required = [p.name for p in named if p.default is p.empty]
-        hints = {p.name: type_hint(function, p.name) for p in named} | hints
-        if not _has_more(function):
-            break
-    return hints, required
 
 
 def _wanted(allowed: list[Any]) -> str:
