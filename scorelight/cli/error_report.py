@@ -13,6 +13,7 @@ from scorelight.errors import ConfigurationError, SolverError, TrainingDivergedE
 
 __all__ = ["user_message"]
 
+_WRONG_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "_STATUS_ALLOC_FAILED")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
 _CLASS_REFUSES = re.compile(r"Problem with given class_path '([^']+)':\s*(.+)")
@@ -88,6 +89,8 @@ def _refused_file(error: BaseException) -> str:
         return write_error_message(file, error)
     if isinstance(error, FileNotFoundError) and not Path(file).parent.exists():
         return f"{file}: its folder does not exist; if it was removed or moved during the run, move it back"
+    if error.errno in _WRONG_PATH and error.filename is not None:
+        return f"{file}: {error.strerror}; choose another path"
     if isinstance(error, PermissionError):
         return f"{file}: {error.strerror}; check the permissions of the file and of its folder"
     return ""

@@ -161,3 +161,14 @@ def test_no_memory_in_a_constructor_is_no_mistake(monkeypatch):
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
     message, code = user_message(built(error, monkeypatch, parser_class=ComponentParser))
     assert message.startswith("out of memory") and code == 1
+
+
+@pytest.mark.parametrize("make", ["a file", "a name that is too long"])
+def test_a_path_that_cannot_be_a_folder_is_a_mistake(make, tmp_path):
+    path = tmp_path / ("x" * 1000 if "long" in make else "file")
+    if make == "a file":
+        path.touch()
+    with pytest.raises(OSError) as caught:
+        path.mkdir(parents=True)
+    message, code = user_message(caught.value)
+    assert code == 2 and path.name in message and "another path" in message
