@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import yaml
 from support.hostile_specs import all_paths, draw, places, put, refused
@@ -32,6 +33,7 @@ def descriptions(quick, folder, rng):
     assert run(folder, TOY) == 0
     here = folder / "here"
     (here / "run/checkpoints").mkdir(parents=True)
+    before = Path.cwd()
     os.chdir(here)
     sys.path.insert(0, str(here))
     try:
@@ -39,7 +41,7 @@ def descriptions(quick, folder, rng):
         yield in_commands(folder, here, rng, 7 if quick else 140)
     finally:
         sys.path.remove(str(here))
-        os.chdir(folder)
+        os.chdir(before)
 
 
 def in_python(folder, here, rng, number):
