@@ -78,7 +78,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_when_one_process_dies_the_other_stops_and_the_command_resumes(alone, tmp_path, rank):
     (tmp_path / "signal").write_text(f"{rank} {signal.SIGKILL}")
-    code, output = end(start(tmp_path), 60)
+    code, output = end(start(tmp_path), 120)
     assert code != 0 and "Traceback" not in output
     assert "another process of this run has ended" in output or "terminated with code -9" in output
     code, output = end(start(tmp_path))

@@ -58,7 +58,7 @@ def everything(path):
     ScoreModule.load_from_checkpoint(path)
 
 
-@pytest.mark.parametrize("number", [60, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_checkpoint_builds_nothing_else(run, here, number):
     content, paths = read_checkpoint(run / "checkpoints/last.ckpt"), all_paths(here)
     rng = random.Random(number)
