@@ -81,7 +81,12 @@ def _images_key(path: Path, headers: Mapping[str, Header]) -> str:
 def _labels(path: Path, archive: NpzFile, headers: Mapping[str, Header], num: int) -> Tensor | None:
     key = _one_of(path, headers, _LABELS)
     if key is not None:
-        check_memory(path, headers[key].num_bytes, f"{key} should hold one number for each of {num:,} images")
+        if headers[key].shape != (num,):
+            raise ConfigurationError(
+                f"{path}: {key} have shape {headers[key].shape} and type {headers[key].dtype}; {num} whole "
+                "numbers are needed, one for each image"
+            )
+        check_memory(path, headers[key].num_bytes, "take fewer images")
         return as_labels(path, archive[key], num)
     if other := next((name for name, header in headers.items() if header.shape == (num,)), None):
         raise ConfigurationError(

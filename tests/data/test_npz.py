@@ -86,3 +86,13 @@ def test_what_would_not_fit_into_memory_is_not_decompressed(key, tmp_path, monke
     monkeypatch.setattr(npz.np.lib.format, "read_array", None)  # what would decompress
     with pytest.raises(ConfigurationError, match=r"a\.npz: cannot be loaded: takes .* GiB of memory"):
         npz_labels(path) if key == "labels" else read_npz(path)
+
+
+def test_labels_that_are_not_one_for_each_image_are_not_decompressed(tmp_path, monkeypatch):
+    arrays = {"images": np.zeros((4, 8, 8, 3), np.uint8), "labels": np.zeros(10_000_000, int)}
+    np.savez_compressed(path := tmp_path / "a.npz", **arrays)
+    monkeypatch.setattr(npz.np.lib.format, "read_array", None)  # what would decompress
+    with pytest.raises(
+        ConfigurationError, match=r"a\.npz: labels have shape \(10000000,\).* 4 whole numbers"
+    ):
+        read_npz(path)
