@@ -28,7 +28,7 @@ def check_environment() -> None:
             raise ConfigurationError(
                 f"environment variable {name}={value!r}: a launcher sets it to a number; unset it"
             )
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         _check_torchrun()
     if "SLURM_NTASKS" in os.environ:
         _complete_srun()
@@ -38,7 +38,7 @@ def _check_torchrun() -> None:
     if missing := [name for name in _TORCHRUN if name not in os.environ]:
         raise ConfigurationError(
             f"environment variables TORCHELASTIC_*: they say that torchrun has started this process, but "
-            f"{', '.join(missing)} are missing; {_UNSET}"
+            f"these are missing: {', '.join(missing)}; {_UNSET}"
         )
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # where torchrun itself listens
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

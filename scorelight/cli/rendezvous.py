@@ -92,7 +92,7 @@ def renew_rendezvous() -> None:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    key = f"scorelight/port/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    key = f"scorelight/port/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if os.environ["RANK"] == "0":
         with socket.socket() as free:
             free.bind(("", 0))

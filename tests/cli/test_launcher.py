@@ -44,7 +44,18 @@ def test_torchrun_that_is_not_there_is_noticed(environment):
         taken.listen()
         check_environment()
     del environment["RANK"]
-    with pytest.raises(ConfigurationError, match=r"torchrun has started this process, but RANK are missing"):
+    with pytest.raises(
+        ConfigurationError, match=r"torchrun has started this process, but these are missing: RANK;"
+    ):
+        check_environment()
+
+
+@pytest.mark.parametrize("sign", [{"TORCHELASTIC_RUN_ID": "a"}, {"TORCHELASTIC_USE_AGENT_STORE": "True"}])
+def test_one_variable_of_torchrun_alone_is_left_over(environment, sign):
+    environment |= sign | {"GROUP_WORLD_SIZE": "1", "MASTER_PORT": "9"}
+    with pytest.raises(
+        ConfigurationError, match=r"these are missing: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR"
+    ):
         check_environment()
 
 
