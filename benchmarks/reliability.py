@@ -1,6 +1,6 @@
 """Whether runs are reliable: what is tried on them, and how often the result is wrong.
 
-    python benchmarks/reliability.py                        # an hour on two cores
+    python benchmarks/reliability.py                        # an hour and a half on two cores
     python benchmarks/reliability.py --only disk payloads   # these parts; the others stay as they were
     python benchmarks/reliability.py --quick                # a few of each; writes nothing
 
