@@ -9,14 +9,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from scorelight import (
-    DDIM,
     ConfigurationError,
     DigitsDataModule,
     DiscreteGrid,
     Euler,
     SMLDProcess,
     ToyDataModule,
-    UNet,
 )
 from scorelight.cli import main
 from scorelight.evaluation.callbacks import FIDCallback, NLLCallback
@@ -28,16 +26,6 @@ from scorelight.metrics import DigitsFeatures, FrechetDistance, KernelDistance, 
 from scorelight.metrics.base import numbers_of
 from scorelight.metrics.likelihood import NegativeLogLikelihood
 from scorelight.rng import per_example_generators
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def digits(make_module):
-    return make_module(network=UNet((1, 8, 8), 8, (1, 1), 1, ()), sampler=DDIM(4))
 
 
 class Spy(Callback):

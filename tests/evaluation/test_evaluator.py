@@ -30,33 +30,12 @@ from scorelight import (
 from scorelight.data.access import examples_of
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation import samples
-from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.reference import reference_set
 from scorelight.evaluation.samples import SampleSource
 from scorelight.metrics import FeatureSet, FrechetDistance, KernelDistance, PixelFeatures
 from scorelight.metrics.likelihood import NegativeLogLikelihood, VariationalBoundMetric
 from scorelight.storage.shards import ShardStore
-
-
-class OneProcess:
-    """What a Fabric of one process does."""
-
-    def barrier(self):
-        pass
-
-    def broadcast(self, value):
-        return value
-
-
-@pytest.fixture
-def context():
-    return DistributedContext(0, 1, torch.device("cpu"), OneProcess())
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -22,12 +22,10 @@ from scorelight import (
     SampleWriter,
     SeedDataModule,
     ToyDataModule,
-    UNet,
 )
 from scorelight.data.arrays import Arrays
 from scorelight.errors import SamplingError, SolverError
 from scorelight.evaluation.callbacks import FIDCallback, NLLCallback
-from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.reference import reference_set
 from scorelight.evaluation.samples import SampleSource, quantize, write_archive
@@ -46,29 +44,6 @@ class Diverging(Sampler):
             x = x.clone()
             x[1::7] = x[1::7] / (step != 3)
             yield x
-
-
-class OneProcess:
-    def barrier(self):
-        pass
-
-    def broadcast(self, value):
-        return value
-
-
-@pytest.fixture
-def context():
-    return DistributedContext(0, 1, torch.device("cpu"), OneProcess())
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def digits(make_module):
-    return make_module(network=UNet((1, 8, 8), 8, (1, 1), 1, ()), sampler=DDIM(4))
 
 
 def evaluator(module, folder, context, sampler=None, **options):

@@ -8,27 +8,18 @@ import types
 import numpy as np
 import pytest
 import torch
+from support.contexts import one_process
 from support.corruption import corrupted
 
 from scorelight import DigitsDataModule, FeatureExtractor, PixelFeatures
 from scorelight.evaluation import reference
-from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.reference import reference_set
 from scorelight.metrics import Features, FrechetDistance, KernelDistance
 from scorelight.storage.npz import read_npz, write_npz
 
 
-class OneProcess:
-    def barrier(self):
-        pass
-
-    def broadcast(self, value):
-        return value
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path):
     return tmp_path / "cache" / "features"
 
 
@@ -41,9 +32,8 @@ def computed(monkeypatch):
 
 
 def real(features=None, data=None, metric=None):
-    context = DistributedContext(0, 1, torch.device("cpu"), OneProcess())
-    data = data or DigitsDataModule()
-    return reference_set(features or PixelFeatures(), data, "train", [metric or FrechetDistance()], context)
+    data, metrics = data or DigitsDataModule(), [metric or FrechetDistance()]
+    return reference_set(features or PixelFeatures(), data, "train", metrics, one_process())
 
 
 CLASS = """
