@@ -33,7 +33,7 @@ from scorelight import (
 )
 from scorelight.data import DigitsDataModule
 from scorelight.data.access import examples_of
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 IMAGES, STEPS, TOY_STEPS, SEED = 359, 1000, 250, 0
 
@@ -66,7 +66,7 @@ def digits():
     values = {}
     for name, noise in (("uniform", UniformDequantization()), ("learned", flow.requires_grad_(False).eval())):
         found = bits_per_dim(
-            denoiser, x, protocol, dequantizer=noise, generator=per_example_generators(SEED, range(IMAGES))
+            denoiser, x, protocol, dequantizer=noise, generator=PhiloxGenerator(SEED, range(IMAGES))
         )
         values[name] = found.value
     values["difference"] = values["uniform"] - values["learned"]

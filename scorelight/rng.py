@@ -1,80 +1,146 @@
 """Randomness as an argument.
 
-Every random draw takes a `generator`: None (PyTorch's global one), one generator for the batch, a
-`RankSlice` of what one generator draws for the batches of all processes together, or **one generator
-per example**. The last makes example i a function of (seed, i) alone, whatever the batch size, the
-rank or the number of processes.
+Every random draw takes a `generator`: None (PyTorch's global one), one of PyTorch's generators, or a
+`PhiloxGenerator`, which knows the examples of a batch. Its numbers are a function of (seed, stream, example,
+step, draw, position) alone, computed on the device where they are needed. So example i gets the same ones
+whatever the batch size, the rank, the number of processes, the device, or what was drawn for others; there is
+no state to store, and a process computes those of its own examples only.
 
-PyTorch's CPU generator keeps only the low 32 bits of its seed, so seeds that are hashed to 64 bits
-collide by chance (for 50,000 images, once in three runs). `per_example_generators` therefore uses a
-one-to-one map of i to 32 bits: within one run no two indices share their noise.
+The counter of a block of four numbers is (position // 4, example, step, stream · 2²⁸ + draw), and the key is
+the seed of 64 bits. For one key the blocks are a permutation of the counters: no two blocks of a seed are
+equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
+from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
+from scorelight.philox import normal, philox, sign, uniform
 
 __all__ = [
     "Generators",
-    "RankSlice",
+    "PhiloxGenerator",
+    "Stream",
     "hash_seed",
-    "per_example_generators",
     "rademacher_like",
     "rand",
     "rand_like",
     "randn_like",
-    "step_generator",
     "stratified",
 ]
 
-
-class RankSlice:
-    """The part of rank r of W in what one generator draws: the same draws for any number of processes.
-
-    Every process draws for the global batch, which costs almost nothing, and keeps its part.
-
-    Args:
-        generator: In the same state on every rank.
-        rank: This process.
-        world_size: Number of processes; their batches must be of one size.
-    """
-
-    def __init__(self, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> None:
-        self.generator = generator
-        self.rank = rank
-        self.world_size = world_size
-
-    def local(self, draws: Tensor) -> Tensor:
-        """This rank's part of the draws for all ranks, along the first dimension."""
-        return draws.chunk(self.world_size)[self.rank]
-
-
-def step_generator(
-    seed: int, step: int, micro_batch: int, rank: int, world_size: int, device: torch.device
-) -> RankSlice:
-    """The randomness of a training step, a function of (seed, step, micro-batch, position in global batch).
-
-    Args:
-        seed: Seed of the run.
-        step: Optimizer step.
-        micro_batch: Batch within the step.
-        rank: This process.
-        world_size: Number of processes.
-        device: Where the draws are made.
-    """
-    generator = torch.Generator(device).manual_seed(hash_seed(seed, step, micro_batch))
-    return RankSlice(generator, rank, world_size)
-
-
-Generators = torch.Generator | RankSlice | Sequence[torch.Generator] | None
-
 _MASK = 0xFFFFFFFF
+_DRAWS = 2**28
+_CHUNK = {"cpu": 2**14}
+"""Blocks computed at once: few enough for the cache of a core; on other devices 2²²."""
+
+
+class Stream(IntEnum):
+    """What numbers are drawn for; those of different streams are independent."""
+
+    SAMPLES = 0
+    TRAINING = 1
+    VALIDATION = 2
+    LIKELIHOOD = 3
+    BATCH = 4
+    """Numbers that the examples of a batch share."""
+
+
+class PhiloxGenerator:
+    """Random numbers of the examples of a batch, independent of its composition.
+
+    Draws are numbered in the order in which they are made: a second draw gives other numbers, and a new
+    generator with the same arguments gives the same ones again.
+
+    Args:
+        seed: From 0 to 2⁶⁴ − 1.
+        examples: Index of each example of the batch, from 0 to 2³² − 1. Those of a tensor are not checked,
+            since it may lie on a device that would have to be waited for.
+        stream: What the numbers are for.
+        step: Step of the training, from 0 to 2³² − 1.
+        batch_size: Number of examples that a step has on all processes together, for `stratified`; without
+            it, examples are independent.
+
+    Raises:
+        ConfigurationError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        examples: Tensor | Sequence[int],
+        stream: Stream = Stream.SAMPLES,
+        step: int = 0,
+        batch_size: int | None = None,
+    ) -> None:
+        _check_seed(seed)
+        self.seed = seed
+        low, high = (
+            (0, 0) if isinstance(examples, Tensor) else (min(examples, default=0), max(examples, default=0))
+        )
+        if not (0 <= low <= high <= _MASK and 0 <= step <= _MASK):
+            raise ConfigurationError(
+                f"random numbers of examples {low} to {high} at step {step}: from 0 to 2**32 - 1 are possible"
+            )
+        self.examples = torch.as_tensor(examples, dtype=torch.int64)
+        self.stream = stream
+        self.step = step
+        self.batch_size = batch_size
+        self.num_draws = 0
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        distribution: Callable[[Tensor, torch.dtype], Tensor],
+    ) -> Tensor:
+        """The next draw: numbers of the given shape for each example.
+
+        Args:
+            shape: Shape for one example.
+            device: Where they are computed.
+            dtype: Single or double precision.
+            distribution: Makes numbers of words, such as `philox.normal`.
+
+        Returns:
+            Shape (len(examples), *shape).
+        """
+        size = math.prod(shape)
+        blocks = -(-size // 4)
+        self.examples = self.examples.to(device)
+        numbers = torch.empty(len(self.examples) * blocks, 4, dtype=dtype, device=device)
+        block = torch.arange(blocks, device=device).repeat(len(self.examples))
+        example = self.examples[:, None].expand(-1, blocks).flatten()
+        last, key = self._draw_number(), (self.seed & _MASK, self.seed >> 32)
+        chunk = _CHUNK.get(device.type, 2**22)
+        for part, c0, c1 in zip(*(torch.split(x, chunk) for x in (numbers, block, example)), strict=True):
+            words = philox((c0, c1, self.step, last), key)
+            part.T.view(2, 2, -1).copy_(distribution(words, dtype).transpose(0, 1))
+        return numbers.view(len(self.examples), 4 * blocks)[:, :size].reshape(-1, *shape).contiguous()
+
+    def of_batch(self, device: torch.device) -> Tensor:
+        """A uniform number that is the same for all examples of the step, on every process; shape (1,)."""
+        shared = PhiloxGenerator(self.seed, [0], Stream.BATCH, self.step)
+        shared.num_draws = self._draw_number() % _DRAWS
+        return shared.draw((), device, torch.float64, uniform)
+
+    def _draw_number(self) -> int:
+        """Count a draw; the word of the counter that holds the stream and the number of the draw."""
+        if self.num_draws >= _DRAWS:
+            raise ConfigurationError("random numbers: more than 2**28 draws for an example at one step")
+        self.num_draws += 1
+        return self.stream * _DRAWS + self.num_draws - 1
+
+
+Generators = torch.Generator | PhiloxGenerator | None
 
 
 def hash_seed(*keys: int) -> int:
@@ -83,34 +149,17 @@ def hash_seed(*keys: int) -> int:
     `SeedSequence` gives the same bits for (1,), (1, 0) and (1, 0, 0). Hence the number of keys is the
     first word, and every key takes two.
     """
-    if bad := [key for key in keys if not 0 <= key < 2**64]:
-        raise ConfigurationError(f"seed {bad[0]}: seeds are integers from 0 to 2**64 - 1")
+    for key in keys:
+        _check_seed(key)
     words = [word for key in keys for word in (key & _MASK, key >> 32)]
     return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
 
 
-def _scramble(i: int) -> int:
-    """Murmur3's 32-bit finalizer, a bijection of 0..2³²−1 (Appleby, 2011)."""
-    i ^= i >> 16
-    i = i * 0x85EBCA6B & _MASK
-    i ^= i >> 13
-    i = i * 0xC2B2AE35 & _MASK
-    return i ^ i >> 16
-
-
-def per_example_generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator per index, a function of (seed, index), distinct for indices below 2³²."""
-    key = hash_seed(seed) & _MASK
-    return [torch.Generator().manual_seed(_scramble(_scramble(int(i) & _MASK) ^ key)) for i in indices]
-
-
 def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
     """`num` uniform numbers in [0, 1), float64."""
-    if isinstance(generator, Sequence):
-        _check(generator, num)
-        return torch.cat([rand(1, g, g.device) for g in generator]).to(device)
-    if isinstance(generator, RankSlice):
-        return generator.local(rand(num * generator.world_size, generator.generator, device))
+    if isinstance(generator, PhiloxGenerator):
+        _check_batch(generator, num)
+        return generator.draw((), device, torch.float64, uniform)
     where = generator.device if generator else device
     return torch.rand(num, generator=generator, dtype=torch.float64, device=where).to(device)
 
@@ -118,46 +167,50 @@ def rand(num: int, generator: Generators, device: torch.device) -> Tensor:
 def stratified(num: int, generator: Generators, device: torch.device) -> Tensor:
     """`num` uniform numbers, one from each slice of equal probability: (u + i/B) mod 1 with one u for all.
 
-    B counts the examples of all processes. With one generator per example, each draws for itself.
+    B counts the examples of the step on all processes. A `PhiloxGenerator` without a batch size draws
+    for each example by itself.
     """
-    if isinstance(generator, Sequence):
-        return rand(num, generator, device)
-    if isinstance(generator, RankSlice):
-        return generator.local(stratified(num * generator.world_size, generator.generator, device))
+    if isinstance(generator, PhiloxGenerator):
+        if generator.batch_size is None:
+            return rand(num, generator, device)
+        _check_batch(generator, num)
+        steps = generator.examples.to(device).double() / generator.batch_size
+        return (generator.of_batch(device) + steps) % 1
     steps = torch.arange(num, dtype=torch.float64, device=device) / num
     return (rand(1, generator, device) + steps) % 1
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
-    """Standard normal noise of x's shape, type and device."""
-    if isinstance(generator, Sequence):
-        _check(generator, len(x))
-        return torch.stack([_randn(x.shape[1:], g, x.dtype, g.device) for g in generator]).to(x.device)
-    if isinstance(generator, RankSlice):
-        all_of_them = x.new_empty(len(x) * generator.world_size, *x.shape[1:])
-        return generator.local(randn_like(all_of_them, generator.generator))
-    return _randn(x.shape, generator, x.dtype, generator.device if generator else x.device).to(x.device)
+    """Standard normal noise of x's shape, type and device; of 16 bits, rounded from 32."""
+    if isinstance(generator, PhiloxGenerator):
+        _check_batch(generator, len(x))
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return generator.draw(x.shape[1:], x.device, dtype, normal).to(x.dtype)
+    where = generator.device if generator else x.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=where).to(x.device)
 
 
 def rademacher_like(x: Tensor, generator: Generators) -> Tensor:
     """Signs, +1 or −1 with equal probability, of x's shape, type and device."""
+    if isinstance(generator, PhiloxGenerator):
+        _check_batch(generator, len(x))
+        return generator.draw(x.shape[1:], x.device, torch.float32, sign).to(x.dtype)
     return torch.where(randn_like(x, generator) < 0, -1.0, 1.0).to(x.dtype)
 
 
 def rand_like(x: Tensor, generator: Generators) -> Tensor:
     """Uniform noise in [0, 1) of x's shape and device, float64."""
-    if isinstance(generator, Sequence):
-        _check(generator, len(x))
-        return torch.stack([rand(x[0].numel(), g, x.device).reshape(x.shape[1:]) for g in generator])
+    if isinstance(generator, PhiloxGenerator):
+        _check_batch(generator, len(x))
+        return generator.draw(x.shape[1:], x.device, torch.float64, uniform)
     return rand(x.numel(), generator, x.device).reshape(x.shape)
 
 
-def _randn(
-    shape: torch.Size, generator: torch.Generator | None, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise ConfigurationError(f"seed {seed}: seeds are integers from 0 to 2**64 - 1")
 
 
-def _check(generator: Sequence[torch.Generator], num: int) -> None:
-    if len(generator) != num:
-        raise ValueError(f"{len(generator)} generators for a batch of {num}")
+def _check_batch(generator: PhiloxGenerator, num: int) -> None:
+    if len(generator.examples) != num:
+        raise ValueError(f"random numbers of {len(generator.examples)} examples for a batch of {num}")

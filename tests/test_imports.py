@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "batch",
     "conditions",
+    "philox",
     "rng",
     "storage",  # here, since Component is in it
     "images",

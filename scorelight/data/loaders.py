@@ -92,11 +92,16 @@ class TrainLoader:
 
     def _piece(self, k: int) -> Tensor:
         """Examples of batch k of this rank, and the flips of each: a piece of the epochs laid end to end."""
-        size = len(self.examples)
-        first = (k * self.world_size + self.rank) * self.batch_size
-        last = first + self.batch_size
-        epochs = range(first // size, (last - 1) // size + 1)
-        return torch.cat([self._epoch(e)[:, max(first - e * size, 0) : last - e * size] for e in epochs], 1)
+        size, stride = len(self.examples), self.world_size
+        first = k * self.batch_size * stride + self.rank
+        last = first + self.batch_size * stride
+        epochs = range(first // size, (last - stride) // size + 1)
+        starts = (max(first - e * size, (first - e * size) % stride) for e in epochs)
+        parts = [
+            self._epoch(e)[:, start : last - e * size : stride]
+            for e, start in zip(epochs, starts, strict=True)
+        ]
+        return torch.cat(parts, 1)
 
     def _drawn(self, epoch: int) -> Tensor:
         """Order of an epoch, shape (1, N), or with the flips in that order, (2, N)."""

@@ -16,7 +16,7 @@ from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics import FeatureExtractor, FeatureSet, SampleQualityMetric
 from scorelight.metrics.base import LikelihoodMetric
 from scorelight.metrics.quality import SampleQuality
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator, Stream
 from scorelight.storage.shards import concat_by_index
 
 __all__ = ["all_gather_rows", "check_samples", "evaluate_examples", "feature_set", "head"]
@@ -81,8 +81,8 @@ def evaluate_examples(
         SolverError: If a value is NaN or infinite; it names the examples.
     """
     x0, cond, index = batch
-    generators = per_example_generators(seed, index.tolist())
-    values = metric(denoiser, x0, num_bins, generator=generators, dequantizer=dequantizer, **cond)
+    generator = PhiloxGenerator(seed, index.tolist(), Stream.LIKELIHOOD)
+    values = metric(denoiser, x0, num_bins, generator=generator, dequantizer=dequantizer, **cond)
     rows = {name: value.double().cpu() for name, value in values.items()}
     for name, value in rows.items():
         if bad := index.cpu()[~value.isfinite()].tolist():

@@ -124,7 +124,7 @@ def bits_per_dim(
         protocol: How (default: 256 levels from −1 to 1).
         dequantizer: Noise within a level (default `UniformDequantization`).
         prior: See `log_likelihood`.
-        generator: Source of dequantisation, probes and noise; one per example, or one for all.
+        generator: Source of dequantisation, probes and noise, see `rng`.
         **cond: Conditions for the network.
 
     Raises:

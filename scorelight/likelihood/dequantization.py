@@ -62,7 +62,7 @@ class Dequantizer(Component, nn.Module, ABC):
         Args:
             x: Grey levels, shape (B, ...).
             spacing: Δ, the distance of two adjacent levels.
-            generator: Source of the noise; one per example, or one for all.
+            generator: Source of the noise, see `rng`.
         """
         u, log_q = self(x, rand_like(x, generator))
         return x + (spacing * u).to(x.dtype), log_q.double()

@@ -111,8 +111,8 @@ def log_likelihood(
         num_steps: Equal steps of log σ/α, one evaluation each and one more, instead of the tolerances: the
             cost is known, the error is not. Cheaper for networks whose output is rough in the noise level.
         chunk_size: Directions of one backward pass; bounds memory.
-        generator: Source of the probes and of the noise of `bound`; one per example makes example i
-            independent of its batch.
+        generator: Source of the probes and of the noise of `bound`; a `PhiloxGenerator` makes
+            example i independent of its batch.
         **cond: Conditions for the network; rows of tensors belong to the examples.
     """
     check_density(x0)

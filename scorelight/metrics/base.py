@@ -136,7 +136,7 @@ class LikelihoodMetric(Metric):
             denoiser: The model.
             x0: Clean data as the model sees them, shape (B, ...).
             num_bins: Grey levels of the data; None if they are not quantised.
-            generator: Where the noise comes from; one per example makes example i reproducible.
+            generator: Where the noise comes from; a `PhiloxGenerator` makes example i reproducible.
             dequantizer: Learned noise within a grey level, instead of uniform.
             **cond: Conditions for the network.
         """

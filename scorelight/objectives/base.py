@@ -93,7 +93,7 @@ class Objective(Component, nn.Module, ABC):
         Args:
             denoiser: What is trained; it carries the process.
             x0: Clean data.
-            generator: Source of t and the noise; one per example makes example i reproducible.
+            generator: Source of t and the noise; a `PhiloxGenerator` makes example i reproducible.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
         """
         process = denoiser.process

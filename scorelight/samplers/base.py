@@ -108,8 +108,8 @@ class Sampler(Component, ABC):
         Args:
             denoiser: Predicts x0, ε, score and velocity; it carries the process.
             noise: Standard normal, shape (B, ...).
-            generator: Source of a stochastic sampler's noise; one per example makes example i independent
-                of its batch.
+            generator: Source of a stochastic sampler's noise; a `PhiloxGenerator` makes example i
+                independent of its batch.
             noise_source: Called as ``noise_source(like)`` for each draw, instead of the generator.
             **cond: Conditions for the network, e.g. ``label`` of shape (B,).
 

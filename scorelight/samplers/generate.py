@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
-from scorelight.rng import per_example_generators, randn_like
+from scorelight.rng import PhiloxGenerator, randn_like
 from scorelight.samplers.base import Sampler
 
 __all__ = ["device_of", "generate"]
@@ -40,10 +40,10 @@ def generate(
         cond: Conditions for the network; tensors of shape (len(indices), ...).
         noise: Unit noise to start from instead of that of (seed, i), such as the encoding of an example.
     """
-    generators = per_example_generators(seed, indices)
+    generator = PhiloxGenerator(seed, indices)
     if noise is None:
-        noise = randn_like(torch.empty(len(indices), *shape), generators).to(device_of(denoiser))
-    yield from sampler.sample_path(denoiser, noise, generator=generators, **(cond or {}))
+        noise = randn_like(torch.empty(len(indices), *shape, device=device_of(denoiser)), generator)
+    yield from sampler.sample_path(denoiser, noise, generator=generator, **(cond or {}))
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

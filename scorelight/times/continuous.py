@@ -28,8 +28,8 @@ class StratifiedTime(TimeSampler):
     """Low-discrepancy times: u_i = (u + i/B) mod 1 with one u for the batch (Kingma et al., 2021, app. I.1).
 
     Each time has the distribution of `times`; the average over the batch, of all processes together,
-    varies less. With one generator per example (validation), where example i must not depend on its
-    batch, the times are independent.
+    varies less. In validation, where example i must not depend on its batch, the times are
+    independent.
 
     Args:
         times: The distribution to draw from (default `UniformTime`).

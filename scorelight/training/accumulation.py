@@ -23,8 +23,8 @@ class MicroBatches:
         """Position of the present micro-batch in its step, from 0."""
         self.is_last = True
         """Whether the step is taken after it."""
-        self.index = 0
-        """An index for its randomness that no other micro-batch of the step has."""
+        self.num_examples = 0
+        """Examples of this process in the micro-batches of the step so far."""
 
     def attach(self, trainer: Trainer) -> None:
         """Let these counts decide when the trainer takes a step; the next micro-batch begins one.
@@ -40,15 +40,13 @@ class MicroBatches:
         self.is_last = True
         accumulate_by(trainer, lambda: not self.is_last, lambda: self.number == 0)
 
-    def begin(self, trainer: Trainer, batch_idx: int) -> None:
-        """Begin a micro-batch.
-
-        Args:
-            trainer: The trainer.
-            batch_idx: Index of the micro-batch in the epoch; the indices of a step continue from that of its
-                first one, even if the epoch ends within it.
-        """
-        first = self.is_last
-        self.number = 0 if first else self.number + 1
-        self.index = batch_idx if first else self.index + 1
+    def begin(self, trainer: Trainer) -> None:
+        """Begin a micro-batch."""
+        self.number = 0 if self.is_last else self.number + 1
+        self.num_examples = self.num_examples if self.number else 0
         self.is_last = self.number + 1 >= trainer.accumulate_grad_batches
+
+    def add(self, num: int) -> int:
+        """Count the examples of the present micro-batch; how many there were before it."""
+        before, self.num_examples = self.num_examples, self.num_examples + num
+        return before

@@ -75,7 +75,7 @@ class DequantizerModule(LightningModule):
 
         Args:
             x: Grey levels, shape (B, ...), see `bits_per_dim`.
-            generator: Where all the noise comes from; one per example, or one for all.
+            generator: Where all the noise comes from; see `rng`.
             **cond: Conditions for the network.
         """
         centres, spacing = grey_levels(x, self.protocol)
@@ -95,7 +95,9 @@ class DequantizerModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean of the bound over the batch; its noise is a function of (seed, step, place in it)."""
         x, cond, _ = as_batch(batch)
-        mean = self.loss(x, module_generator(self, self.seed, batch_idx, x.device), **cond).mean()
+        first = batch_idx % self.trainer.accumulate_grad_batches * len(x)
+        generator = module_generator(self, self.seed, first, len(x), x.device)
+        mean = self.loss(x, generator, **cond).mean()
         if not self.trainer.strategy.reduce_boolean_decision(bool(mean.isfinite()), all=True):
             raise TrainingDivergedError(
                 f"the bound is {mean.item()} at step {self.global_step}; this step was not taken. "

@@ -23,7 +23,7 @@ from scorelight.networks.base import ScoreNetwork
 from scorelight.objectives.base import Objective
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
-from scorelight.rng import hash_seed, per_example_generators, rand
+from scorelight.rng import PhiloxGenerator, Stream, hash_seed, rand
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
@@ -153,15 +153,16 @@ class ScoreModule(ConfiguredModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
-        self.micro_batches.begin(self.trainer, batch_idx)
-        index = self.micro_batches.index
-        torch.manual_seed(hash_seed(self.seed, self.global_step, index, self.global_rank))
+        self.micro_batches.begin(self.trainer)
+        number = self.micro_batches.number
+        torch.manual_seed(hash_seed(self.seed, self.global_step, number, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean loss; times and noise depend on (seed, step, micro-batch, place in the global batch) alone."""
+        """Mean loss; times and noise depend on (seed, step, place in the batch of the step) alone."""
         x0, cond, _ = as_batch(batch)
         require_floating(x0)
-        generator = module_generator(self, self.seed, self.micro_batches.index, x0.device)
+        first = self.micro_batches.add(len(x0))
+        generator = module_generator(self, self.seed, first, len(x0), x0.device)
         if self.condition_dropout:
             drop = rand(len(x0), generator, x0.device) < self.condition_dropout
             cond = drop_conditions(cond, drop)
@@ -180,9 +181,9 @@ class ScoreModule(ConfiguredModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
         x0, cond, indices = with_indices(batch, batch_idx)
-        generators = per_example_generators(self.seed, indices.tolist())
-        x0 = dequantize(self.trainer, x0, generators) if self.dequantize else x0
-        self.val_loss.update(self.objective(self.ema.denoiser, x0, generator=generators, **cond).value)
+        generator = PhiloxGenerator(self.seed, indices.tolist(), Stream.VALIDATION)
+        x0 = dequantize(self.trainer, x0, generator) if self.dequantize else x0
+        self.val_loss.update(self.objective(self.ema.denoiser, x0, generator=generator, **cond).value)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def denoiser_for(self, weights: Weights = "ema") -> Denoiser:

@@ -7,15 +7,30 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from scorelight.likelihood.dequantization import UniformDequantization
-from scorelight.rng import Generators, RankSlice, step_generator
+from scorelight.rng import Generators, PhiloxGenerator, Stream
 
 __all__ = ["dequantize", "module_generator"]
 
 
-def module_generator(module: LightningModule, seed: int, batch_idx: int, device: torch.device) -> RankSlice:
-    """The randomness of the training step that a module is at; see `step_generator`."""
-    world_size = module.trainer.world_size
-    return step_generator(seed, module.global_step, batch_idx, module.global_rank, world_size, device)
+def module_generator(
+    module: LightningModule, seed: int, first: int, num: int, device: torch.device
+) -> PhiloxGenerator:
+    """The randomness of a micro-batch, a function of (seed, step, place in the batch of the step).
+
+    The batch of a step is that of all processes and micro-batches together. Example j of rank r of W has
+    place j W + r in it, so no two have the same place, even if batches are of different sizes.
+
+    Args:
+        module: A module at a training step.
+        seed: Seed of the run.
+        first: Examples of this process in earlier micro-batches of the step.
+        num: Examples of this micro-batch.
+        device: Where the numbers are needed.
+    """
+    world_size, rank = module.trainer.world_size, module.global_rank
+    places = torch.arange(first, first + num, device=device) * world_size + rank
+    total = num * world_size * module.trainer.accumulate_grad_batches
+    return PhiloxGenerator(seed, places, Stream.TRAINING, module.global_step, batch_size=total)
 
 
 def dequantize(trainer: Trainer, x0: Tensor, generator: Generators) -> Tensor:

@@ -19,7 +19,7 @@ from scorelight import LikelihoodProtocol, bits_per_dim, load_dequantizer
 from scorelight.cli import main
 from scorelight.data import DigitsDataModule
 from scorelight.data.access import examples_of
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator, Stream
 from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
@@ -83,7 +83,7 @@ def test_it_trains_compares_and_writes_what_python_reads(name, fit, capsys):
         batch.x0,
         LikelihoodProtocol(17),
         dequantizer=load_dequantizer("new/q.ckpt"),
-        generator=per_example_generators(4, range(3)),
+        generator=PhiloxGenerator(4, range(3), Stream.LIKELIHOOD),
         **cond,
     )
     assert again.mean == pytest.approx(found["learned"], abs=1e-3)

@@ -107,7 +107,7 @@ def test_images_are_mirrored_alike_for_any_number_of_ranks(world_size):
         TrainLoader(pictures(20), 6 // world_size, 0, r, world_size, flip=True) for r in range(world_size)
     ]
     parts = zip(*(flips(loader, 10) for loader in ranks), strict=True)
-    assert [[*chain(*p)] for p in parts] == whole
+    assert [[*chain(*zip(*p, strict=True))] for p in parts] == whole
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])

@@ -15,7 +15,7 @@ from scorelight import (
     SubVPSDE,
 )
 from scorelight.denoisers.analytic import posterior_mean
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -135,8 +135,8 @@ def test_samples_fall_on_the_components_in_proportion_to_the_weights(generator):
 
 def test_a_sample_does_not_depend_on_the_samples_drawn_with_it(generator):
     mixture = GaussianMixture(*parameters((2, 3), generator))
-    alone = torch.cat([mixture.sample(1, per_example_generators(0, [i])) for i in range(5)])
-    assert torch.equal(mixture.sample(5, per_example_generators(0, range(5))), alone)
+    alone = torch.cat([mixture.sample(1, PhiloxGenerator(0, [i])) for i in range(5)])
+    assert torch.equal(mixture.sample(5, PhiloxGenerator(0, range(5))), alone)
 
 
 @every_process

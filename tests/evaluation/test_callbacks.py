@@ -25,7 +25,7 @@ from scorelight.evaluation.samples import quantize
 from scorelight.metrics import DigitsFeatures, FrechetDistance, KernelDistance, MNISTFeatures, PixelFeatures
 from scorelight.metrics.base import numbers_of
 from scorelight.metrics.likelihood import NegativeLogLikelihood
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator, Stream
 
 
 class Spy(Callback):
@@ -67,9 +67,8 @@ def test_likelihoods_are_those_of_the_first_validation_examples_with_their_error
     trainer = make_trainer(callbacks=[NLLCallback(num_examples=12), spy], limit_val_batches=4)
     trainer.validate(digits, data, verbose=False)
     x0 = data.scale(data.examples("val").all().x0[:12])
-    values = NegativeLogLikelihood()(
-        digits.ema.denoiser, x0, 17, generator=per_example_generators(0, range(12))
-    )
+    generator = PhiloxGenerator(0, range(12), Stream.LIKELIHOOD)
+    values = NegativeLogLikelihood()(digits.ema.denoiser, x0, 17, generator=generator)
     bits = values["bits_per_dim"]
     assert spy.seen[0]["val/bits_per_dim"] == pytest.approx(bits.mean().item(), rel=1e-5)
     assert spy.seen[0]["val/bits_per_dim_error"] == pytest.approx(bits.std().item() / 12**0.5, rel=1e-4)

@@ -17,7 +17,7 @@ from scorelight import (
     bits_per_dim,
     log_likelihood,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 
@@ -70,7 +70,7 @@ def test_integers_and_floats_on_the_grid_are_the_same_data():
     denoiser = AnalyticDenoiser(density, VPSDE())
     forms = [grey, grey.to(torch.uint8), grey.float() / 8 - 1, grey.double() / 8 - 1]
     values = [
-        bits_per_dim(denoiser, x, LikelihoodProtocol(17), generator=per_example_generators(0, range(4))).value
+        bits_per_dim(denoiser, x, LikelihoodProtocol(17), generator=PhiloxGenerator(0, range(4))).value
         for x in forms
     ]
     for value in values:
@@ -81,8 +81,8 @@ def test_bits_do_not_depend_on_the_batch():
     grey = torch.randint(17, (4, 2), generator=seeded())
     denoiser = AnalyticDenoiser(mixture(2), VPSDE())
     protocol = LikelihoodProtocol(17, repeats=2, divergence="hutchinson", truncation="bound")
-    whole = bits_per_dim(denoiser, grey, protocol, generator=per_example_generators(0, range(4))).value
-    part = bits_per_dim(denoiser, grey[[2, 0]], protocol, generator=per_example_generators(0, [2, 0])).value
+    whole = bits_per_dim(denoiser, grey, protocol, generator=PhiloxGenerator(0, range(4))).value
+    part = bits_per_dim(denoiser, grey[[2, 0]], protocol, generator=PhiloxGenerator(0, [2, 0])).value
     torch.testing.assert_close(part, whole[[2, 0]], rtol=0, atol=1e-5)
 
 

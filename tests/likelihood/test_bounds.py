@@ -25,7 +25,7 @@ from scorelight import (
     variational_bound,
 )
 from scorelight.denoisers import CountingDenoiser
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), KarrasVESDE()]
@@ -108,5 +108,5 @@ def test_a_bound_under_inference_mode_with_one_call_per_term(process):
     counting = CountingDenoiser(random_denoiser((2, 3), process, Epsilon()))
     with torch.inference_mode():
         x0 = torch.randn(3, 2, 3)
-        bound = variational_bound(counting, x0, num_slices=7, generator=per_example_generators(0, range(3)))
+        bound = variational_bound(counting, x0, num_slices=7, generator=PhiloxGenerator(0, range(3)))
     assert bound.nats.shape == (3,) and counting.num_evaluations == 1 + bound.steps.shape[1]

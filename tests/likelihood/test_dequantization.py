@@ -35,7 +35,7 @@ from scorelight import (
     load_dequantizer,
 )
 from scorelight.likelihood.dequantization import rational_quadratic
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 SHAPES = [(1, 1, 1), (1, 2, 3), (3, 2, 2), (1, 1, 5)]
@@ -290,14 +290,12 @@ def test_learned_bits_do_not_depend_on_the_batch_nor_on_the_mode():
     grey = torch.randint(5, (4, *shape), generator=seeded())
     protocol = LikelihoodProtocol(LEVELS, repeats=2, divergence="hutchinson", truncation="bound")
     run = functools.partial(bits_per_dim, denoiser, protocol=protocol, dequantizer=q)
-    whole = run(grey, generator=per_example_generators(0, range(4)))
+    whole = run(grey, generator=PhiloxGenerator(0, range(4)))
     assert not whole.value.requires_grad
-    part = run(grey[[2, 0]], generator=per_example_generators(0, [2, 0])).value
+    part = run(grey[[2, 0]], generator=PhiloxGenerator(0, [2, 0])).value
     torch.testing.assert_close(part, whole.value[[2, 0]], rtol=0, atol=1e-5)
     with torch.inference_mode():
-        assert torch.equal(
-            run(grey.clone(), generator=per_example_generators(0, range(4))).value, whole.value
-        )
+        assert torch.equal(run(grey.clone(), generator=PhiloxGenerator(0, range(4))).value, whole.value)
 
 
 # The bound that is trained
@@ -318,7 +316,7 @@ def test_the_gradient_of_the_bound_in_the_data_is_that_of_finite_differences(pro
     x0, h = torch.randn(64, 2, generator=seeded(1), dtype=D), 1e-5
 
     def bound(x):
-        return VariationalBound()(denoiser, x, generator=per_example_generators(0, range(64))).value
+        return VariationalBound()(denoiser, x, generator=PhiloxGenerator(0, range(64))).value
 
     leaf = x0.clone().requires_grad_()
     (found,) = torch.autograd.grad(bound(leaf).sum(), leaf)
@@ -354,8 +352,8 @@ def module(**changes):
 def test_the_loss_estimates_the_bound_and_reaches_the_dequantizer_alone():
     denoiser = network_denoiser((1, 1, 2), VPSDE())
     made, x = module(denoiser=denoiser), levels(2).float()
-    value = made.loss(x, per_example_generators(0, range(len(x))))
-    part = made.loss(x[[7, 3]], per_example_generators(0, [7, 3]))
+    value = made.loss(x, PhiloxGenerator(0, range(len(x))))
+    part = made.loss(x[[7, 3]], PhiloxGenerator(0, [7, 3]))
     torch.testing.assert_close(part, value[[7, 3]], rtol=1e-5, atol=1e-5)
     value.mean().backward()
     assert all(p.requires_grad and p.grad is None for p in denoiser.parameters())

@@ -37,7 +37,7 @@ from scorelight import (
     Velocity,
     log_likelihood,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), KarrasVESDE()]
@@ -273,9 +273,9 @@ def test_an_example_does_not_depend_on_its_batch(process, divergence, truncation
         mixture(2).sample(6, seeded()),
     )
     run = functools.partial(log_likelihood, denoiser, divergence=divergence, truncation=truncation)
-    whole = run(x0, generator=per_example_generators(0, range(6)))
+    whole = run(x0, generator=PhiloxGenerator(0, range(6)))
     for indices in ([4], [5, 0, 2]):
-        part = run(x0[indices], generator=per_example_generators(0, indices))
+        part = run(x0[indices], generator=PhiloxGenerator(0, indices))
         torch.testing.assert_close(part.log_prob, whole.log_prob[indices], rtol=1e-11, atol=1e-11)
         assert torch.equal(part.num_evaluations, whole.num_evaluations[indices])
 

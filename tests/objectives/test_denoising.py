@@ -26,7 +26,7 @@ from scorelight import (
     Velocity,
     VPrediction,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -203,9 +203,9 @@ def test_the_weight_of_the_time_sampler_multiplies_the_loss():
 @pytest.mark.parametrize("objective", [DenoisingScoreMatching(), EpsilonPrediction()], ids=name)
 def test_with_a_generator_each_the_loss_of_an_example_does_not_depend_on_the_batch(process, objective):
     denoiser, x0 = network(process), data(8)
-    whole = objective(denoiser, x0, generator=per_example_generators(0, range(8)))
+    whole = objective(denoiser, x0, generator=PhiloxGenerator(0, range(8)))
     for indices in ([5], [6, 1, 3]):
-        part = objective(denoiser, x0[indices], generator=per_example_generators(0, indices))
+        part = objective(denoiser, x0[indices], generator=PhiloxGenerator(0, indices))
         assert torch.equal(part.t, whole.t[indices])
         torch.testing.assert_close(part.value, whole.value[indices], rtol=1e-12, atol=0)
 

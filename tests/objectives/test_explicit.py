@@ -39,7 +39,7 @@ from scorelight import (
 )
 from scorelight.batch import Batch
 from scorelight.denoisers.analytic import posterior_mean
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator, Stream
 
 D = torch.float64
 N = 20_000
@@ -191,11 +191,9 @@ def test_what_denoising_score_matching_adds_to_the_gradient_is_noise(process):
 def test_with_a_generator_each_the_loss_of_an_example_does_not_depend_on_the_batch():
     x0, label = examples(8)
     objective, denoiser = explicit(cond={"label": LABELS}), Off(VPSDE(), 0.3, 0.5)
-    whole = objective(denoiser, x0, generator=per_example_generators(0, range(8)), label=label)
+    whole = objective(denoiser, x0, generator=PhiloxGenerator(0, range(8)), label=label)
     for indices in ([5], [6, 1, 3]):
-        part = objective(
-            denoiser, x0[indices], generator=per_example_generators(0, indices), label=label[indices]
-        )
+        part = objective(denoiser, x0[indices], generator=PhiloxGenerator(0, indices), label=label[indices])
         assert torch.equal(part.t, whole.t[indices])
         torch.testing.assert_close(part.value, whole.value[indices], rtol=1e-12, atol=0)
 
@@ -285,7 +283,7 @@ def test_validation_alone_takes_the_bank_too_and_measures_against_the_training_s
     (result,) = make_trainer().validate(module, data, verbose=False)
     assert torch.equal(module.objective.bank.x0, data.train.x)
     loss = module.objective(
-        module.ema.denoiser, data.val.x, generator=per_example_generators(module.seed, range(13))
+        module.ema.denoiser, data.val.x, generator=PhiloxGenerator(module.seed, range(13), Stream.VALIDATION)
     )
     assert result["val/loss"] == pytest.approx(loss.value.mean().item(), rel=1e-5)
 

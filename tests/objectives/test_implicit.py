@@ -36,7 +36,7 @@ from scorelight import (
 )
 from scorelight.conditions import NO_CLASS
 from scorelight.objectives import base, implicit
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(t_min=0.05), SubVPSDE(t_min=0.05), VESDE(sigma_min=0.1, sigma_max=5.0)]
@@ -362,10 +362,10 @@ def test_projections_are_independent_of_each_other_and_of_the_noise():
 @every_process
 def test_with_a_generator_each_the_loss_of_an_example_does_not_depend_on_the_batch(make, process):
     objective, denoiser, x0 = make(), network((2, 3), process), data(8, (2, 3))
-    whole = objective(denoiser, x0, generator=per_example_generators(0, range(8)))
+    whole = objective(denoiser, x0, generator=PhiloxGenerator(0, range(8)))
     assert whole.value.unique().numel() == 8
     for indices in ([5], [6, 1, 3]):
-        part = objective(denoiser, x0[indices], generator=per_example_generators(0, indices))
+        part = objective(denoiser, x0[indices], generator=PhiloxGenerator(0, indices))
         assert torch.equal(part.t, whole.t[indices]) and part.value.shape == (len(indices),)
         torch.testing.assert_close(part.value, whole.value[indices], rtol=1e-10, atol=1e-12)
 
@@ -373,12 +373,12 @@ def test_with_a_generator_each_the_loss_of_an_example_does_not_depend_on_the_bat
 @every_objective
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 def test_the_loss_has_the_type_of_the_data(make, dtype, monkeypatch):
-    exact = make()(network((3, 4)), data(5, (3, 4)), generator=per_example_generators(0, range(5)))
+    exact = make()(network((3, 4)), data(5, (3, 4)), generator=PhiloxGenerator(0, range(5)))
     x0 = data(5, (3, 4)).to(dtype)
     for module in (base, implicit):  # single precision has its own noise: let it be that of double
         draw = module.randn_like
         monkeypatch.setattr(module, "randn_like", lambda x, g, draw=draw: draw(x.double(), g).to(x.dtype))
-    loss = make()(network((3, 4), dtype=dtype), x0, generator=per_example_generators(0, range(5)))
+    loss = make()(network((3, 4), dtype=dtype), x0, generator=PhiloxGenerator(0, range(5)))
     assert loss.value.dtype == dtype and loss.value.shape == loss.t.shape == (5,)
     torch.testing.assert_close(loss.value.double(), exact.value, rtol=1e-4, atol=1e-4)
 
@@ -398,11 +398,11 @@ MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 def test_a_u_net_with_attention_is_validated_with_the_values_of_training(make, mode, dropout):
     denoiser = unet(attention_stages=(0, 1), dropout=dropout, num_classes=3).eval()
     x0, label = data(3, (1, 4, 4), torch.float32), torch.tensor([0, 2, NO_CLASS])
-    expected = make()(denoiser, x0, generator=per_example_generators(0, range(3)), label=label)
+    expected = make()(denoiser, x0, generator=PhiloxGenerator(0, range(3)), label=label)
     assert expected.value.requires_grad
     with mode():
         value = make()(
-            denoiser, x0.clone(), generator=per_example_generators(0, range(3)), label=label.clone()
+            denoiser, x0.clone(), generator=PhiloxGenerator(0, range(3)), label=label.clone()
         ).value
         assert not value.requires_grad and value.mean().isfinite()
     torch.testing.assert_close(value, expected.value.detach(), rtol=1e-4, atol=1e-4)
@@ -436,7 +436,7 @@ def test_one_mask_of_dropout_serves_the_score_and_its_derivative():
 @every_objective
 def test_conditions_reach_the_network(make):
     denoiser, x0, label = network((3,), num_classes=4), data(5, (3,)), torch.tensor([0, 1, 2, 3, 3])
-    ask = lambda cond: make()(denoiser, x0, generator=per_example_generators(0, range(5)), **cond).value  # noqa: E731
+    ask = lambda cond: make()(denoiser, x0, generator=PhiloxGenerator(0, range(5)), **cond).value  # noqa: E731
     assert (ask({"label": label}) - ask({"label": (label + 1) % 4})).abs().min() > 1e-6
     assert torch.equal(ask({"label": torch.full((5,), NO_CLASS)}), ask({}))
 
@@ -471,7 +471,7 @@ def test_the_weight_of_the_time_sampler_multiplies_the_loss_and_it_learns_from_t
 @every_objective
 def test_the_gradient_of_the_loss_is_that_of_finite_differences(make):
     denoiser, x0 = network((2, 2)), data(4, (2, 2))
-    loss = lambda: make()(denoiser, x0, generator=per_example_generators(0, range(4))).value.mean()  # noqa: E731
+    loss = lambda: make()(denoiser, x0, generator=PhiloxGenerator(0, range(4))).value.mean()  # noqa: E731
     net = denoiser.network
     for weight in (net.last.bias, net.first.weight, net.layers[0].condition.bias, net.last.weight):
         (gradient,) = torch.autograd.grad(loss(), weight)

@@ -47,7 +47,7 @@ from scorelight import (
     VPrediction,
 )
 from scorelight.likelihood.bounds import _log_bin_probability, negative_log_likelihood
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), KarrasVESDE()]
@@ -602,8 +602,8 @@ def test_single_precision_is_that_of_the_data_and_not_of_the_bound(process, num_
 @pytest.mark.parametrize("bound", [VariationalBound(), VariationalBound(10)])
 def test_with_a_generator_each_the_bound_of_an_example_does_not_depend_on_the_batch(bound):
     denoiser, x0 = AnalyticDenoiser(MIXTURE, VPSDE()), randn(8, 2)
-    whole = bound(denoiser, x0, generator=per_example_generators(0, range(8)))
-    part = bound(denoiser, x0[[6, 1, 3]], generator=per_example_generators(0, [6, 1, 3]))
+    whole = bound(denoiser, x0, generator=PhiloxGenerator(0, range(8)))
+    part = bound(denoiser, x0[[6, 1, 3]], generator=PhiloxGenerator(0, [6, 1, 3]))
     assert torch.equal(part.t, whole.t[[6, 1, 3]])
     torch.testing.assert_close(part.value, whole.value[[6, 1, 3]], rtol=1e-12, atol=0)
 

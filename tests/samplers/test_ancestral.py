@@ -18,7 +18,7 @@ from scorelight import (
     SubVPSDE,
     UniformGrid,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
@@ -161,7 +161,7 @@ def test_ancestral_sampling_is_algorithm_2_of_ho_et_al_under_vp(variance, genera
 def test_ddim_with_full_noise_is_ancestral_sampling(process, grid, num_steps, generator):
     noise, denoiser = torch.randn(5, 2, dtype=D, generator=generator), AnalyticDenoiser(MIXTURE, process)
     one, other = (
-        sampler(denoiser, noise, generator=per_example_generators(0, range(5)))
+        sampler(denoiser, noise, generator=PhiloxGenerator(0, range(5)))
         for sampler in (DDIM(num_steps, grid, eta=1.0), AncestralSampler(num_steps, grid))
     )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)

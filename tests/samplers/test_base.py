@@ -42,7 +42,7 @@ from scorelight import (
     UniformGrid,
     UniPC,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow()]
@@ -126,10 +126,8 @@ def limit_moments(process, denoise, stochastic):
 @pytest.mark.one_in(5)
 def test_num_steps_is_the_number_of_states_and_the_last_is_the_sample(process, make, denoise, num_steps):
     sampler, noise = make(num_steps=num_steps, denoise=denoise), torch.ones(3, 1, dtype=D)
-    states = list(
-        sampler.sample_path(gaussian(process), noise, generator=per_example_generators(0, range(3)))
-    )
-    sample = sampler(gaussian(process), noise, generator=per_example_generators(0, range(3)))
+    states = list(sampler.sample_path(gaussian(process), noise, generator=PhiloxGenerator(0, range(3))))
+    sample = sampler(gaussian(process), noise, generator=PhiloxGenerator(0, range(3)))
     assert len(states) == num_steps
     assert torch.equal(states[-1], sample)
 
@@ -227,9 +225,9 @@ def test_samples_have_the_shape_and_type_of_the_noise(process, make, shape, mode
 @pytest.mark.one_in(4)
 def test_with_a_generator_each_a_sample_does_not_depend_on_the_batch(process, make):
     sampler, noise = make(num_steps=6), torch.linspace(-2, 2, 8, dtype=D)[:, None]
-    whole = sampler(gaussian(process), noise, generator=per_example_generators(0, range(8)))
+    whole = sampler(gaussian(process), noise, generator=PhiloxGenerator(0, range(8)))
     for indices in ([5], [6, 1, 3]):
-        part = sampler(gaussian(process), noise[indices], generator=per_example_generators(0, indices))
+        part = sampler(gaussian(process), noise[indices], generator=PhiloxGenerator(0, indices))
         torch.testing.assert_close(part, whole[indices], rtol=1e-12, atol=1e-12)
 
 

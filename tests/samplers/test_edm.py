@@ -20,7 +20,7 @@ from scorelight import (
     RectifiedFlow,
     SubVPSDE,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow()]
@@ -81,7 +81,7 @@ def test_without_churn_it_is_heun_in_sigma():
 @every_process
 def test_churn_stays_within_the_process(process):
     noise, recording = torch.ones(3, 2, dtype=D), RecordingDenoiser(AnalyticDenoiser(MIXTURE, process))
-    EDMSampler(10, s_churn=100.0)(recording, noise, generator=per_example_generators(0, range(3)))
+    EDMSampler(10, s_churn=100.0)(recording, noise, generator=PhiloxGenerator(0, range(3)))
     sigmas = [level.sigma / level.alpha for level in recording.levels]
     low, high = (
         (-0.5 * process.at(torch.tensor([process.t_min, process.t_max], dtype=D)).log_snr).exp().tolist()

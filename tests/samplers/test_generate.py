@@ -26,7 +26,7 @@ from scorelight import (
     PredictorCorrector,
     generate,
 )
-from scorelight.rng import per_example_generators, randn_like
+from scorelight.rng import PhiloxGenerator, randn_like
 
 PROCESSES = [VPSDE(), VESDE(), DDPMProcess(50)]
 name = lambda value: type(value).__name__  # noqa: E731
@@ -54,7 +54,7 @@ def last(states):
 @every_sampler
 def test_it_is_the_sampler_on_the_noise_of_the_generators(process, sampler):
     denoiser, indices = random_denoiser((3, 2), process, Epsilon()), [4, 0, 2**31]
-    generators = per_example_generators(7, indices)
+    generators = PhiloxGenerator(7, indices)
     noise = randn_like(torch.empty(3, 3, 2), generators)
     with torch.no_grad():
         expected = list(sampler.sample_path(denoiser, noise, generator=generators))

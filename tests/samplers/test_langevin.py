@@ -28,7 +28,7 @@ from scorelight import (
     UniformGrid,
 )
 from scorelight.processes.noise_levels import langevin_step, variance_ratio
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), RectifiedFlow(), DDPMProcess(), SMLDProcess()]
@@ -156,8 +156,8 @@ def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with(sampler):
     denoiser = AnalyticDenoiser(MIXTURE, VPSDE())
     noise = torch.randn(3, 2, dtype=D, generator=torch.Generator().manual_seed(0))
     noise[2] *= 100
-    whole = sampler(denoiser, noise, generator=per_example_generators(0, [4, 5, 6]))
-    alone = sampler(denoiser, noise[:1], generator=per_example_generators(0, [4]))
+    whole = sampler(denoiser, noise, generator=PhiloxGenerator(0, [4, 5, 6]))
+    alone = sampler(denoiser, noise[:1], generator=PhiloxGenerator(0, [4]))
     torch.testing.assert_close(whole[:1], alone, rtol=1e-12, atol=1e-12)
 
 

@@ -32,7 +32,7 @@ from scorelight import (
     UniformGrid,
     UniPC,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 from scorelight.samplers.multistep import _moments, _weights
 
 D = torch.float64
@@ -152,7 +152,7 @@ def test_at_order_1_every_predictor_is_ddim(process, grid, num_steps, make):
 def test_the_sde_at_order_1_is_ddim_with_full_noise(process, num_steps):
     denoiser = AnalyticDenoiser(MIXTURE, process)
     found, expected = (
-        sampler(denoiser, noise(), generator=per_example_generators(0, range(8)))
+        sampler(denoiser, noise(), generator=PhiloxGenerator(0, range(8)))
         for sampler in (
             DPMSolverPP(num_steps, order=1, stochastic=True),
             DDIM(num_steps, LogSNRGrid(), eta=1.0),

@@ -24,7 +24,7 @@ from scorelight import (
     SMLDProcess,
     SubVPSDE,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 
 D = torch.float64
 MEAN, VARIANCE = 0.7, 0.3
@@ -113,8 +113,8 @@ def test_the_way_is_down_and_again_from_high_to_low_and_on(process, sampler, gen
 def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with():
     denoiser, noise = AnalyticDenoiser(GAUSSIAN, VPSDE()), torch.linspace(-2, 2, 5, dtype=D)[:, None]
     sampler = Restart(30, sampler=DDIM(eta=1.0))
-    whole = sampler(denoiser, noise, generator=per_example_generators(0, range(5)))
-    part = sampler(denoiser, noise[[3, 1]], generator=per_example_generators(0, [3, 1]))
+    whole = sampler(denoiser, noise, generator=PhiloxGenerator(0, range(5)))
+    part = sampler(denoiser, noise[[3, 1]], generator=PhiloxGenerator(0, [3, 1]))
     torch.testing.assert_close(part, whole[[3, 1]], rtol=1e-12, atol=1e-12)
 
 

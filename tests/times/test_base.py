@@ -30,7 +30,7 @@ from scorelight import (
     TimeSampler,
     UniformTime,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 from scorelight.times.base import resolve_num_timesteps, timestep_index, timestep_times
 
 D = torch.float64
@@ -113,9 +113,9 @@ def test_random_times_lie_between_t_min_and_t_max_and_those_of_a_generator_each_
     with torch.no_grad():
         t, _ = sampler(process, 100, generator=generator, device=CPU)
         assert t.shape == (100,) and process.t_min <= t.min() and t.max() <= process.t_max
-        whole = sampler(process, 8, generator=per_example_generators(0, range(8)), device=CPU)
+        whole = sampler(process, 8, generator=PhiloxGenerator(0, range(8)), device=CPU)
         for indices in ([5], [6, 1, 3]):
-            part = sampler(process, len(indices), generator=per_example_generators(0, indices), device=CPU)
+            part = sampler(process, len(indices), generator=PhiloxGenerator(0, indices), device=CPU)
             for mine, theirs in zip(part, whole, strict=True):
                 torch.testing.assert_close(mine, theirs[indices], rtol=1e-12, atol=0)
 

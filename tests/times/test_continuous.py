@@ -33,7 +33,7 @@ from scorelight import (
     SubVPSDE,
     UniformTime,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 from scorelight.storage.component import spec
 
 D = torch.float64
@@ -81,7 +81,7 @@ def draw(sampler, process, num, generator):
 @every_process
 @per_example
 def test_uniform_times_are_uniform_between_t_min_and_t_max(process, per_example, generator):
-    source = per_example_generators(0, range(4000)) if per_example else generator
+    source = PhiloxGenerator(0, range(4000)) if per_example else generator
     t, weight = UniformTime()(process, 4000, generator=source, device=CPU)
     assert t.shape == weight.shape == (4000,) and t.dtype == weight.dtype == D
     assert process.t_min <= t.min() and t.max() <= process.t_max
@@ -148,9 +148,7 @@ def test_the_mean_of_a_stratified_batch_varies_less_by_the_number_of_its_example
 
 
 def test_with_a_generator_each_stratified_times_are_those_without_slices():
-    draws = [
-        draw(s, VPSDE(), 9, per_example_generators(3, range(9))) for s in (StratifiedTime(), UniformTime())
-    ]
+    draws = [draw(s, VPSDE(), 9, PhiloxGenerator(3, range(9))) for s in (StratifiedTime(), UniformTime())]
     assert torch.equal(draws[0][0], draws[1][0])
 
 
@@ -411,7 +409,7 @@ def test_importance_sampling_makes_the_variance_of_the_gradient_three_times_smal
 
 def test_under_ve_importance_sampling_changes_nothing():
     losses = [
-        o(network(VESDE()), torch.ones(9, 2), generator=per_example_generators(0, range(9)))
+        o(network(VESDE()), torch.ones(9, 2), generator=PhiloxGenerator(0, range(9)))
         for o in LIKELIHOOD.values()
     ]
     torch.testing.assert_close(losses[0].value, losses[1].value, rtol=1e-5, atol=0)

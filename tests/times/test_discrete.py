@@ -31,7 +31,7 @@ from scorelight import (
     ToyDataModule,
     VariationalBound,
 )
-from scorelight.rng import per_example_generators
+from scorelight.rng import PhiloxGenerator
 from scorelight.times.base import timestep_times
 
 D = torch.float64
@@ -236,12 +236,12 @@ def test_objectives_tell_their_losses_without_weights_in_training_only(objective
     denoiser = NetworkDenoiser(mlp(learned_variance=True), process, Epsilon())
     loss_of, x0 = objective(time_sampler=wrap(sampler)), torch.randn(64, 2, generator=generator)
     prior = 0.5 * process.at(torch.ones(1)).snr * x0.square().sum(1) if objective is VariationalBound else 0
-    loss_of.eval()(denoiser, x0, generator=per_example_generators(0, range(64)))
+    loss_of.eval()(denoiser, x0, generator=PhiloxGenerator(0, range(64)))
     assert len(sampler.seen) == 0
     loss_of.train()
     sampler.losses, sampler.seen = torch.ones(4, 64, dtype=D), torch.full((4,), 64)
     sampler.losses[2] = 3.0
-    loss = loss_of(denoiser, x0, generator=per_example_generators(0, range(64)))
+    loss = loss_of(denoiser, x0, generator=PhiloxGenerator(0, range(64)))
     level = (4 * loss.t).round().long() - 1
     assert torch.equal(sampler.seen - 64, level.bincount(minlength=4))
     weight = 1 / (4 * (0.5 * torch.tensor([1, 1, 3, 1]) / 6 + 0.5 / 4))

@@ -25,7 +25,7 @@ from scorelight import (
 )
 from scorelight.batch import Batch
 from scorelight.conditions import NO_CLASS, drop_conditions
-from scorelight.rng import hash_seed, rand
+from scorelight.rng import PhiloxGenerator, Stream, rand
 
 CLASSES, B = 10, 400
 OBJECTIVES = [
@@ -157,7 +157,7 @@ def test_without_dropout_no_random_number_is_spent_on_it(rate, make_module, make
     network = MLP((2,), 8, 1, num_classes=CLASSES)
     module = make_module(network=network, objective=made, condition_dropout=rate, seed=3)
     make_trainer(max_steps=1, limit_val_batches=0).fit(module, loader(), loader())
-    generator, device = torch.Generator().manual_seed(hash_seed(3, 0, 0)), torch.device("cpu")
+    generator, device = PhiloxGenerator(3, range(B), Stream.TRAINING), torch.device("cpu")
     if rate:
         rand(B, generator, device)
     expected, _ = UniformTime()(module.denoiser.process, B, generator=generator, device=device)
