@@ -11,6 +11,7 @@ is 1.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 
 import torch
@@ -24,6 +25,7 @@ from scorelight.storage.component import Component
 __all__ = [
     "TimeGrid",
     "TimeSampler",
+    "log_sigma_range",
     "log_snr_ends",
     "resolve_num_timesteps",
     "timestep_index",
@@ -93,5 +95,20 @@ def timestep_index(process: ForwardProcess, num_timesteps: int, t: Tensor) -> Te
 
 def log_snr_ends(process: ForwardProcess, device: torch.device) -> Tensor:
     """Log SNR at t_min and t_max, shape (2,)."""
-    ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device=device)
+    # not torch.tensor, which copies from the host and waits for the device
+    ends = torch.linspace(process.t_min, process.t_max, 2, dtype=torch.float64, device=device)
     return process.log_snr(ends)
+
+
+def log_sigma_range(process: ForwardProcess) -> tuple[float, float]:
+    """Log σ/α at t_min and t_max, in floats; of a process without parameters they are computed once."""
+    fixed = next(process.parameters(), None) is None
+    return (_log_sigma_range if fixed else _log_sigma_range.__wrapped__)(
+        process, process.t_min, process.t_max
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _log_sigma_range(process: ForwardProcess, t_min: float, t_max: float) -> tuple[float, float]:
+    first, last = (-0.5 * process.log_snr(torch.tensor([t_min, t_max], dtype=torch.float64))).tolist()
+    return first, last

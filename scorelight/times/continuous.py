@@ -11,7 +11,7 @@ from typing_extensions import override
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import ForwardProcess
 from scorelight.rng import Generators, stratified
-from scorelight.times.base import TimeSampler, log_snr_ends
+from scorelight.times.base import TimeSampler, log_sigma_range, log_snr_ends
 
 __all__ = ["FixedTime", "ImportanceTime", "LogNormalTime", "LogitNormalTime", "StratifiedTime", "UniformTime"]
 
@@ -77,7 +77,7 @@ class LogNormalTime(TimeSampler):
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The time of the normal quantile of log(σ/α)."""
-        log_sigma = _truncated_normal(u, self.mean, self.std, *(-0.5 * log_snr_ends(process, u.device)))
+        log_sigma = _truncated_normal(u, self.mean, self.std, *log_sigma_range(process))
         return process.time_of_log_snr(-2 * log_sigma), torch.ones_like(u)
 
 
@@ -99,7 +99,7 @@ class LogitNormalTime(TimeSampler):
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The logistic function of the normal quantile."""
-        ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device=u.device).logit()
+        ends = (_logit(t) for t in (process.t_min, process.t_max))
         t = _truncated_normal(u, self.mean, self.std, *ends).sigmoid()
         return t.clamp(process.t_min, process.t_max), torch.ones_like(u)
 
@@ -129,7 +129,7 @@ class FixedTime(TimeSampler):
             _check_inside("t", self.t, process.t_min, process.t_max)
             return torch.full_like(u, self.t), torch.ones_like(u)
         assert self.sigma is not None
-        low, high = (-0.5 * log_snr_ends(process, u.device)).exp().tolist()
+        low, high = map(math.exp, log_sigma_range(process))
         _check_inside("sigma", self.sigma, low, high)
         ratio = torch.full_like(u, self.sigma)
         return process.time_of_log_snr(-2 * ratio.log()), torch.ones_like(u)
@@ -161,7 +161,7 @@ def _check_std(std: float) -> None:
         raise ConfigurationError(f"std={std}: must be positive")
 
 
-def _truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Tensor) -> Tensor:
+def _truncated_normal(u: Tensor, mean: float, std: float, low: float, high: float) -> Tensor:
     """Quantiles of N(mean, std²) between low and high, to full precision in both tails."""
     below, above = _normal_cdf((low - mean) / std), _normal_cdf((mean - high) / std)
     inside = 1 - below - above
@@ -175,6 +175,11 @@ def _truncated_normal(u: Tensor, mean: float, std: float, low: Tensor, high: Ten
     return mean + std * z
 
 
-def _normal_cdf(z: Tensor) -> Tensor:
-    """Φ(z); `torch.special.ndtr` is ½(1 + erf), which is 0 at z = −8."""
-    return 0.5 * torch.erfc(-z / math.sqrt(2))
+def _normal_cdf(z: float) -> float:
+    """Φ(z), to full precision in the lower tail."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def _logit(t: float) -> float:
+    """The inverse of the logistic function, −∞ at 0 and ∞ at 1."""
+    return math.log(t / (1 - t)) if 0 < t < 1 else math.copysign(math.inf, t - 0.5)

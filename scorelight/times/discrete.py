@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -61,20 +64,22 @@ class LossAwareTime(TimeSampler):
         self.uniform_share = uniform_share
         self.losses = torch.zeros(0, history, dtype=torch.float64)
         self.seen = torch.zeros(0, dtype=torch.long)
+        self._gathered: tuple[Tensor, Any] | None = None
+        self._room: int | None = None
 
     @override
     def num_timesteps_of(self, process: ForwardProcess) -> int:
         return resolve_num_timesteps(process, self.num_timesteps, "LossAwareTime")
 
     def probabilities(self, num: int) -> Tensor:
-        """p_i, shape (num,), float64."""
-        uniform = torch.full((num,), 1 / num, dtype=torch.float64)
-        if not self.training or len(self.seen) != num or (self.seen < self.history).any():
+        """p_i, shape (num,), float64, on the device of the losses."""
+        self._store_gathered()
+        uniform = torch.full((num,), 1 / num, dtype=torch.float64, device=self.losses.device)
+        if not self.training or len(self.seen) != num:
             return uniform
         root = self.losses.square().mean(1).sqrt()
-        if not root.sum() > 0:
-            return uniform
-        return (1 - self.uniform_share) * root / root.sum() + self.uniform_share * uniform
+        p = (1 - self.uniform_share) * root / root.sum() + self.uniform_share * uniform
+        return torch.where((self.seen >= self.history).all() & (root.sum() > 0), p, uniform)
 
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:
         """The timestep at which the cumulative probability exceeds u; the weight (10)."""
@@ -85,24 +90,53 @@ class LossAwareTime(TimeSampler):
 
     @torch.no_grad()
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
-        """Store the losses of all processes, the newest in place of the oldest."""
+        """Gather the losses of all processes; they are stored before the next draw.
+
+        It is one collective of (timestep, loss) of every example, and nothing waits for it. A batch may be
+        smaller than the first one of a run.
+
+        Raises:
+            ConfigurationError: If it is larger, on several processes.
+        """
+        self._store_gathered()
         num = self.num_timesteps_of(process)
         if len(self.seen) != num:
             self.losses = torch.zeros(num, self.history, dtype=torch.float64)
             self.seen = torch.zeros(num, dtype=torch.long)
-        index, losses = _from_all_ranks(timestep_index(process, num, t).cpu(), value.double().cpu())
-        order = index.argsort(stable=True)
-        index, losses = index[order], losses[order]
-        counts = index.bincount(minlength=num)
-        position = torch.arange(len(index)) - (counts.cumsum(0) - counts)[index]  # 0, 1, ... at a timestep
-        newest = position >= counts[index] - self.history
-        slot = (self.seen[index] + position) % self.history
-        self.losses[index[newest], slot[newest]] = losses[newest]
-        self.seen += counts
+        index = timestep_index(process, num, t)
+        self._gathered = _from_all_ranks(index, value.double(), num, self._largest_batch(len(t)))
+        if not _is_distributed():
+            self._store_gathered()
+
+    def _largest_batch(self, size: int) -> int:
+        """The largest first batch of all processes, which the collectives have room for."""
+        if self._room is None:
+            self._room = _maximum(size)
+        if size > self._room and _is_distributed():
+            raise ConfigurationError(
+                f"LossAwareTime: a batch of {size} examples after batches of {self._room}; give "
+                "batches of one size (drop_last)"
+            )
+        return max(size, self._room)
+
+    def _store_gathered(self) -> None:
+        """Store the losses of the last step, the newest in place of the oldest."""
+        if self._gathered is None:
+            return
+        pairs, work = self._gathered
+        self._gathered = None
+        if work is not None:
+            work.wait()  # for NCCL, the device's stream waits, not the host
+        pairs = pairs.transpose(0, 1).flatten(
+            0, 1
+        )  # in the order of the step's batch, see `module_generator`
+        self.losses, self.seen = (state.to(pairs.device) for state in (self.losses, self.seen))
+        self.losses, self.seen = _with_newest(self.losses, self.seen, pairs[:, 0].long(), pairs[:, 1])
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The history, for the checkpoint; not a buffer, since buffers are cast with the module."""
-        return {"losses": self.losses, "seen": self.seen}
+        self._store_gathered()
+        return {"losses": self.losses.cpu(), "seen": self.seen.cpu()}
 
     @override
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
@@ -110,10 +144,48 @@ class LossAwareTime(TimeSampler):
             self.losses, self.seen = (state[name].cpu().clone() for name in ("losses", "seen"))
 
 
-def _from_all_ranks(*columns: Tensor) -> list[Tensor]:
-    """The columns of all processes, concatenated; their lengths may differ."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return list(columns)
-    parts: list[tuple[Tensor, ...]] = [()] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, columns)
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
+def _with_newest(losses: Tensor, seen: Tensor, index: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The history with further losses, in operations that the host need not wait for.
+
+    Args:
+        losses: The last losses of each timestep in a ring, shape (num, history).
+        seen: Losses seen of each timestep, shape (num,).
+        index: Timestep of each new loss, shape (N,); num for one that does not count.
+        values: The new losses, shape (N,).
+    """
+    num, history = losses.shape
+    order = index.argsort(stable=True)
+    index, values = index[order], values[order]
+    counts = seen.new_zeros(num + 1).scatter_add_(0, index, torch.ones_like(index))
+    position = torch.arange(len(index), device=index.device) - (counts.cumsum(0) - counts)[index]
+    newest = position >= counts[index] - history  # the last ones of a timestep
+    slot = (F.pad(seen, (0, 1))[index] + position) % history
+    rows = F.pad(losses, (0, 0, 0, 1))  # with a last row for those that are not stored
+    rows[torch.where(newest, index, num), slot] = values
+    return rows[:num], seen + counts[:num]
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _maximum(number: int) -> int:
+    """The largest number of all processes."""
+    numbers: list[int] = [number] * (torch.distributed.get_world_size() if _is_distributed() else 1)
+    if _is_distributed():
+        torch.distributed.all_gather_object(numbers, number)
+    return max(numbers)
+
+
+def _from_all_ranks(index: Tensor, values: Tensor, num: int, room: int) -> tuple[Tensor, Any]:
+    """Pairs (index, value) of all processes, shape (W, N, 2), float64, and the collective to wait for.
+
+    Each of several processes gives `room` pairs; those that fill it up have the index `num`.
+    """
+    pairs = torch.stack([index.double(), values], 1)
+    if not _is_distributed():
+        return pairs[None], None
+    mine = F.pad(pairs, (0, 0, 0, room - len(pairs)), value=num)
+    every = mine.new_empty(torch.distributed.get_world_size() * room, 2)
+    work = torch.distributed.all_gather_into_tensor(every, mine, async_op=True)
+    return every.view(-1, room, 2), work

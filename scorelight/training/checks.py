@@ -1,29 +1,26 @@
-"""What is refused before a run, and when a loss is not finite."""
+"""What is refused before a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
-from scorelight.objectives.base import Loss, Objective
+from scorelight.objectives.base import Objective
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import Sampler
 
 __all__ = [
-    "REMEDY",
     "check_checkpoint",
     "check_compatible",
     "check_fit",
     "check_seed",
     "check_trainer",
     "check_validation_examples",
-    "require_finite",
     "require_floating",
 ]
 
@@ -37,8 +34,6 @@ _LEAST = {
     "num_sanity_val_steps": -1,
 }
 """Options of a trainer that Lightning takes at any value, and their least one."""
-
-REMEDY = "Try a lower learning rate, --trainer.gradient_clip_val 1 or a larger model.process.t_min"
 
 
 def check_compatible(
@@ -197,30 +192,3 @@ def require_floating(x0: Tensor) -> None:
         raise ConfigurationError(
             f"a batch of the data has x0 of type {x0.dtype}; give floating-point numbers, images in [-1, 1]"
         )
-
-
-def require_finite(module: LightningModule, loss: Loss, mean: Tensor) -> Tensor:
-    """The mean loss of all ranks.
-
-    Raises:
-        TrainingDivergedError: On all ranks alike, before the weights are spoilt, if it is not finite.
-    """
-    of_all = module.trainer.strategy.reduce(mean.detach().clone(), reduce_op="mean")
-    if not torch.isfinite(of_all):
-        saved = [getattr(c, "last_model_path", "") for c in module.trainer.checkpoint_callbacks]
-        last = next(filter(None, saved), "none yet")
-        raise TrainingDivergedError(_divergence(loss, module.global_step, last))
-    return of_all
-
-
-def _divergence(loss: Loss, step: int, checkpoint: str) -> str:
-    """What is known about a loss that is not finite."""
-    bad = ~torch.isfinite(loss.value.detach())
-    t, value = (
-        (loss.t[bad], loss.value[bad][0].item()) if bad.any() else (loss.t, "not finite on another rank")
-    )
-    return (
-        f"the loss is {value} at step {step}, for {int(bad.sum())} of {len(bad)} examples with t from "
-        f"{t.min().item():.4g} to {t.max().item():.4g}; this step was not taken. "
-        f"Last good checkpoint: {checkpoint}. {REMEDY}"
-    )

@@ -10,13 +10,13 @@ from typing import Any, Self
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from scorelight.batch import as_batch
 from scorelight.data.loaders import global_seed
 from scorelight.denoisers.base import Denoiser
-from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.errors import ConfigurationError
 from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, grey_levels
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.objectives import Objective, VariationalBound
@@ -27,7 +27,10 @@ from scorelight.storage.component import spec
 from scorelight.storage.specs import build, described
 from scorelight.times import DiscreteTime, ImportanceTime, StratifiedTime
 from scorelight.training.checkpointing import use_verified_checkpoints
+from scorelight.training.constants import keep_constants_local
+from scorelight.training.divergence import DivergenceGuard
 from scorelight.training.randomness import module_generator
+from scorelight.training.step_log import is_reported
 
 __all__ = ["DequantizerModule", "load_dequantizer"]
 
@@ -69,6 +72,7 @@ class DequantizerModule(LightningModule):
         self.objective = objective
         self.learning_rate = learning_rate
         self.seed = global_seed() if seed is None else seed
+        self.guard = DivergenceGuard("bound")
 
     def loss(self, x: Tensor, generator: Generators = None, **cond: Any) -> Tensor:
         """An unbiased estimate of the bound (24) for each example, in bits per dimension, shape (B,).
@@ -97,18 +101,37 @@ class DequantizerModule(LightningModule):
         x, cond, _ = as_batch(batch)
         first = batch_idx % self.trainer.accumulate_grad_batches * len(x)
         generator = module_generator(self, self.seed, first, len(x), x.device)
-        mean = self.loss(x, generator, **cond).mean()
-        if not self.trainer.strategy.reduce_boolean_decision(bool(mean.isfinite()), all=True):
-            raise TrainingDivergedError(
-                f"the bound is {mean.item()} at step {self.global_step}; this step was not taken. "
-                f"Try a lower learning rate than {self.learning_rate:g}"
-            )
-        self.log("train/bits_per_dim", mean.detach(), prog_bar=True)
-        return mean
+        bound = self.loss(x, generator, **cond)
+        mean = bound.mean()
+        if is_reported(self.trainer, self.global_step + 1):
+            self.log("train/bits_per_dim", mean.detach(), prog_bar=True)
+        return self.guard.loss(self, bound, mean)
+
+    def on_train_start(self) -> None:
+        """Guard the weights of this run."""
+        remedy = f"Try a lower learning rate than {self.learning_rate:g}"
+        self.guard = DivergenceGuard("bound", remedy)
+        keep_constants_local(self, self.trainer.model)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep a step that is not finite away from the weights."""
+        self.guard.before_step(self, optimizer)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Ask for the outcome of the last steps."""
+        if is_reported(self.trainer, self.global_step):
+            self.guard.read(self)
+
+    def on_train_end(self) -> None:
+        """Check the last steps."""
+        self.guard.read(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam; its rate comes from the schedule alone, so that a resumed run follows its own settings."""
-        optimizer, total = Adam(self.dequantizer.parameters(), 1.0), self.trainer.estimated_stepping_batches
+        optimizer, total = (
+            Adam(self.dequantizer.parameters(), 1.0, fused=True),
+            self.trainer.estimated_stepping_batches,
+        )
 
         def rate(step: int) -> float:
             return 0.5 * self.learning_rate * (1 + math.cos(math.pi * min(step / total, 1)))
@@ -126,7 +149,8 @@ class DequantizerModule(LightningModule):
         return loaded
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store all that is needed to build the dequantizer."""
+        """Store all that is needed to build the dequantizer; not after a step that was left out."""
+        self.guard.read(self)
         checkpoint["dequantizer"] = spec(self.dequantizer)
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 from torchmetrics import MeanMetric
 
 from scorelight.batch import Seeds, as_batch, with_indices
@@ -33,15 +33,16 @@ from scorelight.training.checks import (
     check_compatible,
     check_fit,
     check_validation_examples,
-    require_finite,
     require_floating,
 )
 from scorelight.training.class_check import check_classes_of_data, check_stated_classes
 from scorelight.training.configured import ConfiguredModule
+from scorelight.training.constants import keep_constants_local
+from scorelight.training.divergence import DivergenceGuard
 from scorelight.training.ema import ExponentialMovingAverage
 from scorelight.training.lightning_private import INSTANTIATOR, accumulate_by_epoch, attached_trainer
 from scorelight.training.randomness import dequantize, module_generator
-from scorelight.training.step_log import StepLog
+from scorelight.training.step_log import StepLog, is_reported
 
 __all__ = ["ScoreModule", "Weights", "score_module"]
 
@@ -107,6 +108,7 @@ class ScoreModule(ConfiguredModule):
         self.dequantize = dequantize
         self.step_log = StepLog()
         self.micro_batches = MicroBatches()
+        self.guard = DivergenceGuard()
         self.val_loss = MeanMetric()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -131,7 +133,9 @@ class ScoreModule(ConfiguredModule):
     def on_train_start(self) -> None:
         """Count the micro-batches of optimizer steps."""
         super().on_train_start()
+        self.guard = DivergenceGuard()
         self.micro_batches.attach(self.trainer)
+        keep_constants_local(self, self.trainer.model)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume from weights that do not fit, and from weights alone."""
@@ -140,8 +144,18 @@ class ScoreModule(ConfiguredModule):
             check_checkpoint(self, checkpoint, resuming=trainer.state.fn == "fit")
         super().on_load_checkpoint(checkpoint)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to write a checkpoint after a step that was left out."""
+        self.guard.read(self)
+        super().on_save_checkpoint(checkpoint)
+
+    def on_validation_start(self) -> None:
+        """Refuse to validate after a step that was left out."""
+        self.guard.read(self)
+
     def on_train_end(self) -> None:
-        """Leave the trainer as it was."""
+        """Check the last steps; leave the trainer as it was."""
+        self.guard.read(self)
         accumulate_by_epoch(self.trainer)
 
     def on_fit_end(self) -> None:
@@ -169,19 +183,27 @@ class ScoreModule(ConfiguredModule):
         x0 = dequantize(self.trainer, x0, generator) if self.dequantize else x0
         loss = self.objective(self.denoiser, x0, generator=generator, **cond)
         mean: Tensor = loss.value.mean()
-        self.step_log.start(self, loss, require_finite(self, loss, mean), self.denoiser.process)
-        return mean
+        self.step_log.start(self, loss, mean, self.denoiser.process)
+        return self.guard.loss(self, loss.value, mean, loss.t)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep a step that is not finite away from the weights."""
+        self.guard.before_step(self, optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, update the average, and log: here, since later hooks come after the checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser)
+        if is_reported(self.trainer, self.global_step + 1):
+            self.guard.read(self)
+            if self.guard.norms and self.guard.norms[-1][0] == self.global_step:
+                self.step_log.add("train/gradient_norm", self.guard.norms[-1][1])
         self.step_log.write(self)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss of the averaged denoiser at times and noise fixed by (seed, index of the example)."""
         x0, cond, indices = with_indices(batch, batch_idx)
-        generator = PhiloxGenerator(self.seed, indices.tolist(), Stream.VALIDATION)
+        generator = PhiloxGenerator(self.seed, indices, Stream.VALIDATION)
         x0 = dequantize(self.trainer, x0, generator) if self.dequantize else x0
         self.val_loss.update(self.objective(self.ema.denoiser, x0, generator=generator, **cond).value)
         self.log("val/loss", self.val_loss, prog_bar=True)

@@ -1,8 +1,9 @@
-"""Warnings of numerical problems, and a stop before they reach the weights."""
+"""Warnings of numerical problems."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from statistics import median
 from typing import Any
 
@@ -10,29 +11,24 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 
 from scorelight.batch import as_batch
-from scorelight.errors import ConfigurationError, TrainingDivergedError
+from scorelight.errors import ConfigurationError
 from scorelight.processes.noise_levels import largest_distance
-from scorelight.training.checks import REMEDY
+from scorelight.training.divergence import REMEDY
 from scorelight.training.module import ScoreModule, score_module
 
 __all__ = ["NumericsMonitor"]
 
 
 class NumericsMonitor(Callback):
-    """Checks the first batch and every gradient.
+    """Checks the first batch and the size of every gradient.
 
     * Images that are not in [−1, 1]: an error before the first step.
     * σ/α at t_max below a third of the largest distance in the batch: a warning, since the data then do not
       reach the prior (Song & Ermon, 2020, Technique 1).
-    * A gradient that is NaN or infinite: the run stops, and the step is not taken. (Under 16-mixed the
-      gradient scaler skips the step, and training continues.)
-    * A gradient with a norm above `factor` times the median of the last 100: a warning, once.
-
-    The norm, before clipping, is logged as ``train/gradient_norm``.
+    * A gradient with a norm above `factor` times the median of the last 100: a warning, once, at the next
+      step that is logged.
 
     Args:
         factor: How much larger than usual a gradient may be, above 1.
@@ -42,7 +38,8 @@ class NumericsMonitor(Callback):
         if not factor > 1:
             raise ConfigurationError(f"NumericsMonitor: factor={factor}: must be above 1")
         self.factor = factor
-        self._norms: list[float] = []
+        self._norms: deque[float] = deque(maxlen=100)
+        self._last_step = -1
         self._checked = self._warned = False
 
     def on_train_batch_start(
@@ -53,27 +50,24 @@ class NumericsMonitor(Callback):
             self._checked = True
             check_data(score_module(pl_module), as_batch(batch).x0)
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Check the gradient, which is the same on all processes."""
-        gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norm = float(get_total_norm(gradients))
-        if not math.isfinite(norm):
-            if getattr(trainer.precision_plugin, "scaler", None):
-                return  # the gradient scaler skips this step, and lowers its factor
-            raise TrainingDivergedError(
-                f"the gradient is {norm} at step {trainer.global_step}, though the loss is finite; this step "
-                f"was not taken. {REMEDY}"
-            )
-        score_module(pl_module).step_log.add("train/gradient_norm", norm)
-        if not self._warned and len(self._norms) == 100 and norm > self.factor * median(self._norms):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Look at the gradients that the host has asked for since the last time."""
+        norms = score_module(pl_module).guard.norms
+        for step, norm in norms if norms and norms[-1][0] > self._last_step else ():
+            if step > self._last_step:
+                self._look_at(step, norm)
+
+    def _look_at(self, step: int, norm: float) -> None:
+        """Compare a gradient with those before it."""
+        self._last_step = step
+        usual = median(self._norms) if len(self._norms) == 100 and not self._warned else math.inf
+        if norm > self.factor * usual:
             self._warned = True
             rank_zero_warn(
-                f"the gradient's norm is {norm:.3g} at step {trainer.global_step}, more than {self.factor:g} "
-                f"times the usual {median(self._norms):.3g}. {REMEDY}"
+                f"the gradient's norm is {norm:.3g} at step {step}, more than {self.factor:g} times the "
+                f"usual {usual:.3g}. {REMEDY}"
             )
-        self._norms = [*self._norms[-99:], norm]
+        self._norms.append(norm)
 
 
 def check_data(module: ScoreModule, x0: Tensor) -> None:

@@ -8,6 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
+from scorelight.training.step_log import is_reported
+
 __all__ = ["StepProgressBar"]
 
 
@@ -33,9 +35,10 @@ class StepProgressBar(TQDMProgressBar):
             bar.n = bar.initial = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Show the step, the loss and the remaining time."""
+        """Show the step, the remaining time, and after the steps that are logged the loss."""
         bar = self.train_progress_bar
-        bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        if is_reported(trainer, trainer.global_step):  # to ask for it at every step would be to wait for it
+            bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         bar.update(trainer.global_step - bar.n)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

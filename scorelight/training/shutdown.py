@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from scorelight.training.agreement import StopAgreement
 from scorelight.training.lightning_private import (
     cluster_environment,
     is_accumulating,
@@ -34,19 +35,21 @@ class GracefulShutdown(Callback):
     """On Ctrl-C, SIGTERM and SLURM's requeue signal: finish the step, save a checkpoint, exit.
 
     A validation that is due comes first. A second signal, or one during a validation, exits at once; the run
-    is then resumed from the checkpoint before. After every step the processes agree on whether one of them
-    has received a signal.
+    is then resumed from the checkpoint before. Several processes all stop after the same step: the one after
+    that in which one of them has received the signal.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._agreed = False
+        self._agreement = StopAgreement()
         self._trainer: Trainer | None = None
         self._pid = os.getpid()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the signal handlers; whoever has set them restores the original ones at the end."""
         self._trainer, self.received, self._agreed, self._pid = trainer, None, False, os.getpid()
+        self._agreement.start(trainer)
         skip_sigterm_broadcast(trainer)
         if threading.current_thread() is not threading.main_thread():
             return
@@ -58,9 +61,13 @@ class GracefulShutdown(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Agree on stopping after every optimizer step; stop now, unless a validation is due."""
         if not is_accumulating(trainer):
-            self._agreed = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+            self._agreed = self._agreement.exchange(trainer, self.received is not None)
             if self._agreed and not validation_due(trainer):
                 stop_after_step(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete what the processes have exchanged after the last step."""
+        self._agreement.finish()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after the validation."""

@@ -64,21 +64,19 @@ def test_batches_of_different_sizes_share_no_noise():
     assert len(torch.cat(noise).unique(dim=0)) == 21
 
 
-def losses(make_module, make_trainer, batch_size, accumulate, batches):
+def times(make_module, make_trainer, batch_size, accumulate, batches):
     """The times of each step of a run without shuffling, in the order of the examples."""
     seen, objective = [], EpsilonPrediction()
     objective.register_forward_hook(lambda _, args, loss: seen.append(loss.t))
     data = torch.arange(batch_size * batches * 2.0).reshape(-1, 2) / 100
     loader = torch.utils.data.DataLoader(data, batch_size)
-    trained = make_module(objective=objective, seed=1)
-    steps = batches // accumulate
-    make_trainer(max_steps=steps, accumulate_grad_batches=accumulate, limit_val_batches=0).fit(
-        trained, loader
-    )
+    trained, steps = make_module(objective=objective, seed=1), batches // accumulate
+    trainer = make_trainer(max_steps=steps, accumulate_grad_batches=accumulate, limit_val_batches=0)
+    trainer.fit(trained, loader, loader)
     return torch.cat(seen).reshape(steps, -1)
 
 
 def test_accumulated_batches_are_trained_at_the_times_of_large_ones(make_module, make_trainer):
-    large = losses(make_module, make_trainer, 12, 1, 3)
-    small = losses(make_module, make_trainer, 4, 3, 9)
+    large = times(make_module, make_trainer, 12, 1, 3)
+    small = times(make_module, make_trainer, 4, 3, 9)
     assert torch.equal(large, small)
