@@ -104,7 +104,7 @@ class DequantizerModule(LightningModule):
         bound = self.loss(x, generator, **cond)
         mean = bound.mean()
         if is_reported(self.trainer, self.global_step + 1):
-            self.log("train/bits_per_dim", mean.detach(), prog_bar=True)
+            self.log("train/bits_per_dim", mean.detach().cpu(), prog_bar=True)
         return self.guard.loss(self, bound, mean)
 
     def on_train_start(self) -> None:

@@ -31,7 +31,8 @@ class StepLog:
         if not is_reported(module.trainer, step):
             return
         of_all, quartiles = _losses_of_all_ranks(module, loss, mean.detach(), process)
-        module.log("train/loss", of_all, prog_bar=True, logger=False)
+        # on the host: a number of the progress bar is asked for at every step
+        module.log("train/loss", torch.tensor(of_all), prog_bar=True, logger=False)
         if every and step % every == 0:
             rate = module.trainer.optimizers[0].param_groups[0]["lr"]
             self._numbers = {"train/loss": of_all, "train/learning_rate": rate, **quartiles}
@@ -44,7 +45,7 @@ class StepLog:
     def write(self, module: LightningModule) -> None:
         """Log the step, numbered from 0."""
         if self._numbers:
-            module.log_dict(self._numbers, logger=False)
+            module.log_dict({k: torch.tensor(v) for k, v in self._numbers.items()}, logger=False)
             for logger in module.trainer.loggers:
                 logger.log_metrics(dict(self._numbers), module.global_step)
 
