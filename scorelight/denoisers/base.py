@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from scorelight.parameterizations import Parameterization
-from scorelight.processes.base import AnyLevel, ForwardProcess
+from scorelight.processes.base import AnyLevel, ForwardProcess, Scalar
 from scorelight.storage.component import Component
 
 __all__ = ["Denoiser", "DenoiserWrapper", "MakeWrapper", "Prediction", "wrap"]
@@ -34,34 +35,44 @@ class Prediction:
     """For a network that also learns the variance of a reverse step: f of Σ = Σ_small^(1−f) Σ_large^f, of
     x_t's shape, 0 to 1 but not clipped (Nichol & Dhariwal, 2021, eq. 15, f = (v + 1)/2)."""
 
+    def combine(self, of_x0: Scalar, of_epsilon: Scalar) -> Tensor:
+        """P x0 + q ε for the numbers p and q of the level: ((p b − q a) x_t + (q α − p σ) y)/Δ, by (5).
+
+        What a sampler needs of both costs no more than one of them.
+        """
+        a, b = self.parameterization.coefficients(self.level)
+        delta = self.parameterization.determinant(self.level)
+        of_x_t = (of_x0 * b - of_epsilon * a) / delta
+        of_output = (of_epsilon * self.level.alpha - of_x0 * self.level.sigma) / delta
+        if isinstance(of_output, Tensor):
+            return of_x_t * self.x_t + of_output * self.output
+        return torch.add(of_x_t * self.x_t, self.output, alpha=of_output)
+
     @property
     def x0(self) -> Tensor:
         """Posterior mean E[x0 | x_t] = (b x_t − σ y)/Δ."""
-        _, b = self.parameterization.coefficients(self.level)
-        delta = self.parameterization.determinant(self.level)
-        return (b / delta) * self.x_t - (self.level.sigma / delta) * self.output
+        return self.combine(1.0, 0.0)
 
     @property
     def epsilon(self) -> Tensor:
         """E[ε | x_t] = (α y − a x_t)/Δ."""
-        a, _ = self.parameterization.coefficients(self.level)
-        delta = self.parameterization.determinant(self.level)
-        return (self.level.alpha / delta) * self.output - (a / delta) * self.x_t
+        return self.combine(0.0, 1.0)
 
     @property
     def score(self) -> Tensor:
         """∇log p_t(x_t) = −E[ε | x_t]/σ (Vincent, 2011)."""
-        return -self.epsilon / self.level.sigma
+        return self.combine(0.0, -1 / self.level.sigma)
 
     @property
     def velocity(self) -> Tensor:
         """dx/dt of the probability flow, α' x0 + σ' ε."""
-        return self.level.dalpha * self.x0 + self.level.dsigma * self.epsilon
+        return self.combine(self.level.dalpha, self.level.dsigma)
 
     @property
     def angular_velocity(self) -> Tensor:
         """dz/dθ of the probability flow, in the coordinates (20) of `scorelight.samplers.adaptive`."""
-        return (self.level.alpha * self.epsilon - self.level.sigma * self.x0) / self.level.length
+        length = self.level.length
+        return self.combine(-self.level.sigma / length, self.level.alpha / length)
 
     def residual(self, x0: Tensor, epsilon: Tensor, space: Parameterization) -> Tensor:
         """Error of the prediction against (x0, ε), measured in another space by Δ_space/Δ_output.

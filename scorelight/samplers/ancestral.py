@@ -71,7 +71,7 @@ class AncestralSampler(Sampler):
         for t, s in pairwise(levels):
             lost = noise_lost(t, s)
             pred = predict(x, t)
-            mean = s.alpha * pred.x0 + s.sigma * (1 - lost) ** 0.5 * pred.epsilon
+            mean = pred.combine(s.alpha, s.sigma * (1 - lost) ** 0.5)
             x = mean + s.sigma * lost**0.5 * (t.sigma / s.sigma) ** self._fraction(pred) * noise(x)
             yield x
 
@@ -116,8 +116,7 @@ class DDIM(Sampler):
     ) -> Iterator[Tensor]:
         for t, s in pairwise(levels):
             fresh = self.eta**2 * noise_lost(t, s)  # fraction of σ_s² that is new noise, c²/σ_s²
-            pred = predict(x, t)
-            x = s.alpha * pred.x0 + s.sigma * (1 - fresh) ** 0.5 * pred.epsilon
+            x = predict(x, t).combine(s.alpha, s.sigma * (1 - fresh) ** 0.5)
             if self.eta:
                 x = x + s.sigma * fresh**0.5 * noise(x)
             yield x

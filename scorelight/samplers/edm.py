@@ -71,13 +71,14 @@ class EDMSampler(Sampler):
     ) -> Iterator[Tensor]:
         for (t, s), hat in zip(pairwise(levels), self._churned(predict.process, levels), strict=True):
             added = (hat.sigma / hat.alpha) ** 2 - (t.sigma / t.alpha) ** 2
-            x = x / t.alpha
+            x = x * (hat.alpha / t.alpha)  # hat.alpha times x̂, and at s, s.alpha times it
             if added > 0:
-                x = x + self.s_noise * math.sqrt(added) * noise(x)
-            h = s.sigma / s.alpha - hat.sigma / hat.alpha
-            d = predict(hat.alpha * x, hat).epsilon
-            d = (d + predict(s.alpha * (x + h * d), s).epsilon) / 2
-            x = s.alpha * (x + h * d)
+                x = x + hat.alpha * self.s_noise * math.sqrt(added) * noise(x)
+            h = s.alpha * (s.sigma / s.alpha - hat.sigma / hat.alpha)
+            d = predict(x, hat).epsilon
+            x = x * (s.alpha / hat.alpha)
+            d = d + predict(torch.add(x, d, alpha=h), s).epsilon
+            x = torch.add(x, d, alpha=h / 2)
             yield x
 
     def _churned(self, process: ForwardProcess, levels: Levels) -> Levels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
@@ -30,20 +31,46 @@ def finite_states(
     Raises:
         SamplingError: If a state is not finite; it states how many examples are not, and from which step on.
     """
-    step, good, survived = 0, None, None
+    record, step = _Record(), 0
     for step, state in enumerate(_explained(states, denoiser, owner, remedy), 1):  # noqa: B007
-        finite = state.detach().flatten(1).abs().amax(1).isfinite()  # a tenth of the time of isfinite().all()
-        good = finite if good is None else good & finite
-        survived = good.long() if survived is None else survived + good
+        record.add(state)
         yield state
-    if good is None or survived is None or good.all():
+    steps = record.finite_steps()
+    if steps is None or (bad := steps < step).sum() == 0:
         return
-    first = int(survived.min()) + 1
+    first = int(steps.min()) + 1
     raise SamplingError(
-        f"{owner}: {int((~good).sum())} of {len(good)} samples drawn at once are NaN or infinite, the first "
+        f"{owner}: {int(bad.sum())} of {len(bad)} samples drawn at once are NaN or infinite, the first "
         f"from step {first} of {step} on, t = {times[min(first, len(times)) - 1]:.3g}. "
         f"{_remedy(denoiser, remedy)}"
     )
+
+
+class _Record:
+    """Up to which state each example was finite, in two operations a state."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._good: Tensor | None = None
+        self._steps: Tensor | None = None
+
+    def add(self, state: Tensor) -> None:
+        """Record a state of shape (B, ...): its sums, which no finite numbers of single precision exceed."""
+        self._sums.append(state.detach().flatten(1).sum(1, dtype=torch.float64))
+        if len(self._sums) == 1000:
+            self.finite_steps()
+
+    def finite_steps(self) -> Tensor | None:
+        """Number of states in a row, from the first, in which each example was finite, shape (B,)."""
+        if self._sums:
+            finite = torch.stack(self._sums).isfinite()
+            self._sums = []
+            if self._good is not None:
+                finite = finite & self._good
+            in_a_row = finite.long().cumprod(0)
+            self._good = in_a_row[-1].bool()
+            self._steps = in_a_row.sum(0) + (0 if self._steps is None else self._steps)
+        return self._steps
 
 
 def _explained(states: Iterable[Tensor], denoiser: Denoiser, owner: str, remedy: str) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -34,7 +35,7 @@ class Euler(Sampler):
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         for t, s in pairwise(levels):
-            x = x + (s.time - t.time) * predict(x, t).velocity
+            x = torch.add(x, predict(x, t).velocity, alpha=s.time - t.time)
             yield x
 
 
@@ -60,5 +61,6 @@ class Heun(Sampler):
         for t, s in pairwise(levels):
             h = s.time - t.time
             d = predict(x, t).velocity
-            x = x + (h / 2) * (d + predict(x + h * d, s).velocity)
+            d = d + predict(torch.add(x, d, alpha=h), s).velocity
+            x = torch.add(x, d, alpha=h / 2)
             yield x

@@ -85,7 +85,7 @@ class DivergenceGuard:
         self._norms.append((module.global_step, norm))
         if _has_scaler(module):
             return  # it skips steps by itself, and lowers its factor
-        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if not _can_skip(optimizer):
             self.read(module)
             return
         bad = norm.isfinite().logical_not().to(norm.dtype)
@@ -130,6 +130,12 @@ class DivergenceGuard:
         saved = [getattr(c, "last_model_path", "") for c in module.trainer.checkpoint_callbacks]
         last = next(filter(None, saved), "none yet")
         return f"{what}; this step was not taken{later}. Last good checkpoint: {last}. {self.remedy}"
+
+
+def _can_skip(optimizer: Optimizer) -> bool:
+    """Whether it looks at `found_inf`, on the device: PyTorch's fused optimizers do."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and type(optimizer).__module__.startswith("torch.optim.")
 
 
 def _has_scaler(module: LightningModule) -> bool:

@@ -30,12 +30,15 @@ class Spy(Callback):
         self.quartiles.append([logged[f"train/loss_t_quartile_{q}"].item() for q in (1, 2, 3, 4)])
         self.noise.append(torch.rand(()).item())
 
+def flat(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()]).tolist()
+
 def trainer(**kwargs):
     strategy = "ddp_fork" if world > 1 else "auto"
     names = "logger enable_progress_bar enable_checkpointing enable_model_summary"
     quiet = dict.fromkeys(names.split(), False)
-    return Trainer(accelerator="cpu", devices=world, strategy=strategy, num_sanity_val_steps=0, max_epochs=-1,
-                   default_root_dir=folder, log_every_n_steps=1, **quiet, **kwargs)
+    options = {"log_every_n_steps": 1, "num_sanity_val_steps": 0, "max_epochs": -1} | quiet | kwargs
+    return Trainer(accelerator="cpu", devices=world, strategy=strategy, default_root_dir=folder, **options)
 
 class Report(Callback):
     def on_validation_end(self, trainer, module):
@@ -44,17 +47,19 @@ class Report(Callback):
                 json.dump(trainer.callback_metrics["val/loss"].item(), file)
     def on_train_end(self, trainer, module):
         spy = trainer.callbacks[0]
-        weights = torch.cat([p.flatten() for p in module.denoiser.network.parameters()]).tolist()
-        averaged = torch.cat([p.flatten() for p in module.ema.denoiser.network.parameters()]).tolist()
+        weights, averaged = flat(module.denoiser.network), flat(module.ema.denoiser.network)
         kept = {name: getattr(spy, name) for name in ("noise", "seen", "loss", "quartiles")}
         parts = {**kept, "weights": weights, "averaged": averaged}
         with open(f"{folder}/rank{trainer.global_rank}of{world}.json", "w") as file:
             json.dump(parts, file)
 
 seed_everything(0)
-objective = EpsilonPrediction(StratifiedTime()) if sys.argv[3] == "fit-stratified" else EpsilonPrediction()
+objective = {"fit-stratified": EpsilonPrediction(StratifiedTime()),
+             "fit-loss-aware": VariationalBound(4, time_sampler=LossAwareTime(4, history=3))
+            }.get(sys.argv[3], EpsilonPrediction())
 module = ScoreModule(MLP((2,), 16, 1, num_classes=3), VPSDE(), Epsilon(), objective, DDIM(8, eta=1.0),
-                     optimizer=functools.partial(torch.optim.Adam, lr=1e-2), condition_dropout=0.5)
+                     optimizer=functools.partial(torch.optim.Adam, lr=1e-2, fused="fused" in sys.argv[3]),
+                     condition_dropout=0.5)
 class Labelled(ToyDataModule):
     num_classes = 3
     def arrays(self):
@@ -80,14 +85,22 @@ if sys.argv[3].startswith("evaluate"):
     if evaluating.is_global_zero:
         with open(f"{folder}/{sys.argv[3]}of{world}.json", "w") as file:
             json.dump(found, file)
-if sys.argv[3] == "diverge":
+if sys.argv[3].startswith("diverge"):
     class Bad(EpsilonPrediction):
+        calls = 0
         def forward(self, denoiser, x0, **kwargs):
-            loss = super().forward(denoiser, x0, **kwargs)
-            rank = torch.distributed.get_rank()
-            return Loss(loss.value * (torch.nan if rank == 1 else 1.0), loss.t)
+            loss, self.calls = super().forward(denoiser, x0, **kwargs), self.calls + 1
+            bad = torch.distributed.get_rank() == 1 and self.calls == 3
+            return Loss(loss.value * (torch.nan if bad else 1.0), loss.t)
+    class Watch(Callback):
+        def __init__(self): self.weights = []
+        def on_train_batch_start(self, trainer, module, *_): self.weights.append(flat(module.denoiser))
+        def on_exception(self, trainer, module, exception):
+            found = {"message": str(exception), "weights": flat(module.denoiser), "before": self.weights[:3]}
+            with open(f"{folder}/{sys.argv[3]}{trainer.global_rank}.json", "w") as file:
+                json.dump(found, file)
     module.objective = Bad()
-    trainer(max_steps=4).fit(module, data)
+    trainer(max_steps=5, log_every_n_steps=100, callbacks=[Watch()]).fit(module, data)
 """
 
 
@@ -112,7 +125,9 @@ def read(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("world", "what"), [(2, "fit"), slow(3, "fit"), slow(2, "fit-stratified")])
+@pytest.mark.parametrize(
+    ("world", "what"), [(2, "fit"), slow(3, "fit"), slow(2, "fit-stratified"), slow(2, "fit-loss-aware")]
+)
 @pytest.mark.slow
 def test_several_ranks_train_as_one_does(launch, world, what):
     """Loss curves, weights and average of the same global batches agree to rounding: sums in another order.
@@ -123,7 +138,10 @@ def test_several_ranks_train_as_one_does(launch, world, what):
     launch(1, what)
     ranks = [read(folder / f"rank{r}of{world}.json") for r in range(world)]
     alone = read(folder / "rank0of1.json")
-    together = [[*chain(*parts)] for parts in zip(*(rank["seen"] for rank in ranks), strict=True)]
+    batches = zip(*(rank["seen"] for rank in ranks), strict=True)
+    together = [
+        [*chain(*zip(*parts, strict=True))] for parts in batches
+    ]  # example j of rank r has place j W + r
     assert together == alone["seen"]
     assert len({rank["noise"][0] for rank in ranks}) == world, "dropout of their own"
     for rank in ranks:
@@ -203,6 +221,14 @@ def test_the_command_line_trains_samples_and_evaluates_on_several_processes(tmp_
 
 
 @pytest.mark.slow
-def test_divergence_on_one_rank_stops_both(launch):
-    _, done = launch(2, "diverge", check=False)
+@pytest.mark.parametrize("what", ["diverge", "diverge-fused"])
+def test_divergence_on_one_rank_stops_both_with_the_weights_before_it(launch, what):
+    """Without `fused` at the step, with it at the end, since no step is logged before."""
+    folder, done = launch(2, what, check=False)
     assert done.returncode != 0 and "TrainingDivergedError" in done.stderr
+    first, second = (read(folder / f"{what}{rank}.json") for rank in (0, 1))
+    assert "loss is not finite at step 2 on another rank; this step was not taken" in first["message"]
+    assert "loss is nan at step 2, for 12 of 12 examples with t from" in second["message"]
+    assert ("nor any after it" in first["message"]) == (what == "diverge-fused")
+    for rank in (first, second):
+        assert rank["weights"] == rank["before"][2] == first["weights"] != rank["before"][1]
