@@ -33,6 +33,7 @@ __all__ = [
     "rand",
     "rand_like",
     "randn_like",
+    "seed_device",
     "stratified",
 ]
 
@@ -128,7 +129,8 @@ class PhiloxGenerator:
 
     def of_batch(self, device: torch.device) -> Tensor:
         """A uniform number that is the same for all examples of the step, on every process; shape (1,)."""
-        shared = PhiloxGenerator(self.seed, [0], Stream.BATCH, self.step)
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        shared = PhiloxGenerator(self.seed, one, Stream.BATCH, self.step)
         shared.num_draws = self._draw_number() % _DRAWS
         return shared.draw((), device, torch.float64, uniform)
 
@@ -153,6 +155,19 @@ def hash_seed(*keys: int) -> int:
         _check_seed(key)
     words = [word for key in keys for word in (key & _MASK, key >> 32)]
     return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed PyTorch's own generators, those of the host and of one device.
+
+    `torch.manual_seed` seeds all devices, and records the call stack for those that are not in use, which
+    takes as long as a step of a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
 
 
 def rand(num: int, generator: Generators, device: torch.device) -> Tensor:

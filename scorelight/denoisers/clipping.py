@@ -14,6 +14,8 @@ from scorelight.processes.base import AnyLevel
 
 __all__ = ["ClippedDenoiser"]
 
+_X0 = X0()
+
 
 class ClippedDenoiser(DenoiserWrapper):
     """x̂0 ← clip(x̂0, low, high), as Ho et al. (2020) sample; ε̂ = (x_t − α x̂0)/σ follows from it.
@@ -41,4 +43,4 @@ class ClippedDenoiser(DenoiserWrapper):
 
     def _clip(self, pred: Prediction) -> Prediction:
         x0 = pred.x0.clamp(self.low, self.high)
-        return Prediction(pred.x_t, pred.level, x0, X0(), pred.variance_fraction)
+        return Prediction(pred.x_t, pred.level, x0, _X0, pred.variance_fraction)

@@ -45,6 +45,8 @@ __all__ = [
     "variational_bound",
 ]
 
+_EPSILON = Epsilon()
+
 Variance = Literal["small", "large"]
 """Variance of a reverse step that the network does not learn: c², or σ²_{t|s}."""
 
@@ -108,7 +110,7 @@ def _divergence(
 ) -> Tensor:
     """Equation (12), shape (B,)."""
     log_rho = -fraction * log_ratio
-    squared = torch.expm1(gap) * pred.residual(x0, epsilon, Epsilon()) ** 2
+    squared = torch.expm1(gap) * pred.residual(x0, epsilon, _EPSILON) ** 2
     terms = torch.expm1(log_rho) - log_rho + log_rho.exp() * squared
     return 0.5 * terms.flatten(1).sum(1)
 
@@ -266,7 +268,7 @@ def _terms_in_slices(
         for i in range(num_slices):
             log_snr = first + width * (i + rand(len(x0), evaluate.generator, x0.device))
             pred, epsilon = evaluate(process.time_of_log_snr(log_snr))
-            squared = pred.residual(x0, epsilon, Epsilon()).double() ** 2
+            squared = pred.residual(x0, epsilon, _EPSILON).double() ** 2
             yield -0.5 * width * squared.flatten(1).sum(1)
 
     return process.time_of_log_snr(first + share * (last - first)), terms()

@@ -22,6 +22,8 @@ from scorelight.times import TimeSampler
 
 __all__ = ["DenoisingScoreMatching", "EpsilonPrediction"]
 
+_EPSILON = Epsilon()
+
 
 class DenoisingScoreMatching(Objective):
     """Equation (7a); by default Song et al.'s (2021) eq. 7 with λ = σ²: score residual, uniform t.
@@ -68,4 +70,4 @@ class EpsilonPrediction(Objective):
         self, denoiser: Denoiser, noisy: NoisyBatch, *, generator: Generators = None, **cond: Any
     ) -> Tensor:
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
-        return mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, Epsilon()) ** 2)
+        return mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, _EPSILON) ** 2)

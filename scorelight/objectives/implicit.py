@@ -28,6 +28,8 @@ from scorelight.times import TimeSampler
 
 __all__ = ["ImplicitScoreMatching", "SlicedScoreMatching"]
 
+_SCORE = Score()
+
 Projection = Literal["rademacher", "gaussian", "sphere"]
 Curvature = Callable[[Tensor], Tensor]
 """v -> vᵀ (∂s/∂x) v for v of shape (n, B, ...), shape (n, B)."""
@@ -148,5 +150,5 @@ def _weighted_fisher(
 
 def _score_weight(weighting: Weighting, level: NoiseLevel[Tensor], like: Tensor) -> Tensor:
     """λ moved by (6) from the weighting's own space to the score's residual, shape (B,) or ()."""
-    ratio = weighting.space.determinant(level) / Score().determinant(level)
+    ratio = weighting.space.determinant(level) / _SCORE.determinant(level)
     return torch.as_tensor(weighting(level) * ratio**2, dtype=like.dtype).reshape(-1)

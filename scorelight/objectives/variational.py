@@ -21,6 +21,8 @@ from scorelight.times.base import resolve_num_timesteps, timestep_index, timeste
 
 __all__ = ["HybridObjective", "VariationalBound"]
 
+_EPSILON, _SCORE = Epsilon(), Score()
+
 
 class VariationalBound(Objective):
     """The bound (11) on timesteps, (13) in continuous time: an unbiased estimate for each example, in nats.
@@ -68,7 +70,7 @@ class VariationalBound(Objective):
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
         if self._is_discrete(process):
             return self.term(process, pred, noisy)
-        squared = pred.residual(noisy.x0, noisy.epsilon, Score()) ** 2
+        squared = pred.residual(noisy.x0, noisy.epsilon, _SCORE) ** 2
         return 0.5 * (process.t_max - process.t_min) * (noisy.level.g2 * squared).flatten(1).sum(1)
 
     def unweighted_terms(self, denoiser: Denoiser, noisy: NoisyBatch, **cond: Any) -> Scalar:
@@ -155,7 +157,7 @@ class HybridObjective(Objective):
         pred = denoiser.predict(noisy.x_t, noisy.level, **cond)
         if pred.variance_fraction is None:
             raise ConfigurationError(_NO_VARIANCE)
-        simple = mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, Epsilon()).square())
+        simple = mean_over_dims(pred.residual(noisy.x0, noisy.epsilon, _EPSILON).square())
         fixed_mean = dataclasses.replace(pred, output=pred.output.detach())
         bound = self.bound.term(denoiser.process, fixed_mean, noisy)
         return simple + self.bound_weight * (bound / (noisy.x0[0].numel() * math.log(2)))

@@ -12,11 +12,16 @@ from torch import Tensor
 __all__ = ["StopAgreement"]
 
 
+_FEW = 64
+"""So many processes exchange a number in less than a millisecond."""
+
+
 class StopAgreement:
     """Whether one of the processes wants to stop: all of them learn it at the same step.
 
-    Alone, a process learns it at once. Several exchange one number a step while the next step is computed, on
-    the host's network, so that no device has to be waited for; they learn it one step later.
+    They exchange one number a step on the host's network, so that no device is waited for. Up to 64
+    processes learn it at the end of the step. More of them, whose exchange takes longer, do not wait for it:
+    they learn it at the end of the next step.
     """
 
     def __init__(self) -> None:
@@ -37,17 +42,17 @@ class StopAgreement:
             wanted: Whether this process wants to stop.
 
         Returns:
-            Whether one of them wanted to at the previous call, or alone, at this one.
+            Whether one of them wanted to at this call, or of many, at the previous one.
         """
         if not _is_distributed(trainer):
             return trainer.strategy.reduce_boolean_decision(wanted, all=False)
-        agreed = self.finish()
+        before = self.finish()
         flag = torch.tensor([int(wanted)])
         work = torch.distributed.all_reduce(
             flag, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
         )
         self._pending = flag, work
-        return agreed
+        return self.finish() if trainer.world_size <= _FEW else before
 
     def finish(self) -> bool:
         """Complete the last exchange, and tell its result."""

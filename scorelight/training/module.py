@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -23,7 +22,7 @@ from scorelight.networks.base import ScoreNetwork
 from scorelight.objectives.base import Objective
 from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import ForwardProcess
-from scorelight.rng import PhiloxGenerator, Stream, hash_seed, rand
+from scorelight.rng import PhiloxGenerator, Stream, hash_seed, rand, seed_device
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import generate
 from scorelight.storage.component import refuse_none, spec
@@ -169,7 +168,7 @@ class ScoreModule(ConfiguredModule):
         """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
         self.micro_batches.begin(self.trainer)
         number = self.micro_batches.number
-        torch.manual_seed(hash_seed(self.seed, self.global_step, number, self.global_rank))
+        seed_device(hash_seed(self.seed, self.global_step, number, self.global_rank), self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss; times and noise depend on (seed, step, place in the batch of the step) alone."""

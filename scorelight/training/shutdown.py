@@ -35,8 +35,8 @@ class GracefulShutdown(Callback):
     """On Ctrl-C, SIGTERM and SLURM's requeue signal: finish the step, save a checkpoint, exit.
 
     A validation that is due comes first. A second signal, or one during a validation, exits at once; the run
-    is then resumed from the checkpoint before. Several processes all stop after the same step: the one after
-    that in which one of them has received the signal.
+    is then resumed from the checkpoint before. Several processes all stop after the same step, see
+    `StopAgreement`.
     """
 
     def __init__(self) -> None:

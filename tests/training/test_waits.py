@@ -101,7 +101,7 @@ def test_the_recorder_notices_what_it_is_there_for(make_module, make_trainer):
     class Reading(type(make_module())):
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
-            float(loss), torch.tensor(1.0), (loss > 0).nonzero()
+            float(loss.detach()), torch.tensor(1.0), (loss > 0).nonzero()
             return loss
 
     waits, module = Waits(1, 2), make_module()
