@@ -12,7 +12,7 @@ import pytest
 from support.marks import slow
 
 SCRIPT = """
-import functools, json, sys, torch
+import functools, json, os, sys, time, torch
 torch.set_num_threads(1)
 import warnings; warnings.simplefilter("ignore")
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -97,8 +97,12 @@ if sys.argv[3].startswith("diverge"):
         def on_train_batch_start(self, trainer, module, *_): self.weights.append(flat(module.denoiser))
         def on_exception(self, trainer, module, exception):
             found = {"message": str(exception), "weights": flat(module.denoiser), "before": self.weights[:3]}
-            with open(f"{folder}/{sys.argv[3]}{trainer.global_rank}.json", "w") as file:
+            path = f"{folder}/{sys.argv[3]}%d.json"
+            with open(path % trainer.global_rank, "w") as file:
                 json.dump(found, file)
+            for _ in range(300):  # the first process that ends has the others killed
+                if not os.path.exists(path % (1 - trainer.global_rank)): time.sleep(0.1)
+            time.sleep(1)
     module.objective = Bad()
     trainer(max_steps=5, log_every_n_steps=100, callbacks=[Watch()]).fit(module, data)
 """
