@@ -50,7 +50,7 @@ def test_a_write_that_fails_leaves_no_rows(parts, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="no space"):
         parts.write(torch.tensor([10]), x=torch.zeros(1))
     assert parts.missing(11).tolist() == [10]
