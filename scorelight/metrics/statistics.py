@@ -45,6 +45,10 @@ class Moments:
         mean = x.mean(0)
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
+    def to(self, device: torch.device) -> Moments:
+        """The same on a device."""
+        return Moments(self.count, self.mean.to(device), self.scatter.to(device))
+
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets together, by (30)."""
         count, delta = self.count + other.count, other.mean - self.mean

@@ -61,11 +61,10 @@ def sliced_wasserstein(real: Rows, fake: Rows, num_projections: int = 128, seed:
     normal = torch.randn(num_projections, real.shape[1], dtype=torch.float64, generator=generator)
     i, j, weight = _coupling(len(real), len(fake), device)
     squares: list[Tensor] = []
-    for lines in normalize(normal, dim=1).to(device).split(max(_ENTRIES // max(len(real), len(fake)), 1)):
-        x, y = (_projected(rows, lines) for rows in (real, fake))
-        squares += [
-            (a.sort().values[i] - b.sort().values[j]).square() @ weight for a, b in zip(x, y, strict=True)
-        ]
+    at_once = max(_ENTRIES // max(len(real), len(fake)), 1)
+    for lines in torch.split(normalize(normal, dim=1).to(device), at_once):
+        for x, y in zip(_projected(real, lines), _projected(fake, lines), strict=True):
+            squares.append((x.sort().values[i] - y.sort().values[j]).square() @ weight)
     return torch.stack(squares).mean().sqrt().item()
 
 

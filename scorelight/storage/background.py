@@ -8,7 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["in_background"]
+import torch
+from torch import Tensor
+
+__all__ = ["copy_to_host", "in_background"]
 
 _MOST_WAITING = 2
 
@@ -35,3 +38,22 @@ def in_background() -> Iterator[Callable[..., None]]:
         yield later
     for work in waiting:
         work.result()
+
+
+def copy_to_host(x: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the host's memory; the function that is returned waits for the copy.
+
+    On a GPU the copy takes its turn behind the work that makes the tensor, and this process does not wait.
+    """
+    if x.device.type != "cuda":
+        return x.cpu
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(x.device))
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return host
+
+    return wait
