@@ -109,7 +109,9 @@ def evaluate(
     check_positive(devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
     data, learned = stored_data(data, path), load_dequantizer(dequantizer) if dequantizer else None
-    exact, source = (load_source(path, weights, sampler, guidance) for _ in range(2))
+    source = exact = load_source(path, weights, sampler, guidance)
+    if precision != "32-true" or compile:
+        source = load_source(path, weights, sampler, guidance)
     folder = Path(out or _run_folder(path) / "evaluation")
     context = launch(accelerator, devices, num_nodes)
     exact.denoiser.to(context.device)
