@@ -87,7 +87,7 @@ class Sleeping(Sampler):
             time.sleep(self.seconds / (len(levels) - 1))
             yield x
 '''
-SLOW_WRITER = '''
+SLOW_WRITER = """
 import sys, time
 import sizes
 from scorelight.cli import main
@@ -108,7 +108,7 @@ ShardStore.write, sample.write_archive = slow, ended
 code = main(sys.argv[2:])
 print("seconds", ended.at - sizes.started[0])
 sys.exit(code)
-'''
+"""
 
 
 def model(folder):
@@ -165,7 +165,9 @@ def memory(folder, numbers):
     for what, (at, features, metrics) in COMMANDS.items():
         for num in [num for num in at if num in numbers] or numbers:
             found = evaluate(folder, num, features, metrics) if metrics else sample(folder, num)
-            rows.append({"what": what, "samples": num, "peak_mb": round(found[1]), "seconds": round(found[0], 1)})
+            rows.append(
+                {"what": what, "samples": num, "peak_mb": round(found[1]), "seconds": round(found[0], 1)}
+            )
             print(rows[-1], flush=True)
     seconds, peak, _ = run(folder, "-c", "import scorelight.cli.evaluate, scorelight.cli.sample")
     rows.append({"what": "imports alone", "samples": 0, "peak_mb": round(peak), "seconds": round(seconds, 1)})
@@ -205,8 +207,8 @@ def report(parts):
         o = parts["overlap"]
         lines += [
             "",
-            f"Seconds from the first batch of `sample` to the last of {o['batches']}, with a sampler that sleeps {o['device_s']} s for "
-            f"each and a writer that sleeps {o['writer_s']} s:",
+            f"Seconds from the first batch of `sample` to the last of {o['batches']}, with a sampler that "
+            f"sleeps {o['device_s']} s for each and a writer that sleeps {o['writer_s']} s:",
             "",
             "| what sleeps | seconds |",
             "| --- | --- |",

@@ -88,6 +88,6 @@ def sample(
         how = f"{name}, {steps} steps, {each:.4g} network evaluations, seed {seed}"
         how += f", {type(source.denoiser.denoiser).__name__}" if guidance else ""
         how += f", {precision}" * (precision != "32-true") + ", compiled" * compile
-        how += f", batches of {batches.size}" * (batch_size == "auto")
+        how += f", batches of {batches.used}" * (batch_size == "auto")
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")

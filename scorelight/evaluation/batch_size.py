@@ -47,6 +47,8 @@ class Batches:
         self.indices = indices
         self.size = _SMALLEST if size == "auto" else size
         """Examples in the next batch."""
+        self.used = 0
+        """Examples in the last batch that was not cut short by the end of the indices."""
         self._growing = self._automatic = size == "auto"
         self._free = (available_memory() or math.inf) / num_processes
         self._before = peak_memory()
@@ -77,6 +79,8 @@ class Batches:
                 continue
             yield result
             done += len(index)
+            if len(index) == self.size or not self.used:
+                self.used = len(index)
             if self._growing and len(index) == self.size:
                 self._grow(len(index) / (time.perf_counter() - start))
 

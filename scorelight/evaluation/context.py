@@ -118,10 +118,10 @@ class DistributedContext(NamedTuple):
 
             def make() -> str:
                 folder.mkdir(parents=True, exist_ok=True)
-                return mark.enter_context(NamedTemporaryFile(dir=folder, prefix=".shared-")).name
+                return Path(mark.enter_context(NamedTemporaryFile(dir=folder, prefix=".shared-")).name).name
 
             name = self.broadcast(make)
-            self.agree(lambda: self._see(Path(name)))
+            self.agree(lambda: self._see(folder / name))
 
     def _see(self, file: Path) -> None:
         end = time.monotonic() + _VISIBLE

@@ -102,7 +102,7 @@ class Evaluator:
         self.batch_size = batch_size
         self.exact = exact or source.denoiser
         self.batch_sizes: list[int] = []
-        """Of each set of samples and of values, the size of batches at the end."""
+        """Of each set of samples and of values that was computed, the size of its batches at the end."""
         self.protocol: dict[str, Any] = {}
         """How the numbers were obtained."""
         self._sample_metrics: list[SampleQualityMetric] = []
@@ -234,7 +234,7 @@ class Evaluator:
         """The results of the work on the indices, in batches."""
         batches = Batches(indices, self.batch_size, self.context.world_size)
         yield from batches.results(work)
-        self.batch_sizes.append(batches.size)
+        self.batch_sizes.append(batches.used)
 
     def _write_picture(self, store: ShardStore) -> None:
         """A picture of the first samples beside their folder."""

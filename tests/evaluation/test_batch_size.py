@@ -31,6 +31,8 @@ class Device:
         sizes = [len(index) for index in batches.results(self)]
         assert self.done == [3 * i for i in range(num)], "every index once, in order"
         assert len(batches) == num
+        full = [k for k, size in enumerate(sizes) if k < len(sizes) - 1 or size == batches.size]
+        assert batches.used == (sizes[full[-1]] if full else num)
         return sizes, batches.size
 
 
