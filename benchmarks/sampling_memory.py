@@ -31,7 +31,7 @@ from common import HERE, RESULTS, commit
 NUMBERS = (2_000, 10_000, 50_000)
 NUM_REAL = 50_000
 WIDE, NARROW = "sizes.Wide", "sizes.Narrow"
-KERNEL = "{class_path: KernelDistance, init_args: {num_subsets: 20}}"
+KERNEL = "{class_path: KernelDistance, init_args: {num_subsets: 5}}"
 LINES = "{class_path: SlicedWasserstein, init_args: {num_projections: 16}}"
 COMMANDS = {
     "sample": (NUMBERS, "", ""),
@@ -161,7 +161,7 @@ def evaluate(folder, num, features, metrics):
 def memory(folder, numbers):
     rows = []
     for features in (WIDE, NARROW):  # those of the real examples are then in the cache
-        evaluate(folder, 1000, features, "KernelDistance")
+        evaluate(folder, 1000, features, "PrecisionRecall")
     for what, (at, features, metrics) in COMMANDS.items():
         for num in [num for num in at if num in numbers] or numbers:
             found = evaluate(folder, num, features, metrics) if metrics else sample(folder, num)

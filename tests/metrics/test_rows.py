@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -115,3 +117,43 @@ def test_metrics_find_in_files_what_they_find_in_memory(metric, x, generator, mo
     for name, value in (("_ROWS", 5), ("_ENTRIES", 64)):
         monkeypatch.setattr(module, name, value, raising=False)
     assert metric(real, fake) == pytest.approx(expected, rel=1e-9)
+
+
+PEAK = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from scorelight import *
+from scorelight.metrics.rows import StoredRows
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def rows(num, width):
+    stored = StoredRows.temporary((num, width))
+    for index in torch.arange(num).split(500):
+        stored.write(index, torch.randn(len(index), width) + index[:, None] / num)
+    return stored
+
+def run(metrics, num, width):
+    moments = num, torch.zeros(width), torch.eye(width)
+    real, fake = (FeatureSet(*moments, rows(num, width), rows(num, 10)) for _ in range(2))
+    for metric in metrics:
+        metric(real, fake)
+
+many = [KernelDistance(2, 500), InceptionScore(2), SlicedWasserstein(8)]
+pairs = [PrecisionRecall(), MaximumMeanDiscrepancy()]
+run([*many, *pairs], 2500, 16)
+before = peak()
+run(many, 60_000, 256)  # 61 MB in float32 for each set
+run(pairs, 9000, 16)  # 648 MB for all distances
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss")
+def test_memory_of_metrics_does_not_depend_on_the_number_of_examples():
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 60
