@@ -12,7 +12,7 @@ from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.denoisers.execution import Precision, executed
 from scorelight.evaluation.archive import write_archive
 from scorelight.evaluation.batch_size import Batches, BatchSize
-from scorelight.evaluation.samples import emptied, quantize, samples_bar
+from scorelight.evaluation.samples import SampleSource, emptied, quantize, samples_bar
 from scorelight.evaluation.stores import written_in_background
 from scorelight.samplers.base import Sampler
 from scorelight.storage.runs import find_checkpoint
@@ -70,16 +70,9 @@ def sample(
     counting = CountingDenoiser(executed(source.denoiser.to(context.device), precision, compile))
     source = source._replace(denoiser=counting)
     batches = Batches(context.share(torch.arange(num_samples)), batch_size, context.world_size)
-    store, drawn = ShardStore(Path(out) / "parts"), 0
+    store = ShardStore(Path(out) / "parts")
     with written(Path(out)), emptied(store, context):
-        with (
-            samples_bar("sampling", len(batches), hidden=not context.is_main) as bar,
-            written_in_background(store) as write,
-        ):
-            for index, (x, cond) in batches.results(lambda index: (index, source.draw(seed, index, bar))):
-                write(index, x=quantize(x), **cond)
-                drawn += 1
-        context.barrier()
+        drawn = context.agree(lambda: _draw(source, seed, batches, store, hidden=not context.is_main))
         if context.is_main:
             write_archive(store, num_samples, Path(out), seed)
     if context.is_main:
@@ -91,3 +84,13 @@ def sample(
         how += f", batches of {batches.used}" * (batch_size == "auto")
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
+
+
+def _draw(source: SampleSource, seed: int, batches: Batches, store: ShardStore, hidden: bool) -> int:
+    """Draw samples, while another thread stores those before; the number of batches."""
+    num = 0
+    with samples_bar("sampling", len(batches), hidden) as bar, written_in_background(store) as write:
+        for index, (x, cond) in batches.results(lambda index: (index, source.draw(seed, index, bar))):
+            write(index, x=quantize(x), **cond)
+            num += 1
+    return num

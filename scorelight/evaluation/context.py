@@ -86,11 +86,15 @@ class DistributedContext(NamedTuple):
         return values
 
     def agree(self, make: Callable[[], T]) -> T:
-        """What this process makes; an error that a user can fix is raised on all processes if on one."""
-        made, error = None, None
+        """What this process makes; an error that a user can fix is raised on all processes if on one.
+
+        It is raised when all of them have made theirs.
+        """
+        made: T | None = None
+        error: Exception | None = None
         try:
             made = make()
-        except (ConfigurationError, SolverError) as raised:
+        except (ConfigurationError, SolverError, OSError) as raised:
             error = raised
         for of_rank in self.all_gather(error):
             if of_rank is not None:

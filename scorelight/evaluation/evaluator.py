@@ -101,6 +101,8 @@ class Evaluator:
         self.dequantizer = dequantizer
         self.batch_size = batch_size
         self.exact = exact or source.denoiser
+        self._stores = ResultStores(folder, source.denoiser, context)
+        self._exact_stores = ResultStores(folder, self.exact, context)
         self.batch_sizes: list[int] = []
         """Of each set of samples and of values that was computed, the size of its batches at the end."""
         self.protocol: dict[str, Any] = {}
@@ -175,14 +177,10 @@ class Evaluator:
         real = reference_set(
             self._features, self.data, "train", self._sample_metrics, self.context, self.reference
         )
-        own = ResultStores(self.folder, self.source.denoiser, self.context)
         sampler, labels = self.source.sampler, list(self.source.labels or ())
-        stores = [own.store("samples", sampler, labels, seed) for seed in self.seeds]
+        stores = [self._stores.store("samples", sampler, labels, seed) for seed in self.seeds]
         for seed, store in zip(self.seeds, stores, strict=True):
-            rows = FeatureRows(self._features, self._sample_metrics, self.num_samples, folder=self.folder)
-            with own.missing(store, self.num_samples) as (missing, present):
-                self._read(store, present, rows)
-                self._generate(seed, store, missing, rows)
+            rows = self._rows(seed, store)
             self._sample_numbers.append(self._compare(store, rows, real))
         self._write_picture(stores[0])
         evaluations = torch.cat([s.merged(self.num_samples, ["evaluations"])["evaluations"] for s in stores])
@@ -196,6 +194,18 @@ class Evaluator:
             "features": self._features.key,
             "real examples": known,
         }
+
+    def _rows(self, seed: int, store: ShardStore) -> FeatureRows:
+        """The features of this process's part of the samples of a seed; those that are missing are drawn."""
+        rows = FeatureRows(self._features, self._sample_metrics, self.num_samples, folder=self.folder)
+        with self._stores.missing(store, self.num_samples) as (missing, present):
+
+            def take() -> None:
+                self._read(store, present, rows)
+                self._generate(seed, store, missing, rows)
+
+            self.context.agree(take)
+        return rows
 
     def _read(self, store: ShardStore, parts: Sequence[ShardPart], rows: FeatureRows) -> None:
         """The features of this process's part of the samples that are stored."""
@@ -250,19 +260,24 @@ class Evaluator:
         """The values of validation examples: those that are not stored yet are computed."""
         examples = self._validation
         key = metric, data_key(self.data, examples), self.dequantizer, seed
-        own = ResultStores(self.folder, self.exact, self.context)
-        store = own.store("examples", *key)
+        store = self._exact_stores.store("examples", *key)
 
         def values(index: Tensor) -> dict[str, Tensor]:
             (batch,) = examples.batches([index], self.context.device)
             return evaluate_examples(metric, self.exact, batch, examples.num_bins, seed, self.dequantizer)
 
-        with own.missing(store, num) as (missing, _), written_in_background(store) as write:
+        def compute() -> None:
             hidden = not self.context.is_main or not len(missing)
-            with samples_bar(f"{type(metric).__name__}, seed {seed}", len(missing), hidden) as bar:
+            with (
+                samples_bar(f"{type(metric).__name__}, seed {seed}", len(missing), hidden) as bar,
+                written_in_background(store) as write,
+            ):
                 for rows in self._batches(missing, values):
                     write(**rows)
                     bar.update(len(rows["index"]))
+
+        with self._exact_stores.missing(store, num) as (missing, _):
+            self.context.agree(compute)
         return store
 
     @cached_property

@@ -113,3 +113,29 @@ def test_nodes_that_do_not_share_the_folder_are_told_at_the_start(folder, comman
         assert "does not see what the first process writes there" in output and "Traceback" not in output
         assert "process 1 on" in output and "--out must be on a file system that they share" in output
     assert not [*folder.glob("mine/**/*.npz"), *other.glob("mine/**/*.npz")]
+
+
+BROKEN = '''
+import os
+import torch
+from scorelight import PixelFeatures
+from scorelight.metrics import Features
+
+class Broken(PixelFeatures):
+    """Not finite for samples on the second node."""
+
+    def extract(self, x):
+        values, _ = super().extract(x)
+        return Features(values / (0 if os.environ["NODE_RANK"] == "1" and len(x) == 4 else 1))
+'''
+
+
+def test_an_error_on_one_node_is_reported_by_both_and_the_samples_of_the_other_are_kept(folder):
+    (folder / "broken.py").write_text(BROKEN)
+    command = [*EVALUATE[:6], "--metrics", "FrechetDistance", "--features", "broken.Broken", "--out", "two"]
+    codes, outputs = together(by_lightning, command, [folder, folder], folder / "cache")
+    assert codes == [2, 2], outputs
+    assert all("4 of 4 rows of the Broken of samples are NaN" in output for output in outputs)
+    assert not any("Traceback" in output for output in outputs)
+    stored = [np.load(path)["index"] for path in folder.glob("two/samples-*/*.npz")]
+    assert set(range(0, 30, 2)) <= set(np.concatenate(stored).tolist())
