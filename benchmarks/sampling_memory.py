@@ -1,8 +1,8 @@
 """Peak memory of `sample` and `evaluate` by the number of samples, and what overlaps while samples are drawn.
 
-    python benchmarks/sampling_memory.py                    # about 25 minutes on one core
+    python benchmarks/sampling_memory.py                    # about 20 minutes on one core
     python benchmarks/sampling_memory.py --only overlap     # these parts; the others stay as they were
-    python benchmarks/sampling_memory.py --quick            # 500 samples, no overlap; writes nothing
+    python benchmarks/sampling_memory.py --quick            # 1,000 samples, no overlap; writes nothing
 
 The model is a small random network for images of 3x32x32, since memory does not depend on what it draws: an
 MLP with two steps of DDIM. The real examples are 50,000 random images in an .npz, which the data module keeps
@@ -35,8 +35,11 @@ KERNEL = "{class_path: KernelDistance, init_args: {num_subsets: 5}}"
 LINES = "{class_path: SlicedWasserstein, init_args: {num_projections: 16}}"
 COMMANDS = {
     "sample": (NUMBERS, "", ""),
-    "Fréchet distance, inception score; 2,048 features": (NUMBERS, WIDE, "FrechetDistance, InceptionScore"),
-    "kernel distance, sliced Wasserstein distance; 2,048 features": (NUMBERS, WIDE, f"{KERNEL}, {LINES}"),
+    "Fréchet, kernel and sliced Wasserstein distance, inception score; 2,048 features": (
+        NUMBERS,
+        WIDE,
+        f"FrechetDistance, InceptionScore, {KERNEL}, {LINES}",
+    ),
     "precision and recall; 2,048 features": (NUMBERS[:2], WIDE, "PrecisionRecall"),
     "precision and recall; 64 features": (NUMBERS, NARROW, "PrecisionRecall"),
     "maximum mean discrepancy; 64 features": (NUMBERS[:2], NARROW, "MaximumMeanDiscrepancy"),
@@ -158,7 +161,7 @@ def evaluate(folder, num, features, metrics):
     return run(folder, "-m", "scorelight", "evaluate", "model.ckpt", *given, "--features", features, *sizes)
 
 
-def memory(folder, numbers):
+def memory(folder, numbers, save):
     rows = []
     for features in (WIDE, NARROW):  # those of the real examples are then in the cache
         evaluate(folder, 1000, features, "PrecisionRecall")
@@ -169,12 +172,13 @@ def memory(folder, numbers):
                 {"what": what, "samples": num, "peak_mb": round(found[1]), "seconds": round(found[0], 1)}
             )
             print(rows[-1], flush=True)
+            save("memory", {"rows": rows})
     seconds, peak, _ = run(folder, "-c", "import scorelight.cli.evaluate, scorelight.cli.sample")
     rows.append({"what": "imports alone", "samples": 0, "peak_mb": round(peak), "seconds": round(seconds, 1)})
-    return {"rows": rows}
+    save("memory", {"rows": rows})
 
 
-def overlap(folder, device=0.2, writer=0.15, num_batches=20):
+def overlap(folder, save, device=0.2, writer=0.15, num_batches=20):
     rows = []
     for what, drawing, writing in (
         ("neither", 0, 0),
@@ -187,7 +191,7 @@ def overlap(folder, device=0.2, writer=0.15, num_batches=20):
         _, _, output = run(folder, "slow_writer.py", writing, "sample", "model.ckpt", *sizes, *flags)
         rows.append({"what": what, "seconds": round(float(output.split()[-1]), 2)})
         print(rows[-1], flush=True)
-    return {"rows": rows, "device_s": device, "writer_s": writer, "batches": num_batches}
+    save("overlap", {"rows": rows, "device_s": device, "writer_s": writer, "batches": num_batches})
 
 
 def report(parts):
@@ -225,16 +229,20 @@ def main():
     results = RESULTS / "sampling_memory.json"
     known = HERE / "sampling_memory.json"
     parts = json.loads(known.read_text())["parts"] if known.exists() and not options.quick else {}
+
+    def save(name, part):
+        parts[name] = part
+        if not options.quick:
+            content = {"commit": commit(), "torch": torch.__version__, "parts": parts}
+            results.write_text(json.dumps(content, indent=2) + "\n")
+            results.with_suffix(".md").write_text(report(parts))
+
     with tempfile.TemporaryDirectory() as name:
         model(folder := Path(name))
-        if "memory" in options.only:
-            parts["memory"] = memory(folder, (500,) if options.quick else NUMBERS)
         if "overlap" in options.only and not options.quick:
-            parts["overlap"] = overlap(folder)
-    if not options.quick:
-        content = {"commit": commit(), "torch": torch.__version__, "parts": parts}
-        results.write_text(json.dumps(content, indent=2) + "\n")
-        results.with_suffix(".md").write_text(report(parts))
+            overlap(folder, save)
+        if "memory" in options.only:
+            memory(folder, (1000,) if options.quick else NUMBERS, save)
     print(report(parts))
 
 

@@ -7,7 +7,6 @@ does not depend on the number of examples.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import tempfile
 import weakref
@@ -93,10 +92,17 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        """The rows of a slice, or at positions (a tensor of integers)."""
-        positions = index.cpu().numpy() if isinstance(index, Tensor) else index
-        rows = torch.from_numpy(np.array(self._mapped()[positions]))
-        return rows.to(self.device) if self.device else rows
+        """The rows of a slice of step 1, or at positions (a tensor of integers)."""
+        if isinstance(index, slice):
+            first, last, _ = index.indices(len(self))
+            rows = np.empty((max(last - first, 0), self.shape[1]), self.dtype)
+            self._read(rows, first)
+        else:
+            rows = np.empty((len(index), self.shape[1]), self.dtype)
+            for row, position in zip(rows, index.tolist(), strict=True):
+                self._read(row, position)
+        read = torch.from_numpy(rows)
+        return read.to(self.device) if self.device else read
 
     def write(self, index: Tensor, rows: Tensor) -> None:
         """Write the rows at the positions `index`, of the type of the file.
@@ -110,12 +116,15 @@ class StoredRows:
             if written < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _mapped(self) -> np.ndarray[Any, Any]:
-        """The whole array; only what is read of it comes into memory, and leaves it with this array."""
-        if not self.shape[0] * self.shape[1]:
-            return np.empty(self.shape, self.dtype)
-        content = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
-        return np.ndarray(self.shape, self.dtype, content, self._start)
+    def _read(self, into: np.ndarray[Any, Any], position: int) -> None:
+        """Fill an array with the numbers from a row on; a mapped file would count as the process's memory."""
+        left = into.data.cast("B") if into.size else memoryview(b"")
+        place = self._start + position * self.shape[1] * self.dtype.itemsize
+        while left:
+            num = os.preadv(self._file, [left], place)
+            if not num:
+                raise OSError(errno.EIO, "a file with features was cut off")
+            left, place = left[num:], place + num
 
 
 def blocks(rows: Rows, size: int) -> Iterator[Tensor]:
