@@ -16,8 +16,8 @@ from scorelight.metrics.statistics import FeatureSet, check_points, double, pair
 
 __all__ = ["PrecisionRecall", "precision_recall"]
 
-_ENTRIES = 2**22
-"""Distances in memory at once: 32 MB."""
+_ENTRIES = 2**20
+"""Distances in memory at once: 8 MB."""
 
 
 class PrecisionRecall(SampleQualityMetric):
@@ -52,7 +52,7 @@ class PrecisionRecall(SampleQualityMetric):
 def precision_recall(real: Rows, fake: Rows, k: int = 3) -> tuple[float, float]:
     """Fraction of each set that is within the k-nearest-neighbour balls of the other.
 
-    Distances are computed for 2048 by 2048 points at a time: memory does not depend on the number of points,
+    Distances are computed for 1024 by 1024 points at a time: memory does not depend on the number of points,
     but for a radius of each. Time is of order (N + M)² D.
 
     Args:
