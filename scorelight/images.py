@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 from scorelight.errors import ConfigurationError
 from scorelight.storage.atomic import atomic_write
 
-__all__ = ["grid", "save", "to_uint8"]
+__all__ = ["check_drawable", "grid", "save", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def to_uint8(x: Tensor) -> Tensor:
     Raises:
         ConfigurationError: If a value is NaN or infinite, which has no grey level.
     """
-    _check_finite(x)
+    check_drawable(x)
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -52,8 +52,12 @@ def save(picture: Tensor, path: Path) -> None:
         to_pil_image(picture).save(file, "PNG")
 
 
-def _check_finite(x: Tensor) -> None:
-    """Refuse what cannot be drawn."""
+def check_drawable(x: Tensor) -> None:
+    """Refuse what cannot be drawn, shape (N, ...).
+
+    Raises:
+        ConfigurationError: If a value is NaN or infinite.
+    """
     good = x.flatten(1).isfinite().all(1) if x.ndim > 1 else x.isfinite()
     if not good.all():
         raise ConfigurationError(
@@ -66,7 +70,7 @@ def _histogram(x: Tensor, bins: int = 128) -> Tensor:
     points = x[:, :2].detach().cpu().double()
     if points.shape[1] == 1:
         points = torch.cat([points, torch.zeros_like(points)], dim=1)
-    _check_finite(points)
+    check_drawable(points)
     reach = max(1.2 * points.abs().quantile(0.998).item(), 1e-3) if len(points) else 1.0
     counts, _ = torch.histogramdd(points, bins, range=[-reach, reach, -reach, reach])
     shade = (counts / counts.max().clamp(min=1)).sqrt().T.flip(0)

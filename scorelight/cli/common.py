@@ -6,11 +6,13 @@ import inspect
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import auto_cli
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.pytorch import LightningDataModule
 
 from scorelight.cli.construction import ComponentParser
@@ -99,8 +101,12 @@ def run_on_checkpoint(function: Callable[..., None], args: list[str], stored: Se
 
 
 def launch(accelerator: str, devices: int, num_nodes: int = 1) -> DistributedContext:
-    """Start the processes of a command."""
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
+    """Start the processes of a command; on each of several nodes it is started by the user or a launcher.
+
+    Processes that share work wait for each other at its end alone, for a day if they are of unequal speed.
+    """
+    strategy = DDPStrategy(timeout=timedelta(days=1)) if devices * num_nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=num_nodes)
     check_number(fabric.world_size)
     fabric.launch()
     return DistributedContext.from_fabric(fabric)
@@ -128,14 +134,14 @@ def load_source(
     return SampleSource(module.denoiser_for(weights), chosen, module.shape, labels or module.labels)
 
 
-def check_positive(**numbers: int | None) -> None:
+def check_positive(**numbers: int | Literal["auto"] | None) -> None:
     """Report mistakes before the minutes that follow.
 
     Raises:
         ConfigurationError: If a number is given and is not at least 1.
     """
     for name, value in numbers.items():
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise ConfigurationError(f"--{name} {value}: must be at least 1")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
@@ -17,9 +18,11 @@ from scorelight.cli.common import (
     written,
 )
 from scorelight.denoisers.base import MakeWrapper
+from scorelight.denoisers.execution import Precision, executed
 from scorelight.errors import ConfigurationError, Stopped
+from scorelight.evaluation.batch_size import BatchSize
 from scorelight.evaluation.evaluator import Evaluator
-from scorelight.evaluation.report import markdown_table, write_report
+from scorelight.evaluation.report import changes, markdown_table, write_report
 from scorelight.metrics import FeatureExtractor, FrechetDistance, KernelDistance, Metric, PrecisionRecall
 from scorelight.samplers.base import Sampler
 from scorelight.storage.component import spec
@@ -64,7 +67,10 @@ def evaluate(
     num_images: int | None = None,
     dequantizer: str | None = None,
     out: str | None = None,
-    batch_size: int = 100,
+    batch_size: BatchSize = 100,
+    precision: Precision = "32-true",
+    compile: bool = False,
+    compare_float32: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
@@ -90,47 +96,58 @@ def evaluate(
         num_images: Validation examples for likelihoods, from the first on (default: all).
         dequantizer: File of `scorelight dequantize`: learned noise in likelihoods, instead of uniform.
         out: Folder to write to (default: evaluation in the run folder).
-        batch_size: Samples or examples at once on each device.
+        batch_size: Samples or examples at once on each device; auto finds what fits and is fast.
+        precision: Of sampling: 32-true, or bf16-mixed, products in bf16. Likelihoods are always 32-true.
+        compile: Whether to run the network through torch.compile for sampling.
+        compare_float32: Evaluate samples in 32-true without compilation, too, and report the change of every
+            number, with its standard error over the seeds.
         accelerator: Lightning's accelerator: auto, cpu, gpu, ...
         devices: Number of devices on each node.
-        num_nodes: Number of nodes.
+        num_nodes: Number of nodes; the output folder must be on a file system that they share.
     """
     check_positive(num_samples=num_samples, num_images=num_images, batch_size=batch_size)
     check_positive(devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
     data, learned = stored_data(data, path), load_dequantizer(dequantizer) if dequantizer else None
-    source = load_source(path, weights, sampler, guidance)
+    source = exact = load_source(path, weights, sampler, guidance)
+    if precision != "32-true" or compile:
+        source = load_source(path, weights, sampler, guidance)
     folder = Path(out or _run_folder(path) / "evaluation")
     context = launch(accelerator, devices, num_nodes)
-    source.denoiser.to(context.device)
-    if context.is_main:
+    exact.denoiser.to(context.device)
+    source = source._replace(denoiser=executed(source.denoiser.to(context.device), precision, compile))
+    if context.local_rank == 0:
         data.prepare_data()
     context.barrier()
-    evaluator = Evaluator(
-        source,
-        data,
-        folder,
-        context,
-        features=features,
-        num_samples=num_samples,
-        seeds=seeds or [0],
-        reference=reference,
-        num_examples=num_images,
-        dequantizer=learned,
-        batch_size=batch_size,
-    )
+    options: dict[str, Any] = {
+        "features": features,
+        "num_samples": num_samples,
+        "seeds": seeds or [0],
+        "reference": reference,
+        "num_examples": num_images,
+        "dequantizer": learned,
+        "batch_size": batch_size,
+        "exact": exact.denoiser,
+    }
+    evaluator = Evaluator(source, data, folder, context, **options)
+    metrics = metrics or _default(num_samples)
     try:
-        results = evaluator.run(metrics or _default(num_samples))
+        results = evaluator.run(metrics)
+        if compare_float32:
+            results |= changes(results, Evaluator(exact, data, folder, context, **options).run(metrics))
     except Stopped as stopped:
         stopped.add_note(f"Finished work is stored in {folder}; rerun the same command to resume")
         raise
     if context.is_main:
         described = {"checkpoint": str(path), "weights": weights}
         described |= {"guidance": spec(guidance)} if guidance else {}
+        described["precision"] = f"{precision}{', compiled' * compile}"
         protocol = described | evaluator.protocol | {"scorelight": __version__}
         with written(folder):
             report = write_report(results, protocol, folder)
         print(f"\n{markdown_table(results, protocol)}\n{report}.json\n{report}.md")
+        if batch_size == "auto":
+            print(f"batch size: up to {max(evaluator.batch_sizes, default=0)} on the first device")
 
 
 def _default(num_samples: int) -> list[Metric]:

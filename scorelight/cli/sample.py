@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, written
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.denoisers.counting import CountingDenoiser
-from scorelight.evaluation.samples import emptied, write_archive
+from scorelight.denoisers.execution import Precision, executed
+from scorelight.evaluation.archive import write_archive
+from scorelight.evaluation.batch_size import Batches, BatchSize
+from scorelight.evaluation.samples import SampleSource, emptied, quantize, samples_bar
+from scorelight.evaluation.stores import written_in_background
 from scorelight.samplers.base import Sampler
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.shards import ShardStore
@@ -33,9 +36,12 @@ def sample(
     guidance: MakeWrapper | None = None,
     weights: Weights = "ema",
     labels: list[int] | None = None,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
+    precision: Precision = "32-true",
+    compile: bool = False,
     accelerator: str = "auto",
     devices: int = 1,
+    num_nodes: int = 1,
 ) -> None:
     """Draw samples from a trained model and write samples.png and samples.npz.
 
@@ -50,29 +56,41 @@ def sample(
         guidance: Wraps the denoiser, such as ClippedDenoiser (default: as in the checkpoint).
         weights: Averaged or raw weights.
         labels: Classes to draw, taken in turn (default: all of them, for a class-conditional model).
-        batch_size: Samples drawn at once by each device.
+        batch_size: Samples drawn at once by each device; auto finds what fits and is fast.
+        precision: 32-true, or bf16-mixed: products in bf16, which changes samples slightly; see `evaluate`.
+        compile: Whether to run the network through torch.compile.
         accelerator: Lightning's accelerator: auto, cpu, gpu, ...
-        devices: Number of devices.
+        devices: Number of devices on each node.
+        num_nodes: Number of nodes; the folder must be on a file system that they share.
     """
-    check_positive(num_samples=num_samples, batch_size=batch_size, devices=devices)
+    check_positive(num_samples=num_samples, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
     source = load_source(path, weights, sampler, guidance, labels)
-    context = launch(accelerator, devices)
-    counting = CountingDenoiser(source.denoiser.to(context.device))
-    batches = context.shard(torch.arange(num_samples), batch_size)
+    context = launch(accelerator, devices, num_nodes)
+    counting = CountingDenoiser(executed(source.denoiser.to(context.device), precision, compile))
+    source = source._replace(denoiser=counting)
+    batches = Batches(context.share(torch.arange(num_samples)), batch_size, context.world_size)
     store = ShardStore(Path(out) / "parts")
-    total = len(batches) * source.sampler.num_steps
-    bar = tqdm(total=total, desc="sampling", disable=not context.is_main)
-    with written(Path(out)), emptied(store, context), bar:
-        for index, x, cond in source._replace(denoiser=counting).draw(seed, batches, bar):
-            store.write(index, x=x, **cond)
-        context.barrier()
+    with written(Path(out)), emptied(store, context):
+        drawn = context.agree(lambda: _draw(source, seed, batches, store, hidden=not context.is_main))
         if context.is_main:
             write_archive(store, num_samples, Path(out), seed)
     if context.is_main:
-        each = counting.num_evaluations / len(batches)
+        each = counting.num_evaluations / drawn
         name, steps = type(source.sampler).__name__, source.sampler.num_steps
         how = f"{name}, {steps} steps, {each:.4g} network evaluations, seed {seed}"
-        how += f", {type(source.denoiser).__name__}" if guidance else ""
+        how += f", {type(source.denoiser.denoiser).__name__}" if guidance else ""
+        how += f", {precision}" * (precision != "32-true") + ", compiled" * compile
+        how += f", batches of {batches.used}" * (batch_size == "auto")
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
+
+
+def _draw(source: SampleSource, seed: int, batches: Batches, store: ShardStore, hidden: bool) -> int:
+    """Draw samples, while another thread stores those before; the number of batches."""
+    num = 0
+    with samples_bar("sampling", len(batches), hidden) as bar, written_in_background(store) as write:
+        for index, (x, cond) in batches.results(lambda index: (index, source.draw(seed, index, bar))):
+            write(index, x=quantize(x), **cond)
+            num += 1
+    return num

@@ -12,6 +12,7 @@ from torch import Tensor
 from scorelight.batch import with_indices
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.feature_rows import FeatureRows
 from scorelight.evaluation.quality import (
     all_gather_rows,
     check_samples,
@@ -125,8 +126,9 @@ class FIDCallback(_EveryNValidations):
         assert self.features is not None and self._real is not None
         context, source = DistributedContext.from_trainer(trainer), self._source(score_module(pl_module))
         batches = context.shard(torch.arange(self.num_samples), self.batch_size)
-        samples = ((index, quantize(x)) for index, x, _ in source.draw(self.seed, batches))
-        real, fake = self._real, feature_set(samples, self.features, self.metrics, context)
+        samples = ((index, quantize(source.draw(self.seed, index)[0])) for index in batches)
+        rows = FeatureRows(self.features, self.metrics, self.num_samples)
+        real, fake = self._real, feature_set(samples, rows, context)
         numbers = context.broadcast(lambda: numbers_of(self.metrics, real, fake))
         pl_module.log_dict({f"val/{name}": value for name, value in numbers.items()})
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
@@ -14,6 +21,9 @@ from scorelight.data.loaders import shares
 from scorelight.errors import ConfigurationError, SolverError
 
 __all__ = ["Collective", "DistributedContext"]
+
+_VISIBLE = 60.0
+"""Seconds after which a file must be visible on all machines: network file systems may look that rarely."""
 
 T = TypeVar("T")
 
@@ -38,17 +48,21 @@ class DistributedContext(NamedTuple):
     world_size: int
     device: torch.device
     collective: Collective
+    local_rank: int = 0
+    """The number of this process on its machine."""
 
     @classmethod
     def from_trainer(cls, trainer: Trainer) -> DistributedContext:
         """The processes of a trainer that runs."""
         strategy = trainer.strategy
-        return cls(trainer.global_rank, trainer.world_size, strategy.root_device, strategy)
+        rank, size = trainer.global_rank, trainer.world_size
+        return cls(rank, size, strategy.root_device, strategy, trainer.local_rank)
 
     @classmethod
     def from_fabric(cls, fabric: Fabric) -> DistributedContext:
         """The processes of a Fabric that was launched."""
-        return cls(fabric.global_rank, fabric.world_size, fabric.device, fabric)
+        rank, size = fabric.global_rank, fabric.world_size
+        return cls(rank, size, fabric.device, fabric, fabric.local_rank)
 
     @property
     def is_main(self) -> bool:
@@ -59,6 +73,10 @@ class DistributedContext(NamedTuple):
         """This process's part of the indices, in batches."""
         return shares(indices, batch_size, self.rank, self.world_size)
 
+    def share(self, indices: Tensor) -> Tensor:
+        """This process's part of the indices."""
+        return indices[self.rank :: self.world_size]
+
     def all_gather(self, value: T) -> list[T]:
         """The value of each rank, in the order of the ranks, on every rank."""
         if self.world_size == 1:
@@ -68,11 +86,15 @@ class DistributedContext(NamedTuple):
         return values
 
     def agree(self, make: Callable[[], T]) -> T:
-        """What this process makes; an error that a user can fix is raised on all processes if on one."""
-        made, error = None, None
+        """What this process makes; an error that a user can fix is raised on all processes if on one.
+
+        It is raised when all of them have made theirs.
+        """
+        made: T | None = None
+        error: Exception | None = None
         try:
             made = make()
-        except (ConfigurationError, SolverError) as raised:
+        except (ConfigurationError, SolverError, OSError) as raised:
             error = raised
         for of_rank in self.all_gather(error):
             if of_rank is not None:
@@ -87,3 +109,33 @@ class DistributedContext(NamedTuple):
     def barrier(self) -> None:
         """Wait for all processes."""
         self.collective.barrier()
+
+    def check_shared(self, folder: Path) -> None:
+        """Make sure that a folder is the same one for all processes; it is created.
+
+        Raises:
+            ConfigurationError: On all processes, if one of them does not see what the first has written.
+        """
+        if self.world_size == 1:
+            return
+        with ExitStack() as mark:
+
+            def make() -> str:
+                folder.mkdir(parents=True, exist_ok=True)
+                return Path(mark.enter_context(NamedTemporaryFile(dir=folder, prefix=".shared-")).name).name
+
+            name = self.broadcast(make)
+            self.agree(lambda: self._see(folder / name))
+
+    def _see(self, file: Path) -> None:
+        end = time.monotonic() + _VISIBLE
+        while not file.exists():
+            if time.monotonic() > end:
+                raise ConfigurationError(
+                    f"{file.parent}: process {self.rank} on {socket.gethostname()} does not see what the "
+                    "first process writes there; with several nodes, --out must be on a file system that "
+                    "they share"
+                )
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                os.listdir(file.parent)  # has a network file system look again

@@ -1,4 +1,4 @@
-"""Any metrics of a model: list what is missing → generate → store → read → features → metrics.
+"""Any metrics of a model: list what is missing → features of what is stored → generate the rest → metrics.
 
 Samples are stored in ``samples-KEY`` and values of examples in ``examples-KEY``, where KEY is a digest of all
 that they depend on: the denoiser with its wrappers and weights, the sampler or metric, the seed, and the code
@@ -8,40 +8,51 @@ interrupted evaluation resumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from tqdm import tqdm
 
 from scorelight.data.access import ModelExamples, examples_of
+from scorelight.denoisers.base import Denoiser
 from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError
+from scorelight.evaluation.batch_size import Batches, BatchSize
 from scorelight.evaluation.context import DistributedContext
-from scorelight.evaluation.quality import check_samples, evaluate_examples, feature_set
+from scorelight.evaluation.feature_rows import FeatureRows
+from scorelight.evaluation.quality import check_samples, evaluate_examples
 from scorelight.evaluation.reference import default_features, reference_set
-from scorelight.evaluation.samples import SampleSource, quantize
-from scorelight.evaluation.stores import ResultStores, data_key
+from scorelight.evaluation.samples import SampleSource, quantize, samples_bar
+from scorelight.evaluation.stores import ResultStores, data_key, written_in_background
 from scorelight.images import grid, save
 from scorelight.likelihood.dequantization import Dequantizer
-from scorelight.metrics import FeatureExtractor, FeatureSet, Metric, MetricResult, SampleQualityMetric
+from scorelight.metrics import (
+    FeatureExtractor,
+    Features,
+    FeatureSet,
+    Metric,
+    MetricResult,
+    SampleQualityMetric,
+)
 from scorelight.metrics.base import LikelihoodMetric, check_distinct, check_numbers
 from scorelight.storage.component import spec
 from scorelight.storage.identity import weights_digest
-from scorelight.storage.shards import ShardStore
+from scorelight.storage.shards import ShardPart, ShardStore
 
 __all__ = ["Evaluator"]
+
+_T = TypeVar("_T")
 
 
 class Evaluator:
     """Evaluates metrics of one model; all processes of the context call it alike.
 
     Args:
-        source: What samples are drawn from; its denoiser is also what likelihoods are computed of.
+        source: What samples are drawn from.
         data: Data module with the real examples.
         folder: Where samples and values are stored; all processes write to it.
         context: The processes that share the work.
@@ -51,7 +62,10 @@ class Evaluator:
         reference: An .npz with statistics of real examples, instead of those of the training set.
         num_examples: Validation examples for likelihoods, from the first on (default: all).
         dequantizer: Learned noise within a grey level, instead of uniform.
-        batch_size: Samples or examples at once on each process; does not change the results.
+        batch_size: Samples or examples at once on each process, or ``auto``, see `Batches`; does not change
+            the results.
+        exact: What likelihoods are computed of, where samples are drawn in another precision (default: the
+            source's denoiser).
 
     Raises:
         ConfigurationError: If a seed is given twice, which would make the standard error too small.
@@ -70,7 +84,8 @@ class Evaluator:
         reference: str | None = None,
         num_examples: int | None = None,
         dequantizer: Dequantizer | None = None,
-        batch_size: int = 100,
+        batch_size: BatchSize = 100,
+        exact: Denoiser | None = None,
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
             raise ConfigurationError(f"seeds {[*seeds]}: give at least one, and each of them once")
@@ -85,7 +100,11 @@ class Evaluator:
         self.num_examples = num_examples
         self.dequantizer = dequantizer
         self.batch_size = batch_size
+        self.exact = exact or source.denoiser
         self._stores = ResultStores(folder, source.denoiser, context)
+        self._exact_stores = ResultStores(folder, self.exact, context)
+        self.batch_sizes: list[int] = []
+        """Of each set of samples and of values that was computed, the size of its batches at the end."""
         self.protocol: dict[str, Any] = {}
         """How the numbers were obtained."""
         self._sample_metrics: list[SampleQualityMetric] = []
@@ -151,15 +170,18 @@ class Evaluator:
         rows = [store.merged(num) for store in stores]
         return [{name: v for name, v in values.items() if name != "index"} for values in rows]
 
-    # Samples: list what is missing → generate → store → read → features → metrics
+    # Samples
 
     def _evaluate_samples(self) -> None:
-        """The numbers of all metrics that asked for samples, one seed's features in memory at a time."""
+        """The numbers of all metrics that asked for samples, one seed after the other."""
         real = reference_set(
             self._features, self.data, "train", self._sample_metrics, self.context, self.reference
         )
-        stores = [self._generate_missing(seed) for seed in self.seeds]
-        self._sample_numbers = [self._compare(store, real) for store in stores]
+        sampler, labels = self.source.sampler, list(self.source.labels or ())
+        stores = [self._stores.store("samples", sampler, labels, seed) for seed in self.seeds]
+        for seed, store in zip(self.seeds, stores, strict=True):
+            rows = self._rows(seed, store)
+            self._sample_numbers.append(self._compare(store, rows, real))
         self._write_picture(stores[0])
         evaluations = torch.cat([s.merged(self.num_samples, ["evaluations"])["evaluations"] for s in stores])
         known = self.reference or f"{examples_of(self.data, 'train').fingerprint()}, all {real.count}"
@@ -173,35 +195,56 @@ class Evaluator:
             "real examples": known,
         }
 
-    def _generate_missing(self, seed: int) -> ShardStore:
-        """The samples of a seed: those that are not stored yet are drawn."""
-        sampler, labels = self.source.sampler, list(self.source.labels or ())
-        store = self._stores.store("samples", sampler, labels, seed)
+    def _rows(self, seed: int, store: ShardStore) -> FeatureRows:
+        """The features of this process's part of the samples of a seed; those that are missing are drawn."""
+        rows = FeatureRows(self._features, self._sample_metrics, self.num_samples, folder=self.folder)
+        with self._stores.missing(store, self.num_samples) as (missing, present):
+
+            def take() -> None:
+                self._read(store, present, rows)
+                self._generate(seed, store, missing, rows)
+
+            self.context.agree(take)
+        return rows
+
+    def _read(self, store: ShardStore, parts: Sequence[ShardPart], rows: FeatureRows) -> None:
+        """The features of this process's part of the samples that are stored."""
+        for part in parts:
+            stored = store.read(part, ["x"])
+            if stored["x"].shape[1:] != tuple(self.source.shape):
+                raise ConfigurationError(f"{part.path}: has samples of another shape; remove it")
+            rows.add(stored["index"], rows.extract(stored["x"].to(self.context.device)))
+
+    def _generate(self, seed: int, store: ShardStore, missing: Tensor, rows: FeatureRows) -> None:
+        """Draw samples and take their features, while another thread stores those before."""
         counting = CountingDenoiser(self.source.denoiser)
         source = self.source._replace(denoiser=counting)
-        with (
-            self._stores.missing(store, self.num_samples, self.batch_size) as batches,
-            self._bar(f"samples, seed {seed}", len(batches) * sampler.num_steps) as bar,
-        ):
-            for index, x, _ in source.draw(seed, batches, bar):
-                evaluations = torch.full((len(index),), counting.num_evaluations)
-                store.write(index, x=quantize(x), evaluations=evaluations)
-                counting.num_evaluations = 0
-        return store
+        hidden = not self.context.is_main or not len(missing)
 
-    def _compare(self, store: ShardStore, real: FeatureSet) -> list[dict[str, float]]:
-        """The numbers of each metric for the stored samples of one seed."""
-        fake = feature_set(self._read(store), self._features, self._sample_metrics, self.context)
+        def draw(index: Tensor) -> tuple[Tensor, Tensor, Features, Tensor]:
+            counting.num_evaluations = 0
+            x = quantize(source.draw(seed, index, bar)[0])
+            return index, x, rows.extract(x), torch.full((len(index),), counting.num_evaluations)
+
+        with (
+            samples_bar(f"samples, seed {seed}", len(missing), hidden) as bar,
+            written_in_background(store) as write,
+        ):
+            for index, x, features, evaluations in self._batches(missing, draw):
+                write(index, x=x, evaluations=evaluations)
+                rows.add(index, features)
+
+    def _compare(self, store: ShardStore, rows: FeatureRows, real: FeatureSet) -> list[dict[str, float]]:
+        """The numbers of each metric for the samples of one seed, all of which are stored."""
+        self.context.broadcast(lambda: len(store.parts(self.num_samples)))
+        fake = rows.gathered(self.context)
         return self.context.broadcast(lambda: [metric(real, fake) for metric in self._sample_metrics])
 
-    def _read(self, store: ShardStore) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's part of the samples: every W-th file."""
-        parts = self.context.broadcast(lambda: store.parts(self.num_samples))
-        for part in parts[self.context.rank :: self.context.world_size]:
-            rows = store.read(part, ["x"])
-            if rows["x"].shape[1:] != tuple(self.source.shape):
-                raise ConfigurationError(f"{part.path}: has samples of another shape; remove it")
-            yield rows["index"], rows["x"]
+    def _batches(self, indices: Tensor, work: Callable[[Tensor], _T]) -> Iterator[_T]:
+        """The results of the work on the indices, in batches."""
+        batches = Batches(indices, self.batch_size, self.context.world_size)
+        yield from batches.results(work)
+        self.batch_sizes.append(batches.used)
 
     def _write_picture(self, store: ShardStore) -> None:
         """A picture of the first samples beside their folder."""
@@ -217,18 +260,24 @@ class Evaluator:
         """The values of validation examples: those that are not stored yet are computed."""
         examples = self._validation
         key = metric, data_key(self.data, examples), self.dequantizer, seed
-        store = self._stores.store("examples", *key)
-        with (
-            self._stores.missing(store, num, self.batch_size) as batches,
-            self._bar(f"{type(metric).__name__}, seed {seed}", len(batches)) as bar,
-        ):
-            for batch in examples.batches(batches, self.context.device):
-                store.write(
-                    **evaluate_examples(
-                        metric, self.source.denoiser, batch, examples.num_bins, seed, self.dequantizer
-                    )
-                )
-                bar.update()
+        store = self._exact_stores.store("examples", *key)
+
+        def values(index: Tensor) -> dict[str, Tensor]:
+            (batch,) = examples.batches([index], self.context.device)
+            return evaluate_examples(metric, self.exact, batch, examples.num_bins, seed, self.dequantizer)
+
+        def compute() -> None:
+            hidden = not self.context.is_main or not len(missing)
+            with (
+                samples_bar(f"{type(metric).__name__}, seed {seed}", len(missing), hidden) as bar,
+                written_in_background(store) as write,
+            ):
+                for rows in self._batches(missing, values):
+                    write(**rows)
+                    bar.update(len(rows["index"]))
+
+        with self._exact_stores.missing(store, num) as (missing, _):
+            self.context.agree(compute)
         return store
 
     @cached_property
@@ -239,10 +288,6 @@ class Evaluator:
     def _features(self) -> FeatureExtractor:
         features = self.features or default_features(self.source.shape)
         return features.to(self.context.device)
-
-    def _bar(self, what: str, total: int) -> Any:
-        hidden = not self.context.is_main or not total
-        return tqdm(desc=what, total=total, mininterval=0.5, disable=hidden)
 
 
 def _noise(dequantizer: Dequantizer | None, num_bins: int | None) -> str:

@@ -11,11 +11,11 @@ from scorelight.batch import IndexedBatch, select_conditions
 from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError, SolverError
 from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.feature_rows import FeatureRows
 from scorelight.evaluation.samples import quantize
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics import FeatureExtractor, FeatureSet, SampleQualityMetric
 from scorelight.metrics.base import LikelihoodMetric
-from scorelight.metrics.quality import SampleQuality
 from scorelight.rng import PhiloxGenerator, Stream
 from scorelight.storage.shards import concat_by_index
 
@@ -47,24 +47,21 @@ def check_samples(
 
 
 def feature_set(
-    batches: Iterable[tuple[Tensor, Tensor]],
-    features: FeatureExtractor,
-    metrics: Sequence[SampleQualityMetric],
-    context: DistributedContext,
+    batches: Iterable[tuple[Tensor, Tensor]], rows: FeatureRows, context: DistributedContext
 ) -> FeatureSet:
-    """The features that the metrics need, of (indices, samples) that the processes hold among them.
+    """The features of (indices, examples) that the processes hold among them; see `FeatureRows.gathered`.
 
     Raises:
-        SamplingError: On all processes, if samples of one of them are NaN or infinite.
+        ConfigurationError, SamplingError: On all processes, if examples or features of one of them are NaN or
+            infinite.
     """
-    quality = SampleQuality(features, metrics).to(context.device)
 
-    def update() -> None:
+    def add() -> None:
         for index, x in batches:
-            quality.update(x.to(context.device), index)
+            rows.add(index, rows.extract(x.to(context.device)))
 
-    context.agree(update)
-    return quality.feature_set()
+    context.agree(add)
+    return rows.gathered(context)
 
 
 def evaluate_examples(

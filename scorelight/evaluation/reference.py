@@ -17,6 +17,8 @@ from scorelight.data.access import ModelExamples, examples_of
 from scorelight.data.base import Split
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.feature_rows import FeatureRows
+from scorelight.evaluation.quality import feature_set
 from scorelight.evaluation.samples import quantize
 from scorelight.evaluation.stores import data_key, key_text
 from scorelight.metrics import (
@@ -28,7 +30,6 @@ from scorelight.metrics import (
     PixelFeatures,
     SampleQualityMetric,
 )
-from scorelight.metrics.quality import SampleQuality
 from scorelight.storage.npz import read_npz, write_npz
 
 __all__ = ["cache_dir", "default_features", "reference_set"]
@@ -62,7 +63,8 @@ def reference_set(
 
     They are computed once, and then read from a cache in `cache_dir` by the content of the data and their
     preprocessing, by class, code, options and weights of the features, and by the code of scorelight. The
-    file states its complete key, which is compared.
+    file states its complete key, which is compared. The features of each example are on the first process
+    alone, which reads them from the file some at a time.
 
     Args:
         features: Feature network, on the device.
@@ -85,11 +87,13 @@ def reference_set(
     key = key_text(data_key(data, examples), features.key, features.settings())
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = cache_dir() / "features" / f"{examples.fingerprint()}-{digest}.npz"
-    real = context.broadcast(lambda: _cached(path, key, metrics))
-    if real is None:
-        real = _compute(features, examples, metrics, context)
-        if context.is_main:
-            _keep(real, path, key)
+    real = _cached(path, key, metrics) if context.is_main else None
+    moments = context.broadcast(lambda: real and real.moments_only())
+    if moments is not None:
+        return real or moments
+    real = _compute(features, examples, metrics, context)
+    if context.is_main:
+        _keep(real, path, key)
     return real
 
 
@@ -98,11 +102,12 @@ def _cached(path: Path, key: str, metrics: Sequence[SampleQualityMetric]) -> Fea
     if not path.exists():
         return None
     try:
-        known = FeatureSet.load(path) if str(read_npz(path, ["cache_key"])["cache_key"]) == key else None
+        known = str(read_npz(path, ["cache_key"])["cache_key"]) == key
+        found = FeatureSet.load(path, in_memory=False) if known else None
     except ConfigurationError as error:
         warnings.warn(f"{path} is damaged and will be computed again: {error}", stacklevel=2)
         return None
-    return None if known is None or _needing_features(known, metrics) else known
+    return None if found is None or _needing_features(found, metrics) else found
 
 
 def _keep(real: FeatureSet, path: Path, key: str) -> None:
@@ -119,16 +124,15 @@ def _compute(
     metrics: Sequence[SampleQualityMetric],
     context: DistributedContext,
 ) -> FeatureSet:
-    quality = SampleQuality(features, metrics).to(context.device)
+    rows = FeatureRows(features, metrics, len(examples), "real examples")
     shards = context.shard(torch.arange(len(examples)), 250)
     batches = examples.batches(shards, context.device)
-    for batch in tqdm(batches, "features of real data", len(shards), disable=not context.is_main):
-        quality.update(quantize(batch.x0), batch.indices, real=True)
-    return quality.feature_set(real=True)
+    bar = tqdm(batches, "features of real data", len(shards), disable=not context.is_main)
+    return feature_set(((batch.indices, quantize(batch.x0)) for batch in bar), rows, context)
 
 
 def _imported(file: Path, features: FeatureExtractor, metrics: Sequence[SampleQualityMetric]) -> FeatureSet:
-    real = FeatureSet.load(file)
+    real = FeatureSet.load(file, in_memory=False)
     if real.key and real.key != features.key:
         raise ConfigurationError(
             f"reference={file}: statistics of the features {real.key}, but {features.key} are asked for; "

@@ -12,7 +12,28 @@ from typing import Any
 from scorelight.metrics import MetricResult
 from scorelight.storage.atomic import atomic_write
 
-__all__ = ["markdown_table", "write_report"]
+__all__ = ["changes", "markdown_table", "write_report"]
+
+
+def changes(
+    results: Mapping[str, MetricResult], float32: Mapping[str, MetricResult]
+) -> dict[str, MetricResult]:
+    """Numbers of samples in float32, and how much those in another precision are larger.
+
+    The noise of a seed is the same in both, so that the standard error is that of the change itself, over the
+    seeds, and smaller than that of the numbers.
+
+    Args:
+        results: Numbers in another precision, or of compiled networks.
+        float32: Those in float32.
+    """
+    found = {}
+    for name, result in results.items():
+        if result.over == "seeds":
+            pairs = zip(result.each, float32[name].each, strict=True)
+            found[f"{name}_float32"] = float32[name]
+            found[f"{name}_change"] = MetricResult.over_seeds([a - b for a, b in pairs])
+    return found
 
 
 def write_report(results: Mapping[str, MetricResult], protocol: Mapping[str, Any], folder: Path) -> Path:

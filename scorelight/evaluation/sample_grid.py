@@ -15,8 +15,9 @@ from torch import Tensor
 
 from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
+from scorelight.evaluation.archive import write_archive
 from scorelight.evaluation.context import DistributedContext
-from scorelight.evaluation.samples import SampleSource, emptied, write_archive
+from scorelight.evaluation.samples import SampleSource, emptied
 from scorelight.images import grid, save
 from scorelight.storage.shards import ShardStore
 from scorelight.training.module import score_module
@@ -84,11 +85,11 @@ class SampleGridCallback(Callback):
             return
         self._drawn_at = step
         source = SampleSource(module.denoiser_for("ema"), module.sampler, module.shape, module.labels)
-        indices = [torch.arange(self._number(module.shape))] if trainer.is_global_zero else []
-        drawn = DistributedContext.from_trainer(trainer).agree(lambda: [*source.draw(self.seed, indices)])
-        if not drawn:
+        index = torch.arange(self._number(module.shape) if trainer.is_global_zero else 0)
+        context = DistributedContext.from_trainer(trainer)
+        x = context.agree(lambda: source.draw(self.seed, index)[0] if len(index) else None)
+        if x is None:
             return
-        ((_, x, _),) = drawn
         picture = self._write(trainer, f"step={step:07d}", x)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from scorelight.denoisers.base import Denoiser
 from scorelight.evaluation.context import DistributedContext
-from scorelight.images import grid, save, to_uint8
+from scorelight.images import to_uint8
 from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import device_of, generate
-from scorelight.storage.npz import write_npz
 from scorelight.storage.shards import ShardStore
 
-__all__ = ["SampleSource", "cycle_labels", "emptied", "quantize", "write_archive"]
+__all__ = ["SampleSource", "cycle_labels", "emptied", "quantize", "samples_bar"]
 
 
 def quantize(x: Tensor) -> Tensor:
-    """Samples as they are evaluated: images of [−1, 1] rounded to 8 bits, anything else in float32."""
+    """Samples as they are evaluated: images of [−1, 1] rounded to 8 bits, anything else in float32.
+
+    What is rounded already stays as it is.
+
+    Raises:
+        ConfigurationError: If an image is NaN or infinite.
+    """
+    if x.dtype == torch.uint8:
+        return x
     return to_uint8(x) if x.ndim == 4 else x.float()
 
 
@@ -45,28 +51,33 @@ class SampleSource(NamedTuple):
     labels: Sequence[int] | None = None
     """Classes to draw, taken in turn."""
 
-    def draw(
-        self, seed: int, batches: Iterable[Tensor], progress: Any = None
-    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-        """Samples at the given indices, batch by batch: indices, samples and their conditions.
+    def draw(self, seed: int, index: Tensor, progress: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Samples at the given indices, shape (B, ...), and their conditions.
 
         Args:
             seed: Seed of the samples.
-            batches: Their indices.
-            progress: A tqdm bar, moved at every step of the sampler.
+            index: Their indices, shape (B,).
+            progress: A tqdm bar over samples, moved at every step of the sampler.
         """
-        for index in batches:
-            cond = cycle_labels(index, self.labels)
-            here = {name: value.to(device_of(self.denoiser)) for name, value in cond.items()}
-            states = generate(self.denoiser, self.sampler, self.shape, seed, index.tolist(), here)
-            yield index, final_state(_counted(states, progress) if progress is not None else states), cond
+        cond = cycle_labels(index, self.labels)
+        here = {name: value.to(device_of(self.denoiser)) for name, value in cond.items()}
+        states = generate(self.denoiser, self.sampler, self.shape, seed, index.tolist(), here)
+        if progress is not None:
+            states = _counted(states, progress, len(index) / self.sampler.num_steps)
+        return final_state(states), cond
 
 
-def _counted(states: Iterator[Tensor], progress: Any) -> Iterator[Tensor]:
+def _counted(states: Iterator[Tensor], progress: Any, step: float) -> Iterator[Tensor]:
     """The states; the bar is moved at each of them."""
     for state in states:
-        progress.update()
+        progress.update(min(step, progress.total - progress.n))
         yield state
+
+
+def samples_bar(desc: str, total: int, hidden: bool) -> Any:
+    """A progress bar over samples that moves by parts of them."""
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
+    return tqdm(desc=desc, total=total, mininterval=0.5, disable=hidden, unit="sample", bar_format=shown)
 
 
 @contextmanager
@@ -74,7 +85,8 @@ def emptied(store: ShardStore, context: DistributedContext) -> Iterator[None]:
     """A block in which one command, with all its processes, has a store for itself, which is empty at first.
 
     Raises:
-        ConfigurationError: On all processes, if another command is writing there.
+        ConfigurationError: On all processes, if another command is writing there, or if a process does not
+            see the folder.
     """
     store.key = context.broadcast(lambda: uuid4().hex)
     with ExitStack() as owned:
@@ -85,32 +97,5 @@ def emptied(store: ShardStore, context: DistributedContext) -> Iterator[None]:
                 store.clear()  # what an interrupted command has left
 
         context.agree(take)
+        context.check_shared(store.folder.parent)
         yield
-
-
-def write_archive(store: ShardStore, num: int, folder: Path, seed: int, num_shown: int = 256) -> None:
-    """Write the samples of a store as ``samples.npz`` and ``samples.png``, and remove the store.
-
-    The archive holds ``images`` (N, H, W, C), uint8, or for vectors ``samples`` (N, D), float32; ``labels``
-    if there are any; and ``seed``. Row i is sample i, whichever process drew it.
-
-    Args:
-        store: The samples ``x`` and, if there are any, their conditions ``label``.
-        num: Number of samples N.
-        folder: Where to write.
-        seed: Seed of the samples.
-        num_shown: Samples in the picture at most.
-
-    Raises:
-        ConfigurationError: If a sample is missing, or is NaN or infinite; nothing is written then.
-    """
-    rows = store.merged(num)
-    x = rows["x"]
-    arrays = {"images": to_uint8(x).permute(0, 2, 3, 1)} if x.ndim == 4 else {"samples": x}
-    if "label" in rows:
-        arrays["labels"] = rows["label"]
-    numpy_arrays = {name: value.numpy() for name, value in arrays.items()}
-    picture = grid(x if x.ndim == 2 else x[:num_shown])
-    write_npz(folder / "samples.npz", {"seed": np.int64(seed), **numpy_arrays})
-    save(picture, folder / "samples.png")
-    store.clear()

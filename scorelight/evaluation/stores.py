@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,12 @@ from torch import Tensor
 from scorelight.data.access import ModelExamples
 from scorelight.denoisers.base import Denoiser
 from scorelight.evaluation.context import DistributedContext
+from scorelight.storage.background import copy_to_host, in_background
 from scorelight.storage.identity import code_of, describe
-from scorelight.storage.shards import ShardStore
+from scorelight.storage.shards import ShardPart, ShardStore
 from scorelight.storage.source import own_code
 
-__all__ = ["ResultStores", "data_key", "key_text"]
+__all__ = ["ResultStores", "data_key", "key_text", "written_in_background"]
 
 
 def key_text(*depends_on: Any) -> str:
@@ -32,6 +33,21 @@ def data_key(data: LightningDataModule, examples: ModelExamples) -> list[Any]:
     """What examples are: their content as stored, and as the model sees the first of them."""
     seen = examples.first(16)
     return [examples.fingerprint(), code_of(type(data)), seen.x0, seen.cond, examples.num_bins]
+
+
+@contextmanager
+def written_in_background(store: ShardStore) -> Iterator[Callable[..., None]]:
+    """A block with a function that takes what `ShardStore.write` takes, and lets another thread write it.
+
+    All is written when the block ends, also by an error or a signal; see `in_background`.
+    """
+    with in_background() as later:
+
+        def write(index: Tensor, **rows: Tensor) -> None:
+            copies = {name: copy_to_host(value) for name, value in {"index": index, **rows}.items()}
+            later(lambda: store.write(**{name: copied() for name, copied in copies.items()}))
+
+        yield write
 
 
 class ResultStores:
@@ -54,14 +70,18 @@ class ResultStores:
         return ShardStore(self.folder / f"{kind}-{digest[:12]}", digest)
 
     @contextmanager
-    def missing(self, store: ShardStore, num: int, batch_size: int) -> Iterator[Sequence[Tensor]]:
-        """This process's part of the indices below `num` that the store has no row of, in batches.
+    def missing(self, store: ShardStore, num: int) -> Iterator[tuple[Tensor, list[ShardPart]]]:
+        """This process's part of the indices below `num` without a row in the store, and of the rows there.
 
         In the block no other command writes to the store: it waits, and then finds what was written here.
+
+        Raises:
+            ConfigurationError: On all processes, if one of them does not see the folder.
         """
         with store.owned(wait=True) if self.context.is_main else nullcontext():
-            missing = self.context.broadcast(lambda: store.missing(num))
-            yield self.context.shard(missing, batch_size)
+            self.context.check_shared(self.folder)
+            missing, present = self.context.broadcast(lambda: (store.missing(num), store.parts(num, False)))
+            yield self.context.share(missing), present[self.context.rank :: self.context.world_size]
             self.context.barrier()
 
     @cached_property

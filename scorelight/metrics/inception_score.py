@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
+from scorelight.metrics.rows import Rows, SelectedRows, blocks
 from scorelight.metrics.statistics import FeatureSet, check_finite, double
 
 __all__ = ["InceptionScore", "inception_score"]
+
+_ROWS = 2048
 
 
 class InceptionScore(SampleQualityMetric):
@@ -40,8 +43,10 @@ class InceptionScore(SampleQualityMetric):
         return {"inception_score": mean, "inception_score_std": std}
 
 
-def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
+def inception_score(logits: Rows, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
     """The exponential of the mean of KL(p(y|x) ‖ mean p(y|x)) in each part of the samples.
+
+    In memory are the log-probabilities of 2048 samples at a time.
 
     Args:
         logits: Shape (N, K).
@@ -60,15 +65,21 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 2020) -
             f"InceptionScore: splits={splits}, and there are only {len(logits)} samples: draw more, "
             "or set splits=1"
         )
+    order = torch.arange(len(logits))
     if seed is not None:
         order = torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))
-        logits = logits[order.to(logits.device)]
-    log_p = double(logits).log_softmax(1)
     ends = [i * len(logits) // splits for i in range(splits + 1)]
-    scores = [_score(log_p[a:b]) for a, b in pairwise(ends)]
+    scores = [_score(SelectedRows(logits, order[a:b])) for a, b in pairwise(ends)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _score(log_p: Tensor) -> float:
-    log_q = log_p.logsumexp(0) - float(np.log(len(log_p)))
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean().exp().item()
+def _score(logits: Rows) -> float:
+    """exp(mean Σ_y p log p − Σ_y q log q), q the mean of p: the mean divergence of p from q."""
+    information, total = 0.0, torch.zeros(logits.shape[1], dtype=torch.float64)
+    for part in blocks(logits, _ROWS):
+        log_p = double(part).log_softmax(1)
+        p = log_p.exp()
+        information += (p * log_p).sum().item()
+        total += p.sum(0).cpu()
+    q = total / len(logits)
+    return math.exp(information / len(logits) - torch.xlogy(q, q).sum().item())

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, check_finite, pair
+from scorelight.metrics.rows import Rows
+from scorelight.metrics.statistics import FeatureSet, check_points, pair
 
 __all__ = ["KernelDistance", "kernel_distance"]
 
@@ -43,14 +44,14 @@ class KernelDistance(SampleQualityMetric):
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """``kernel_distance``, and ``kernel_distance_std``, its standard deviation over the subsets."""
-        banks = real.bank("KernelDistance"), fake.bank("KernelDistance")
-        mean, std = kernel_distance(*banks, self.num_subsets, self.subset_size, self.degree, self.seed)
+        rows = real.rows("KernelDistance"), fake.rows("KernelDistance")
+        mean, std = kernel_distance(*rows, self.num_subsets, self.subset_size, self.degree, self.seed)
         return {"kernel_distance": mean, "kernel_distance_std": std}
 
 
 def kernel_distance(
-    real: Tensor,
-    fake: Tensor,
+    real: Rows,
+    fake: Rows,
     num_subsets: int = 100,
     subset_size: int = 1000,
     degree: int = 3,
@@ -59,6 +60,8 @@ def kernel_distance(
     """Unbiased MMD² under k(x, y) = (xᵀy/D + 1)^degree, over random subsets (Gretton et al., 2012, eq. 3).
 
     The subsets are those of torch-fidelity, with the samples as its first input and the real ones as second.
+    In memory are one subset of both, and n² kernel values for subsets of size n; time is of order n² D for
+    each subset.
 
     Args:
         real: Features of shape (N, D).
@@ -79,8 +82,7 @@ def kernel_distance(
             f"KernelDistance: subset_size={subset_size}, and there are only {num} examples: give more "
             f"examples, or subset_size={num} at most"
         )
-    check_finite(real, "features of real examples")
-    check_finite(fake, "features of samples")
+    check_points(real, fake)
     random = np.random.RandomState(seed)
     values = []
     for _ in range(num_subsets):
@@ -89,9 +91,8 @@ def kernel_distance(
     return float(np.mean(values)), float(np.std(values))
 
 
-def _subset(features: Tensor, size: int, random: np.random.RandomState) -> Tensor:
-    index = torch.from_numpy(random.choice(len(features), size, replace=False))
-    return features[index.to(features.device)]
+def _subset(features: Rows, size: int, random: np.random.RandomState) -> Tensor:
+    return features[torch.from_numpy(random.choice(len(features), size, replace=False))]
 
 
 def _mmd2(x: Tensor, y: Tensor, degree: int) -> float:

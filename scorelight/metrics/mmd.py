@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 
 import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, double, points
+from scorelight.metrics.rows import Rows, blocks
+from scorelight.metrics.statistics import FeatureSet, check_points, double, pair_device
 
 __all__ = ["MaximumMeanDiscrepancy", "maximum_mean_discrepancy", "median_distance"]
 
-_ENTRIES = 2**24
-"""Kernel values in memory at once: 128 MB."""
+_ENTRIES = 2**22
+"""Kernel values in memory at once: 32 MB."""
 
 
 class MaximumMeanDiscrepancy(SampleQualityMetric):
@@ -36,13 +38,15 @@ class MaximumMeanDiscrepancy(SampleQualityMetric):
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """``maximum_mean_discrepancy``, squared."""
-        x, y = real.bank("MaximumMeanDiscrepancy"), fake.bank("MaximumMeanDiscrepancy")
+        x, y = real.rows("MaximumMeanDiscrepancy"), fake.rows("MaximumMeanDiscrepancy")
         unit = median_distance(x)
         return {"maximum_mean_discrepancy": maximum_mean_discrepancy(x, y, [unit * s for s in self.scales])}
 
 
-def maximum_mean_discrepancy(real: Tensor, fake: Tensor, widths: Sequence[float]) -> float:
+def maximum_mean_discrepancy(real: Rows, fake: Rows, widths: Sequence[float]) -> float:
     """Unbiased estimate of E k(x, x') + E k(y, y') − 2 E k(x, y), k the mean of exp(−‖x − y‖²/(2h²)) over h.
+
+    Memory does not depend on the number of points; time is of order (N + M)² D.
 
     Args:
         real: Shape (N, D).
@@ -52,23 +56,33 @@ def maximum_mean_discrepancy(real: Tensor, fake: Tensor, widths: Sequence[float]
     Raises:
         ConfigurationError: If a set has fewer than two points.
     """
-    x, y = points(real, fake)
-    n, m = len(x), len(y)
+    check_points(real, fake)
+    n, m = len(real), len(fake)
     if min(n, m) < 2:
         raise ConfigurationError(f"MaximumMeanDiscrepancy: {min(n, m)} examples: at least 2")
-    within = (_total(x, x, widths) - n) / (n * (n - 1)) + (_total(y, y, widths) - m) / (m * (m - 1))
-    return within - 2 * _total(x, y, widths) / (n * m)
+    device = pair_device(fake)
+    of_real = (_total(real, real, widths, device) - n) / (n * (n - 1))
+    of_fake = (_total(fake, fake, widths, device) - m) / (m * (m - 1))
+    return of_real + of_fake - 2 * _total(real, fake, widths, device) / (n * m)
 
 
-def median_distance(x: Tensor, most: int = 2000) -> float:
+def median_distance(x: Rows, most: int = 2000) -> float:
     """Median distance of two different ones of the first points of x, shape (N, D); 1 if it is 0."""
     return torch.pdist(double(x[:most])).median().item() or 1.0
 
 
-def _total(x: Tensor, y: Tensor, widths: Sequence[float]) -> float:
-    """Sum of the kernel over all pairs; by direct differences, so that a point has distance 0 to itself."""
-    total = 0.0
-    for part in torch.split(x, max(_ENTRIES // len(y), 1)):
-        squares = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-        total += sum((squares / (-2 * h * h)).exp().sum().item() for h in widths) / len(widths)
-    return total
+def _total(x: Rows, y: Rows, widths: Sequence[float], device: torch.device) -> float:
+    """Sum of the kernel over all pairs."""
+    size, total = isqrt(_ENTRIES), torch.zeros((), dtype=torch.float64, device=device)
+    for part in blocks(x, size):
+        left = double(part.to(device))
+        for block in blocks(y, size):
+            total += _sum(left, double(block.to(device)), widths)
+    return total.item()
+
+
+def _sum(x: Tensor, y: Tensor, widths: Sequence[float]) -> Tensor:
+    """Sum of the kernel over pairs; by direct differences, so that a point has distance 0 to itself."""
+    squares = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    each = [(squares / (-2 * h * h)).exp().sum() for h in widths]
+    return torch.stack(each).mean()

@@ -13,8 +13,8 @@ from torchmetrics import Metric
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric, numbers_of
-from scorelight.metrics.features.base import FeatureExtractor, Features
-from scorelight.metrics.statistics import FeatureSet, Moments, check_finite
+from scorelight.metrics.features.base import FeatureExtractor, Features, finite_features
+from scorelight.metrics.statistics import FeatureSet, Moments
 
 __all__ = ["SampleQuality"]
 
@@ -82,11 +82,8 @@ class SampleQuality(Metric):
             )
         if not len(x):
             return
-        kind, features = "real" if real else "fake", self.features(x)
-        name = f"{type(self.features).__name__} of {'real examples' if real else 'samples'}"
-        check_finite(features.values, name)
-        if features.logits is not None:
-            check_finite(features.logits, f"logits, {name},")
+        kind = "real" if real else "fake"
+        features = finite_features(self.features, x, "real examples" if real else "samples")
         self._add_moments(kind, Moments.of(features.values.to(self.device)))
         self._add_bank(kind, features)
         if indices is not None:

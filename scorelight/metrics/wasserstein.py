@@ -8,9 +8,14 @@ from torch.nn.functional import normalize
 
 from scorelight.errors import ConfigurationError
 from scorelight.metrics.base import SampleQualityMetric
-from scorelight.metrics.statistics import FeatureSet, points
+from scorelight.metrics.rows import Rows, blocks
+from scorelight.metrics.statistics import FeatureSet, check_points, double, pair_device
 
 __all__ = ["SlicedWasserstein", "sliced_wasserstein"]
+
+_ENTRIES = 2**22
+"""Projections in memory at once: 32 MB."""
+_ROWS = 2048
 
 
 class SlicedWasserstein(SampleQualityMetric):
@@ -35,12 +40,15 @@ class SlicedWasserstein(SampleQualityMetric):
 
     def __call__(self, real: FeatureSet, fake: FeatureSet) -> dict[str, float]:
         """``sliced_wasserstein``, in the units of the features."""
-        banks = real.bank("SlicedWasserstein"), fake.bank("SlicedWasserstein")
-        return {"sliced_wasserstein": sliced_wasserstein(*banks, self.num_projections, self.seed)}
+        rows = real.rows("SlicedWasserstein"), fake.rows("SlicedWasserstein")
+        return {"sliced_wasserstein": sliced_wasserstein(*rows, self.num_projections, self.seed)}
 
 
-def sliced_wasserstein(real: Tensor, fake: Tensor, num_projections: int = 128, seed: int = 0) -> float:
+def sliced_wasserstein(real: Rows, fake: Rows, num_projections: int = 128, seed: int = 0) -> float:
     """SW₂ of two sets of points, exact on each line, for sets of any sizes.
+
+    In memory are projections on some lines at a time, of 32 MB, or of one line. Time is of order
+    (N + M) (D + log(N + M)) for each line.
 
     Args:
         real: Shape (N, D).
@@ -48,15 +56,21 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, num_projections: int = 128, s
         num_projections: Number of lines.
         seed: Seed of the lines.
     """
-    x, y = points(real, fake)
-    generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(num_projections, x.shape[1], dtype=torch.float64, generator=generator)
-    i, j, weight = _coupling(len(x), len(y), x.device)
-    squares = [
-        (((x @ theta).sort().values[i] - (y @ theta).sort().values[j]).square() @ weight)
-        for theta in normalize(normal, dim=1).to(x.device)
-    ]
+    check_points(real, fake)
+    generator, device = torch.Generator().manual_seed(seed), pair_device(fake)
+    normal = torch.randn(num_projections, real.shape[1], dtype=torch.float64, generator=generator)
+    i, j, weight = _coupling(len(real), len(fake), device)
+    squares: list[Tensor] = []
+    at_once = max(_ENTRIES // max(len(real), len(fake)), 1)
+    for lines in torch.split(normalize(normal, dim=1).to(device), at_once):
+        for x, y in zip(_projected(real, lines), _projected(fake, lines), strict=True):
+            squares.append((x.sort().values[i] - y.sort().values[j]).square() @ weight)
     return torch.stack(squares).mean().sqrt().item()
+
+
+def _projected(rows: Rows, lines: Tensor) -> Tensor:
+    """Projections of all points on some lines, shape (L, N)."""
+    return torch.cat([lines @ double(part.to(lines.device)).T for part in blocks(rows, _ROWS)], dim=1)
 
 
 def _coupling(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ class ShardPart(NamedTuple):
     path: Path
     rows: Tensor
     """Their positions in the file."""
+    first: int
+    """Their smallest index."""
 
 
 class ShardStore:
@@ -77,8 +80,12 @@ class ShardStore:
                 absent[index[index < num]] = False
         return absent.nonzero()[:, 0]
 
-    def parts(self, num: int) -> list[ShardPart]:
+    def parts(self, num: int, complete: bool = True) -> list[ShardPart]:
         """Where the rows 0, ..., num − 1 are, each once.
+
+        Args:
+            num: Number of rows.
+            complete: Whether all of them must be there.
 
         Raises:
             ConfigurationError: If one is missing, or a file is damaged.
@@ -90,8 +97,8 @@ class ShardStore:
             rows = rows[absent[index[rows]]]
             absent[index[rows]] = False
             if len(rows):
-                parts.append(ShardPart(path, rows))
-        if absent.any():
+                parts.append(ShardPart(path, rows, int(index[rows].min())))
+        if complete and absent.any():
             raise ConfigurationError(
                 f"{self.folder}: {int(absent.sum())} of {num} rows are missing: were files removed? Rerun "
                 "the command, which computes what is missing"
@@ -114,15 +121,33 @@ class ShardStore:
         Raises:
             ConfigurationError: If one is missing, or a file is damaged or has rows of another shape.
         """
-        parts = self.parts(num)
-        rows = [self.read(part, names) for part in parts]
-        for part, more in zip(parts, rows, strict=True):
-            if (shapes := _shapes(more)) != (first := _shapes(rows[0])):
+        return concat_by_index([*self.blocks(num, names)])
+
+    def blocks(self, num: int, names: Sequence[str] = ()) -> Iterator[dict[str, Tensor]]:
+        """The rows 0, ..., num − 1 in their order, some at a time: as `merged`, with few in memory.
+
+        There are as many in memory as overlapping files hold: of W processes that have taken the indices r,
+        r + W, ... in batches of B, 2 W B.
+
+        Raises:
+            ConfigurationError: As `merged`.
+        """
+        parts = sorted(self.parts(num), key=lambda part: part.first)
+        shapes: dict[str, tuple[int, ...]] = {}
+        waiting: list[dict[str, Tensor]] = []
+        for part, following in zip_longest(parts, parts[1:]):
+            waiting.append(self.read(part, names))
+            shapes = shapes or _shapes(waiting[0])
+            if (found := _shapes(waiting[-1])) != shapes:
                 raise ConfigurationError(
-                    f"{part.path}: has rows of {shapes}, and {parts[0].path.name} beside it of {first}; "
+                    f"{part.path}: has rows of {found}, and {parts[0].path.name} beside it of {shapes}; "
                     "remove one of them"
                 )
-        return concat_by_index(rows)
+            rows = concat_by_index(waiting)
+            ready = int(torch.searchsorted(rows["index"], following.first if following else num))
+            if ready:
+                yield {name: value[:ready] for name, value in rows.items()}
+            waiting = [{name: value[ready:] for name, value in rows.items()}]
 
     def _index(self, path: Path, complete: bool = False) -> Tensor:
         """The indices in a file, none if its key is another one; `complete` reads all arrays to verify them.

@@ -7,8 +7,11 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
 from scorelight.cli import main
+from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
+from scorelight.storage.runs import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,50 @@ def test_mistakes(run, capsys, arguments, message):
 def test_mistakes_in_a_file_of_metrics(run, capsys, entry, message):
     (run / "metrics.yaml").write_text(f"metrics: [{entry}]\n")
     refused(f"--config {run}/metrics.yaml --num_samples 9", message, run, capsys)
+
+
+def train_further():
+    """Give the last layer, which starts at 0, weights as if it were trained."""
+    path = find_checkpoint("runs/digits/vp_epsilon")
+    checkpoint = read_checkpoint(path)
+    weight = checkpoint["state_dict"]["ema.denoiser.network.last.weight"]
+    torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    write_checkpoint(checkpoint, path)
+
+
+def test_the_change_that_bf16_makes_is_reported_and_its_samples_are_kept_apart(run):
+    train_further()
+    options = "--num_samples 20 --seeds 0 1 --metrics FrechetDistance"
+    assert evaluate(options) == 0
+    exact = results(run / "evaluation")["results"]["frechet_distance"]
+    assert evaluate(f"{options} --out both --precision bf16-mixed --compare_float32 true") == 0
+    report = results(run.parents[3] / "both")
+    found, protocol = report["results"], report["protocol"]
+    assert protocol["precision"] == "bf16-mixed"
+    assert found["frechet_distance_float32"] == exact != found["frechet_distance"]
+    pairs = zip(found["frechet_distance"]["each"], exact["each"], strict=True)
+    assert found["frechet_distance_change"]["each"] == [a - b for a, b in pairs]
+    assert 0 < abs(found["frechet_distance_change"]["value"]) < 0.1 * exact["value"]
+    assert len([p for p in (run.parents[3] / "both").glob("samples-*") if p.is_dir()]) == 4
+
+
+def test_likelihoods_are_computed_in_float32_whatever_the_precision_of_samples(run):
+    options = "--metrics NegativeLogLikelihood FrechetDistance --num_images 3 --num_samples 9"
+    assert evaluate(options) == 0
+    assert evaluate(f"{options} --precision bf16-mixed --compare_float32 true --batch_size auto") == 0
+    one, two = (json.loads(path.read_text()) for path in (run / "evaluation").glob("results-*.json"))
+    assert one["results"]["bits_per_dim"] == two["results"]["bits_per_dim"]
+    assert len([p for p in (run / "evaluation").glob("examples-*") if p.is_dir()]) == 1
+    assert not any("bits_per_dim_change" in report["results"] for report in (one, two))
+
+
+def test_the_size_of_batches_is_stated_and_is_no_part_of_the_report(run, capsys):
+    assert evaluate("--num_samples 40 --metrics FrechetDistance") == 0
+    one = results(run / "evaluation")
+    assert evaluate("--num_samples 40 --metrics FrechetDistance --batch_size auto --out auto") == 0
+    assert "batch size: up to 16 on the first device" in capsys.readouterr().out
+    two = results(run.parents[3] / "auto")
+    assert two["protocol"] == one["protocol"]
+    assert two["results"]["frechet_distance"]["value"] == pytest.approx(
+        one["results"]["frechet_distance"]["value"], rel=1e-4
+    )

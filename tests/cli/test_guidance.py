@@ -105,7 +105,7 @@ def test_evaluation_reports_the_guidance_and_keeps_its_samples_apart(tmp_path):
             ["--guidance", "ClippedDenoiser", "--guidance.high", "x"],
             ["guidance.high: expected float, got 'x'\n"],
         ),
-        (["--guidance", "VPSDE"], ["VPSDE", "allowed: ClippedDenoiser"]),
+        (["--guidance", "VPSDE"], ["VPSDE", "allowed: ", "ClippedDenoiser"]),
     ],
 )
 def test_mistakes(flags, named, capsys):

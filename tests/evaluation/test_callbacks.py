@@ -19,6 +19,7 @@ from scorelight import (
 from scorelight.cli import main
 from scorelight.evaluation.callbacks import FIDCallback, NLLCallback
 from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.feature_rows import FeatureRows
 from scorelight.evaluation.quality import feature_set
 from scorelight.evaluation.reference import reference_set
 from scorelight.evaluation.samples import quantize
@@ -54,7 +55,8 @@ def test_samples_of_the_averaged_weights_are_evaluated_and_the_best_checkpoint_c
     *_, x = digits.sample(0, range(30))
     context = DistributedContext.from_trainer(trainer)
     real = reference_set(DigitsFeatures(), trainer.datamodule, "train", fid.metrics, context)
-    fake = feature_set([(torch.arange(30), quantize(x))], DigitsFeatures(), fid.metrics, context)
+    rows = FeatureRows(DigitsFeatures(), fid.metrics, 30)
+    fake = feature_set([(torch.arange(30), quantize(x))], rows, context)
     expected = numbers_of(fid.metrics, real, fake)
     found = spy.seen[-1]
     assert found["val/frechet_distance"] == pytest.approx(expected["frechet_distance"], rel=1e-4)

@@ -25,10 +25,11 @@ from scorelight import (
 )
 from scorelight.data.arrays import Arrays
 from scorelight.errors import SamplingError, SolverError
+from scorelight.evaluation.archive import write_archive
 from scorelight.evaluation.callbacks import FIDCallback, NLLCallback
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.reference import reference_set
-from scorelight.evaluation.samples import SampleSource, quantize, write_archive
+from scorelight.evaluation.samples import SampleSource, quantize
 from scorelight.images import grid, to_uint8
 from scorelight.metrics import Features, FeatureSet, FrechetDistance
 from scorelight.metrics.base import LikelihoodMetric, numbers_of

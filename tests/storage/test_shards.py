@@ -50,7 +50,7 @@ def test_a_write_that_fails_leaves_no_rows(parts, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="no space"):
         parts.write(torch.tensor([10]), x=torch.zeros(1))
     assert parts.missing(11).tolist() == [10]
@@ -137,3 +137,22 @@ def test_a_folder_has_one_owner(parts):
         pytest.fail("it had two")
     with other.owned():
         pass
+
+
+@pytest.mark.parametrize(("ranks", "size"), [(1, 4), (3, 2), (2, 5)])
+def test_rows_in_order_with_few_in_memory(tmp_path, ranks, size):
+    """Of files as W ranks write them, each its indices r, r + W, ... in batches of B: 2 W B rows at most."""
+    store = ShardStore(tmp_path / "parts")
+    for rank in range(ranks):
+        for index in torch.arange(37)[rank::ranks].split(size):
+            store.write(index, x=10.0 * index)
+    found = list(store.blocks(37, ["x"]))
+    assert torch.cat([block["index"] for block in found]).tolist() == list(range(37))
+    assert torch.cat([block["x"] for block in found]).tolist() == [10.0 * i for i in range(37)]
+    assert len(found) > 3 and max(len(block["x"]) for block in found) <= 2 * ranks * size
+    assert torch.cat([block["index"] for block in store.blocks(11)]).tolist() == list(range(11))
+
+
+def test_parts_of_an_incomplete_store(parts):
+    next(p for p in parts.files() if p.name.startswith("000000001")).unlink()
+    assert sum(len(part.rows) for part in parts.parts(10, complete=False)) == 7

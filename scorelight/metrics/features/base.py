@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from scorelight.errors import ConfigurationError
+from scorelight.metrics.statistics import check_finite
 from scorelight.storage.component import Component, class_path
 from scorelight.storage.identity import code_of, describe, weights_digest
 
-__all__ = ["FeatureExtractor", "Features", "images_of"]
+__all__ = ["FeatureExtractor", "Features", "finite_features", "images_of"]
 
 
 class Features(NamedTuple):
@@ -65,6 +66,25 @@ class FeatureExtractor(Component, nn.Module, ABC):
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         settings = {k: v for k, v in (defaults | self._init_args).items() if k not in ("weights", "module")}
         return json.dumps(settings, sort_keys=True, default=describe)
+
+
+def finite_features(extractor: FeatureExtractor, x: Tensor, of: str) -> Features:
+    """The features of stored examples.
+
+    Args:
+        extractor: Computes them.
+        x: The examples.
+        of: What they are, for the message.
+
+    Raises:
+        ConfigurationError: If a feature or a logit is NaN or infinite.
+    """
+    features: Features = extractor(x)
+    name = f"{type(extractor).__name__} of {of}"
+    check_finite(features.values, name)
+    if features.logits is not None:
+        check_finite(features.logits, f"logits, {name},")
+    return features
 
 
 def images_of(x: Tensor, owner: str, shape: tuple[int, ...] | None = None) -> Tensor:
