@@ -20,7 +20,7 @@ class DigitsDataModule(ArrayDataModule):
     Args:
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        val_fraction: RankSlice of the images kept for validation.
+        val_fraction: Share of the images kept for validation.
         seed: Seed of the split; the order of training is that of `seed_everything` as well.
     """
 

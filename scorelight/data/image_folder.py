@@ -52,7 +52,7 @@ class ImageDataModule(EightBitDataModule):
             filter, the long one cropped at the centre (default: unchanged, all of one size).
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
-        val_fraction: RankSlice of the images kept for validation.
+        val_fraction: Share of the images kept for validation.
         grayscale: Convert all images to one grey channel.
         flip: Mirror half of the images left to right, in training only, at random for each image and epoch.
         in_memory: Decode all images before training, or (false) each when it is needed, a few batches ahead

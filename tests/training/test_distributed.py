@@ -95,16 +95,23 @@ if sys.argv[3].startswith("diverge"):
     class Watch(Callback):
         def __init__(self): self.weights = []
         def on_train_batch_start(self, trainer, module, *_): self.weights.append(flat(module.denoiser))
-        def on_exception(self, trainer, module, exception):
-            found = {"message": str(exception), "weights": flat(module.denoiser), "before": self.weights[:3]}
+    from scorelight.training.divergence import DivergenceGuard
+    watch, read = Watch(), DivergenceGuard.read
+    def reporting(self, module):
+        try:
+            read(self, module)
+        except TrainingDivergedError as error:
+            found = {"message": str(error), "weights": flat(module.denoiser), "before": watch.weights[:3]}
             path = f"{folder}/{sys.argv[3]}%d.json"
-            with open(path % trainer.global_rank, "w") as file:
+            with open(path % module.global_rank, "w") as file:
                 json.dump(found, file)
             for _ in range(300):  # the first process that ends has the others killed
-                if not os.path.exists(path % (1 - trainer.global_rank)): time.sleep(0.1)
+                if not os.path.exists(path % (1 - module.global_rank)): time.sleep(0.1)
             time.sleep(1)
+            raise
+    DivergenceGuard.read = reporting
     module.objective = Bad()
-    trainer(max_steps=5, log_every_n_steps=100, callbacks=[Watch()]).fit(module, data)
+    trainer(max_steps=5, log_every_n_steps=100, callbacks=[watch]).fit(module, data)
 """
 
 
