@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch import Tensor
 from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.run_cost import Drawing
 from scorelight.evaluation.samples import SampleSource, emptied, write_archive
 from scorelight.images import grid, save
 from scorelight.storage.shards import ShardStore
-from scorelight.training.module import score_module
+from scorelight.training.module import ScoreModule, score_module
 from scorelight.training.run_folder import check_run_folder, run_folder
 
 __all__ = ["SampleGridCallback", "SampleWriter"]
@@ -74,6 +76,11 @@ class SampleGridCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw once more at the end."""
         self._draw(trainer, pl_module)
+
+    def drawing(self, module: ScoreModule, num_steps: int, num_validations: int) -> Drawing:
+        """What the first process draws in a run, while the others wait."""
+        times = math.ceil(num_steps / self.every_n_steps)
+        return Drawing("pictures", self._number(module.shape), module.sampler, times, divided=False)
 
     def _number(self, shape: Sequence[int]) -> int:
         return self.num_samples * (64 if len(shape) == 1 else 1)
