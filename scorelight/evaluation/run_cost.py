@@ -153,8 +153,12 @@ class RunCost:
         return self.examples * self.plan.example_bytes
 
     def reduction_seconds(self, link: Link) -> float:
-        """Time of the gradient's ring all-reduce: 2 (W − 1) messages for a bucket, and the bytes of (2)."""
-        hops = 2 * (self.plan.processes - 1) * self.gradient_collectives
+        """Time to reduce the gradient, if nothing else uses the link.
+
+        For each bucket 2 ⌈log₂ W⌉ messages one after the other, as in the trees of NCCL (Sanders et al.,
+        2009), which send as many bytes as a ring, (2).
+        """
+        hops = 2 * math.ceil(math.log2(self.plan.processes)) * self.gradient_collectives
         return hops * link.latency + self.sent_bytes / link.bytes_per_second
 
     # A run

@@ -101,7 +101,7 @@ def measured_flops_per_second(
     for _ in range(1 + repeats):
         start = time.perf_counter()
         loss = step()
-        loss.backward()
+        torch.autograd.backward(loss)
         step.wait()
         seconds.append(time.perf_counter() - start)
     return batch_size * cost.step_flops / min(seconds[1:])
@@ -163,7 +163,7 @@ def _count_on(
         with _FlopCounter() as forward, saved_tensors_hooks(saved.pack, lambda x: x):
             loss = step()
         with _FlopCounter() as backward:
-            loss.backward()
+            torch.autograd.backward(loss)
     return {
         "network_flops": network.flops,
         "loss_flops": forward.flops,
@@ -173,14 +173,16 @@ def _count_on(
     }
 
 
-class _FlopCounter(TorchDispatchMode):
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up PyTorch's counts of products and convolutions; all other operations count as 0.
 
     `FlopCounterMode` also keeps counts of each module, by hooks that autograd refuses inside an objective
     that differentiates the network.
     """
 
-    flops = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
