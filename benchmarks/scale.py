@@ -641,12 +641,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a little of everything, for the test")
     parser.add_argument("--docs", action="store_true", help="only write the tables into docs/scale.md")
+    parser.add_argument("--check", action="store_true", help="only compare the tables of docs/scale.md")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.peak:
         print(own_peak(arguments.peak[0], int(arguments.peak[1])))
-    elif arguments.docs:
-        DOCS.write_text(filled_in(DOCS.read_text(), json.loads((RESULTS / "scale.json").read_text())))
+    elif arguments.docs or arguments.check:
+        text = DOCS.read_text()
+        right = filled_in(text, json.loads((HERE / "scale.json").read_text()))
+        if arguments.docs:
+            DOCS.write_text(right)
+        sys.exit(arguments.check and text != right)
     else:
         print(write(measured_all(arguments.quick)))

@@ -69,8 +69,8 @@ class SampleGridCallback(Callback):
             self._write(trainer, "data", x0[: self._number(x0.shape[1:])])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Draw every n steps."""
-        if trainer.global_step % self.every_n_steps == 0:
+        """Draw every n steps; micro-batches before the first step draw nothing."""
+        if trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
