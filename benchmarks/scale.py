@@ -9,7 +9,8 @@
   seconds, in turns, medians; peak memory in a process of its own.
 * Steps: two processes over gloo take steps of `scorelight fit`. Collectives are those that PyTorch's profiler
   sees between the start of a batch and that of the next. Reads are numbers of tensors that the host asks for
-  (`aten::_local_scalar_dense` and `Tensor.tolist`), with the function that asks.
+  (`aten::_local_scalar_dense` and `Tensor.tolist`), with the function that asks; the table leaves out those
+  of tensors that are on the host in a run on GPUs, too (ON_HOST).
 * Loader: batches of one of W processes, CPU seconds by example; one pass.
 * Checkpoints: tensors of some sizes, written (with its checksum, and synced) and read (verified) by
   `write_checkpoint` and `read_checkpoint`. Wall-clock seconds, since they wait for the disk.
@@ -244,6 +245,11 @@ class Count(Callback):
                 json.dump(self.steps, file)
 '''
 
+ON_HOST = {
+    "lightning/fabric/utilities/apply_func.py:to_item",  # numbers that never were on a device
+    "scorelight/training/agreement.py:finish",
+    "scorelight/conditions.py:class_rows",  # on a GPU a label is checked by an assertion of the device
+}
 STEP_CONFIGS = ("toy/vp_epsilon", "digits/vp_epsilon_conditional", "digits/ddpm_hybrid", "toy/ddpm_bound")
 
 
@@ -463,14 +469,15 @@ def shape_table(result):
 
 
 def step_table(result):
-    cells = []
+    cells = []  # without the reads of what is on the host anyway
     for row in result["steps"]:
         for kind in ("ordinary", "logged"):
             r = row[kind]
             parts = ", ".join(f"{v:.3g} `{k.rpartition(':')[2]}`" for k, v in r["collectives"].items())
-            reads = ", ".join(f"{v:.3g} `{k.rpartition('/')[2]}`" for k, v in r["reads"].items())
+            asked = {k: v for k, v in r["reads"].items() if k not in ON_HOST}
+            reads = ", ".join(f"{v:.3g} `{k.rpartition('/')[2]}`" for k, v in asked.items())
             cells.append([f"`{row['config']}`", kind, parts or "none", reads or "none"])
-    return table(["configuration", "step", "collectives", "reads by the host"], cells)
+    return table(["configuration", "step", "collectives", "reads from the device"], cells)
 
 
 def loader_table(result):
@@ -601,23 +608,33 @@ def picture(result, path):
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def measured_all(quick):
-    begin, measured_commit = time.perf_counter(), commit()
+def parts(quick):
+    """{name: function that measures it}."""
     rounds, processes = (1, (1, 1024)) if quick else (7, PROCESSES)
-    result = {
+    configs = STEP_CONFIGS[:1] if quick else STEP_CONFIGS
+    return {
+        "noise": lambda: noise(rounds, processes),
+        "noise_by_shape": lambda: by_shape(rounds),
+        "noise_of_4096_points_ms": lambda: points(rounds),
+        "steps": lambda: [counted_steps(name) for name in configs],
+        "loader": lambda: loader(1 if quick else 3, processes),
+        "checkpoints": lambda: checkpoints(1 if quick else 3, (1, 4) if quick else (4, 40, 400, 1000)),
+    }
+
+
+def measure(quick, only, before):
+    """The results, with only some parts measured again if so wanted."""
+    begin, measured_commit = time.perf_counter(), commit()
+    result = before | {
         "commit": measured_commit,
         "python": sys.version.split()[0],
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "lightning")},
         "seed": SEED,
-        "rounds": rounds,
         "assumed": ASSUMED,
-        "noise": noise(rounds, processes),
-        "noise_by_shape": by_shape(rounds),
-        "noise_of_4096_points_ms": points(rounds),
-        "steps": [counted_steps(name) for name in (STEP_CONFIGS[:1] if quick else STEP_CONFIGS)],
-        "loader": loader(1 if quick else 3, processes),
-        "checkpoints": checkpoints(1 if quick else 3, (1, 4) if quick else (4, 40, 400, 1000)),
     }
+    for name, part in parts(quick).items():
+        if not only or name in only:
+            result[name] = part()
     order, largest = result["loader"][-1], result["checkpoints"][-1]
     speeds = {
         "order_ns": 1e6 * order["ms_per_pass"] / order["examples"],
@@ -625,7 +642,8 @@ def measured_all(quick):
     }
     models = {"cifar10/ddpmpp_vp": cifar} | ({} if quick else {"DDPM++ 256x256": large})
     result["measured_speeds"] = speeds
-    result["models"] = [modelled(name, make(), speeds, PROCESSES) for name, make in models.items()]
+    if not only or "models" in only:
+        result["models"] = [modelled(name, make(), speeds, PROCESSES) for name, make in models.items()]
     return result | {"seconds": round(time.perf_counter() - begin)}
 
 
@@ -642,6 +660,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="a little of everything, for the test")
     parser.add_argument("--docs", action="store_true", help="only write the tables into docs/scale.md")
     parser.add_argument("--check", action="store_true", help="only compare the tables of docs/scale.md")
+    parser.add_argument("--only", nargs="+", help="measure these parts of scale.json again")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -654,4 +673,5 @@ if __name__ == "__main__":
             DOCS.write_text(right)
         sys.exit(arguments.check and text != right)
     else:
-        print(write(measured_all(arguments.quick)))
+        before = json.loads((RESULTS / "scale.json").read_text()) if arguments.only else {}
+        print(write(measure(arguments.quick, arguments.only, before)))
