@@ -5,7 +5,7 @@
 
 * Noise: numbers of one of W processes for a batch of 16 images of 3x64x64, by `module_generator`, which
   computes its own only; by one `torch.Generator` that draws the batch of all processes, from which each
-  takes its own (as scorelight did before); and by `torch.randn` for its own alone, which depends on W. CPU
+  takes its own; and by `torch.randn` for its own alone, whose values differ with W. CPU
   seconds, in turns, medians; peak memory in a process of its own.
 * Steps: two processes over gloo take steps of `scorelight fit`. Collectives are those that PyTorch's profiler
   sees between the start of a batch and that of the next. Reads are numbers of tensors that the host asks for
