@@ -1,6 +1,6 @@
 """What a run costs on one to 1,024 processes: measured on two cores where that is possible, else counted.
 
-    python benchmarks/scale.py           # about ten minutes on one core
+    python benchmarks/scale.py           # twenty minutes on two shared cores
     python benchmarks/scale.py --docs    # only puts the tables of scale.json into docs/scale.md
 
 * Noise: numbers of one of W processes for a batch of 16 images of 3x64x64, by `module_generator`, which
@@ -628,7 +628,8 @@ def measure(quick, only, before):
     """The results, with only some parts measured again if so wanted."""
     begin, measured_commit = time.perf_counter(), commit()
     result = before | {
-        "commit": measured_commit,
+        "commit": before.get("commit", measured_commit),
+        "commits_of_parts": before.get("commits_of_parts", {}),
         "python": sys.version.split()[0],
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "lightning")},
         "seed": SEED,
@@ -637,6 +638,8 @@ def measure(quick, only, before):
     for name, part in parts(quick).items():
         if not only or name in only:
             result[name] = part()
+            if only:
+                result["commits_of_parts"] |= {name: measured_commit}
     order, largest = result["loader"][-1], result["checkpoints"][-1]
     speeds = {
         "order_ns": 1e6 * order["ms_per_pass"] / order["examples"],
@@ -646,7 +649,7 @@ def measure(quick, only, before):
     result["measured_speeds"] = speeds
     if not only or "models" in only:
         result["models"] = [modelled(name, make(), speeds, PROCESSES) for name, make in models.items()]
-    return result | {"seconds": round(time.perf_counter() - begin)}
+    return {"seconds": round(time.perf_counter() - begin)} | result
 
 
 def write(result):
