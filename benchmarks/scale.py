@@ -236,7 +236,8 @@ class Count(Callback):
         reads.__exit__(None, None, None)
         profiler.__exit__(None, None, None)
         calls = [e for e in profiler.events() if e.name.startswith("c10d::")]
-        outer = [e for e in calls if e.cpu_parent is None or e.cpu_parent.name != e.name]
+        # an operation that the mode `Reads` calls is seen again below it
+        outer = [e for e in calls if e.cpu_parent is None or e.cpu_parent.name != "PythonDispatchMode"]
         names = Counter(e.name for e in outer)
         logged = trainer.global_step % trainer.log_every_n_steps == 0
         self.steps.append({"logged": logged, "collectives": names, "reads": reads.places})
