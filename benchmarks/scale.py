@@ -1,7 +1,7 @@
 """What a run costs on one to 1,024 processes: measured on two cores where that is possible, else counted.
 
     python benchmarks/scale.py           # twenty minutes on two shared cores
-    python benchmarks/scale.py --docs    # only puts the tables of scale.json into docs/scale.md
+    python benchmarks/scale.py --docs    # only writes what follows from scale.json: .md, .png, docs/scale.md
 
 * Noise: numbers of one of W processes for a batch of 16 images of 3x64x64, by `module_generator`, which
   computes its own only; by one `torch.Generator` that draws the batch of all processes, from which each
@@ -18,7 +18,7 @@
   follow from the counts and the numbers under ASSUMED, which are round numbers for a GPU of a data centre at
   mixed precision, not measured; those of checkpoints and of the order of a pass from what is measured here.
 
-Writes scale.json, .md and .png beside this file.
+Writes scale.json, .md and .png beside this file; with --only, parts of scale.json again, with their commit.
 """
 
 import argparse
@@ -664,7 +664,7 @@ def write(result):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a little of everything, for the test")
-    parser.add_argument("--docs", action="store_true", help="only write the tables into docs/scale.md")
+    parser.add_argument("--docs", action="store_true", help="only write what follows from scale.json")
     parser.add_argument("--check", action="store_true", help="only compare the tables of docs/scale.md")
     parser.add_argument("--only", nargs="+", help="measure these parts of scale.json again")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
@@ -673,11 +673,11 @@ if __name__ == "__main__":
     if arguments.peak:
         print(own_peak(arguments.peak[0], int(arguments.peak[1])))
     elif arguments.docs or arguments.check:
-        text = DOCS.read_text()
-        right = filled_in(text, json.loads((HERE / "scale.json").read_text()))
-        if arguments.docs:
-            DOCS.write_text(right)
-        sys.exit(arguments.check and text != right)
+        text, result = DOCS.read_text(), json.loads((HERE / "scale.json").read_text())
+        if arguments.check:
+            sys.exit(text != filled_in(text, result))
+        write(result)
+        DOCS.write_text(filled_in(text, result))
     else:
         before = json.loads((RESULTS / "scale.json").read_text()) if arguments.only else {}
         print(write(measure(arguments.quick, arguments.only, before)))
