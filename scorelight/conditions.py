@@ -55,7 +55,7 @@ def class_rows(label: Any, num_classes: int, x: Tensor) -> Tensor:
     check_label_type(label, len(x), "label")
     label = label.long()
     none, known = label == NO_CLASS, (label >= 0) & (label < num_classes)
-    if label.device.type != "cuda" and not (none | known).all():
+    if label.device.type not in ("cuda", "meta") and not (none | known).all():
         _refuse(label[~(none | known)], num_classes, "label")
     return torch.where(none, num_classes, torch.where(known, label, -1))
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from scorelight.cli.classes import fill_in_classes
 from scorelight.cli.construction import construct
+from scorelight.cli.dry_run import cost_of_run, report
 from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain, unknown_flag
 from scorelight.cli.working_folder import has_checkpoints
@@ -67,6 +68,11 @@ class RunCLI(PrivateCLI):
             type=bool,
             default=True,
             help="Resume the interrupted run of the same configuration, if there is one.",
+        )
+        parser.add_argument(
+            "--dry_run",
+            action="store_true",
+            help="fit: print what the run would cost, in some seconds, and train and write nothing.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -152,6 +158,21 @@ class RunCLI(PrivateCLI):
         ckpt_path = self.value_of(self.config, "ckpt_path")
         return RunFolderCallback(Path(root or "."), config, ckpt_path, log)
 
+    def run_subcommand(self, subcommand: str) -> None:
+        """Run, unless the cost of a run is all that is asked for.
+
+        Raises:
+            ConfigurationError: If the cost of another command is asked for.
+        """
+        if not self.value_of(self.config, "dry_run"):
+            return super().run_subcommand(subcommand)
+        if subcommand != "fit":
+            raise ConfigurationError(f"--dry_run: is for fit; leave it out for {subcommand}")
+        self.before_fit()
+        cost = cost_of_run(self.model, self.trainer, self.datamodule)
+        if self.trainer.is_global_zero:
+            print(report(cost, self.model, self.trainer.strategy.root_device))
+
     def before_fit(self) -> None:
         """Refuse an impossible optimizer before anything is written."""
         self.model.configure_optimizers()
@@ -210,6 +231,7 @@ def _others(
     data: LightningDataModule | None = None,
     seed_everything: bool | int | None = None,
     resume: bool = True,
+    dry_run: bool = False,
     ckpt_path: str | Path | None = None,
     verbose: bool = True,
 ) -> None:

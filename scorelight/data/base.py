@@ -133,6 +133,10 @@ class ArrayDataModule(Component, DescribedDataModule, ABC):
         self.setup("fit")
         return {"train": self.train, "val": self.val}[split]
 
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and validation examples."""
+        return len(self.examples("train")), len(self.examples("val"))
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Scale on the device."""
         return batch._replace(x0=self.scale(batch.x0))

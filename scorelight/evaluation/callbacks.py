@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from scorelight.evaluation.quality import (
     head,
 )
 from scorelight.evaluation.reference import default_features, reference_set
+from scorelight.evaluation.run_cost import Drawing
 from scorelight.evaluation.samples import SampleSource, quantize
 from scorelight.metrics import FeatureExtractor, FeatureSet, FrechetDistance, SampleQualityMetric
 from scorelight.metrics.base import LikelihoodMetric, numbers_of
@@ -118,6 +120,12 @@ class FIDCallback(_EveryNValidations):
         check_samples(self.metrics, self.features, module.shape, self.num_samples)
         data = getattr(trainer, "datamodule", None)
         self._real = reference_set(self.features, data, "train", self.metrics, context, self.reference)
+
+    def drawing(self, module: ScoreModule, num_steps: int, num_validations: int) -> Drawing:
+        """What it draws in a run."""
+        times = math.ceil(num_validations / self.every_n_validations)
+        sampler = self.sampler or module.sampler
+        return Drawing("FIDCallback", self.num_samples, sampler, times, divided=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, compare and log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,10 +18,11 @@ from scorelight.batch import Seeds, as_batch
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.archive import write_archive
 from scorelight.evaluation.context import DistributedContext
+from scorelight.evaluation.run_cost import Drawing
 from scorelight.evaluation.samples import SampleSource, emptied
 from scorelight.images import grid, save
 from scorelight.storage.shards import ShardStore
-from scorelight.training.module import score_module
+from scorelight.training.module import ScoreModule, score_module
 from scorelight.training.run_folder import check_run_folder, run_folder
 
 __all__ = ["SampleGridCallback", "SampleWriter"]
@@ -68,13 +70,18 @@ class SampleGridCallback(Callback):
             self._write(trainer, "data", x0[: self._number(x0.shape[1:])])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Draw every n steps."""
-        if trainer.global_step % self.every_n_steps == 0:
+        """Draw every n steps; micro-batches before the first step draw nothing."""
+        if trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw once more at the end."""
         self._draw(trainer, pl_module)
+
+    def drawing(self, module: ScoreModule, num_steps: int, num_validations: int) -> Drawing:
+        """What the first process draws in a run, while the others wait."""
+        times = math.ceil(num_steps / self.every_n_steps)
+        return Drawing("pictures", self._number(module.shape), module.sampler, times, divided=False)
 
     def _number(self, shape: Sequence[int]) -> int:
         return self.num_samples * (64 if len(shape) == 1 else 1)

@@ -38,6 +38,8 @@ class TimeSampler(Component, nn.Module, ABC):
 
     unbiased: bool = True
     """Whether the weights (10) compensate for the density."""
+    gathers_losses: bool = False
+    """Whether every training step gathers the losses of all processes."""
 
     @abstractmethod
     def quantile(self, process: ForwardProcess, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,8 @@ class LossAwareTime(TimeSampler):
         uniform_share: Probability of drawing uniformly instead, so that no timestep is neglected.
     """
 
+    gathers_losses = True
+
     def __init__(
         self, num_timesteps: int | None = None, history: int = 10, uniform_share: float = 0.001
     ) -> None:

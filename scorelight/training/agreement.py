@@ -13,7 +13,7 @@ __all__ = ["StopAgreement"]
 
 
 _FEW = 64
-"""So many processes exchange a number in less than a millisecond."""
+"""So many processes exchange a number in a few milliseconds: a ring sends 2 (W − 1) messages in turn."""
 
 
 class StopAgreement:

@@ -233,12 +233,19 @@ class PrivateCLI(LightningCLI):
     """LightningCLI with public names for what a subclass needs; a checkpoint does not override flags."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in ("_parse_ckpt_path", "_get", "_parser"):
+        for name in ("_parse_ckpt_path", "_get", "_parser", "_run_subcommand"):
             _require(LightningCLI, name)
         super().__init__(*args, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: in Lightning the checkpoint overrides flags and YAML here, silently."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_subcommand(subcommand)
+
+    def run_subcommand(self, subcommand: str) -> None:
+        """Call the method of the trainer, and the methods `before_` and `after_` it."""
+        super()._run_subcommand(subcommand)
 
     def subcommand_parser(self, subcommand: str) -> LightningArgumentParser:
         """The parser of a subcommand, before the arguments are parsed."""

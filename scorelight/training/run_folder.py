@@ -213,7 +213,8 @@ def _comparable(config: str) -> dict[str, Any] | None:
         settings = yaml.safe_load(config)
     except yaml.YAMLError:
         return None
-    return {k: v for k, v in settings.items() if k != "resume"} if isinstance(settings, dict) else None
+    ignored = ("resume", "dry_run")
+    return {k: v for k, v in settings.items() if k not in ignored} if isinstance(settings, dict) else None
 
 
 def _is_blank(folder: Path) -> bool:

@@ -39,6 +39,13 @@ def test_a_whole_split_is_given_in_order_as_stored_and_never_mirrored(name):
     assert {len(b.x0) for b in batches[:-1]} == {3}
 
 
+def test_sizes_are_those_of_the_splits():
+    data = DigitsDataModule(val_fraction=0.25)
+    train, val = data.sizes()
+    assert train + val == 1797
+    assert (train, val) == (len(data.train), len(data.val))
+
+
 def test_validation_is_the_validation_split_and_never_mirrored():
     data = Some(flip=True)
     data.setup("validate")

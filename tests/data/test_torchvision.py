@@ -71,6 +71,13 @@ def loaded(data):
     return data
 
 
+def test_sizes_are_those_published_and_those_of_the_files(tmp_path, monkeypatch, mnist):
+    assert CIFAR10DataModule(tmp_path).sizes() == (50_000, 10_000)
+    assert MNISTDataModule(tmp_path).sizes() == (60_000, 10_000)
+    data = MNISTDataModule(mnist)
+    assert data.sizes() == (len(data.examples("train")), len(data.examples("val")))
+
+
 def test_mnist_is_read_as_it_was_written(mnist):
     data = loaded(MNISTDataModule(mnist))
     for arrays, num in ((data.train, 60_000), (data.val, 10_000)):

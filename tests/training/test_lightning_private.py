@@ -220,6 +220,24 @@ def test_a_checkpoint_does_not_override_flags(tmp_path):
     assert tool(*flags, cls=Plain).config["fit"]["model"]["width"] == 11, "what the override is for"
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_subclass_decides_whether_the_method_of_the_trainer_is_called(runs):
+    called = []
+
+    class Asked(PrivateCLI):
+        instantiate_classes, subcommands = Tool.instantiate_classes, staticmethod(Tool.subcommands)
+        trainer = SimpleNamespace(fit=lambda **_: called.append("fit"))
+        config_init, model, datamodule = {"fit": {}}, None, None
+
+        def run_subcommand(self, subcommand):
+            called.append("asked")
+            if runs:
+                super().run_subcommand(subcommand)
+
+    tool(cls=Asked)
+    assert called == (["asked", "fit"] if runs else ["asked"])
+
+
 def loop(trainer):
     return type(trainer.fit_loop.epoch_loop)
 
@@ -267,6 +285,7 @@ NAMES = {
     "_parse_ckpt_path": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),
     "_get": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),
     "_parser": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),
+    "_run_subcommand": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),
 }
 
 
