@@ -423,6 +423,9 @@ from .training.dequantizer import (
 from .training.dequantizer import (
     load_dequantizer as load_dequantizer,
 )
+from .training.learning_rate import (
+    LearningRateSchedule as LearningRateSchedule,
+)
 from .training.module import (
     ScoreModule as ScoreModule,
 )

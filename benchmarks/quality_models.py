@@ -1,0 +1,266 @@
+"""A model of scorelight trained for a number of CPU seconds: the recipe, the loop, and its Fréchet distance.
+
+The clock is the CPU time of the training loop, in one thread; what is built before it and the samples that
+are drawn after it do not count. Everything that a schedule needs is a function of the share of the time that
+is used up, so that a run of five minutes is not the first half of one of ten.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scorelight import (
+    DDIM,
+    EDM,
+    VPSDE,
+    CIFAR10DataModule,
+    DenoisingScoreMatching,
+    DigitsDataModule,
+    DigitsFeatures,
+    EDMWeighting,
+    FeatureSet,
+    LogNormalTime,
+    MNISTDataModule,
+    MNISTFeatures,
+    NetworkDenoiser,
+    StratifiedTime,
+    UNet,
+)
+from scorelight.data.access import examples_of
+from scorelight.images import to_uint8
+from scorelight.metrics.frechet import frechet_distance
+from scorelight.samplers import generate
+from scorelight.samplers.base import final_state
+from scorelight.training.ema import ExponentialMovingAverage
+
+ROOT = os.environ.get("DATA", "/work/shared/data")
+DATA = {
+    "digits": DigitsDataModule,
+    "mnist": functools.partial(MNISTDataModule, ROOT),
+    "cifar10": functools.partial(CIFAR10DataModule, ROOT),
+}
+FEATURES = {"digits": DigitsFeatures, "mnist": MNISTFeatures}
+NUM_SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a training depends on, but for its seconds and its seed."""
+
+    data: str = "mnist"
+    conditional: bool = False
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    num_blocks: int = 1
+    attention: tuple[int, ...] = (1,)
+    patch: int = 2
+    group: int = 16
+    sigma_data: float = 0.6
+    time_mean: float = 0.4
+    time_std: float = 1.5
+    dequantize: bool = True
+    batch: int = 32
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: float = 0.0  # share of the time
+    decay: str = "cosine"  # to 0 at the end
+    clip: float = 1.0
+    ema: float = 0.995
+    network: str = "unet"
+    optimizer: str = "adam"
+    matrix_lr: float = 0.02  # of muon
+    extra: str = ""
+
+    def changed(self):
+        """What differs from the defaults, for the journal."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "none": lambda s: 1.0,
+    "cosine": lambda s: 0.5 * (1 + math.cos(math.pi * s)),
+    "linear": lambda s: 1 - s,
+    "sqrt": lambda s: 1 - math.sqrt(s),
+    "late": lambda s: min(1.0, 2 * (1 - s)),  # constant, then linear in the second half
+    "tail": lambda s: min(1.0, 4 * (1 - s)),
+}
+
+
+def factor(recipe, used):
+    """The learning rate at a share of the time, by its peak."""
+    ramp = min(1.0, (used + 1e-3) / recipe.warmup) if recipe.warmup else 1.0
+    return ramp * DECAYS[recipe.decay](min(used, 1.0))
+
+
+@functools.cache
+def examples(data, split):
+    """Images as they are stored, 0 to 255, and labels."""
+    made = DATA[data]()
+    made.prepare_data()
+    made.setup("fit")
+    x0, cond, _ = examples_of(made, split).all()
+    return to_uint8(x0), cond["label"]
+
+
+def build(recipe):
+    """The denoiser and its objective."""
+    shape = tuple(examples(recipe.data, "val")[0].shape[1:])
+    options = dict(num_classes=10 if recipe.conditional else None)
+    network = UNet(
+        shape,
+        recipe.channels,
+        recipe.multipliers,
+        recipe.num_blocks,
+        recipe.attention,
+        patch_size=recipe.patch,
+        group_size=recipe.group,
+        **options,
+    )
+    times = StratifiedTime(LogNormalTime(recipe.time_mean, recipe.time_std))
+    objective = DenoisingScoreMatching(weighting=EDMWeighting(recipe.sigma_data), time_sampler=times)
+    return NetworkDenoiser(network, VPSDE(), EDM(recipe.sigma_data)), objective
+
+
+def train(recipe, seconds, seed):
+    """Train; the averaged denoiser, and what to note about the run."""
+    torch.manual_seed(seed)
+    denoiser, objective = build(recipe)
+    ema = ExponentialMovingAverage(denoiser.train(), recipe.ema)
+    weights = list(denoiser.parameters())
+    optimizers = make_optimizers(recipe, denoiser)
+    peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    images, labels = examples(recipe.data, "train")
+    order, seen, steps, recent = torch.empty(0, dtype=torch.long), 0, 0, []
+    begin, wall = time.process_time(), time.perf_counter()
+    while (used := (time.process_time() - begin) / seconds) < 1:
+        if len(order) < recipe.batch:
+            order = torch.cat([order, torch.randperm(len(images))])
+        index, order = order[: recipe.batch], order[recipe.batch :]
+        x0 = images[index].float()
+        if recipe.dequantize:
+            x0 = (x0 + torch.rand_like(x0)) / 128 - 1
+        else:
+            x0 = x0 / 127.5 - 1
+        for optimizer, rates in zip(optimizers, peaks, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor(recipe, used)
+            optimizer.zero_grad()
+        cond = {"label": labels[index]} if recipe.conditional else {}
+        loss = objective(denoiser, x0, **cond).value.mean()
+        loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(weights, recipe.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        ema.update(denoiser)
+        seen, steps = seen + len(index), steps + 1
+        recent = [*recent[-199:], loss.detach()]
+    cpu = time.process_time() - begin
+    notes = dict(
+        cpu_s=round(cpu, 1),
+        wall_s=round(time.perf_counter() - wall, 1),
+        images=seen,
+        steps=steps,
+        images_per_s=round(seen / cpu, 1),
+        loss=round(torch.stack(recent).mean().item(), 5),
+        parameters=sum(w.numel() for w in weights),
+    )
+    return ema.denoiser, notes
+
+
+def make_optimizers(recipe, denoiser):
+    """Adam of all weights; with muon, that of the matrices and filters of the residual blocks apart."""
+    weights = list(denoiser.parameters())
+    if recipe.optimizer == "adam":
+        return [torch.optim.Adam(weights, lr=recipe.lr, betas=recipe.betas, fused=True)]
+    inner = [
+        p for n, p in denoiser.named_parameters() if p.ndim == 4 and "first" not in n and "last" not in n
+    ]
+    ids = {id(p) for p in inner}
+    rest = [p for p in weights if id(p) not in ids]
+    return [
+        torch.optim.Adam(rest, lr=recipe.lr, betas=recipe.betas, fused=True),
+        Muon(inner, lr=recipe.matrix_lr),
+    ]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, made orthogonal (Jordan et al., 2024); filters are matrices of shape (outputs, rest)."""
+
+    def __init__(self, params, lr, momentum=0.95, steps=5):
+        super().__init__(params, dict(lr=lr, momentum=momentum, steps=steps))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["m"] = torch.zeros_like(p)
+                m, mu = state["m"], group["momentum"]
+                m.lerp_(p.grad, 1 - mu)
+                update = orthogonal(p.grad.lerp(m, mu).flatten(1), group["steps"])
+                scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
+                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+
+
+def orthogonal(g, steps):
+    """The orthogonal factor of the polar decomposition, about, by five Newton-Schulz steps."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g / (g.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        s = x @ x.T
+        x = torch.addmm(x, b * s + c * (s @ s), x, beta=a)
+    return x.T if tall else x
+
+
+@functools.cache
+def features_of(data):
+    return FEATURES[data]()
+
+
+@functools.cache
+def reference(data, split):
+    """Statistics of the features of real images."""
+    extract, (images, _) = features_of(data), examples(data, split)
+    return FeatureSet.of(torch.cat([extract(x).values for x in images.split(500)]))
+
+
+def draw(denoiser, sampler, shape, seed, num=NUM_SAMPLES, conditional=False, batch=100):
+    """Samples, 0 to 255; sample i is of class i mod 10."""
+    parts = []
+    for index in torch.arange(num).split(batch):
+        cond = {"label": index % 10} if conditional else {}
+        parts.append(final_state(generate(denoiser, sampler, shape, seed, index.tolist(), cond)))
+    return to_uint8(torch.cat(parts))
+
+
+def distance(data, samples, split):
+    """Fréchet distance of samples and a split: `val` in the search, `train` in the report."""
+    extract, real = features_of(data), reference(data, split)
+    fake = FeatureSet.of(torch.cat([extract(x).values for x in samples.split(500)]))
+    return frechet_distance(real.mean, real.cov, fake.mean, fake.cov)
+
+
+def save_weights(denoiser, recipe, path):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"recipe": dataclasses.asdict(recipe), "state": denoiser.state_dict()}, path)
+
+
+SAMPLER = DDIM(num_steps=20, eta=1.0)
