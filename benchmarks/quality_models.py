@@ -40,6 +40,7 @@ from scorelight.metrics.frechet import frechet_distance
 from scorelight.samplers import generate
 from scorelight.samplers.base import final_state
 from scorelight.training.ema import ExponentialMovingAverage
+from scorelight.training.muon import MuonWithAdam
 
 ROOT = os.environ.get("DATA", "/work/shared/data")
 DATA = {
@@ -49,6 +50,7 @@ DATA = {
 }
 FEATURES = {"digits": DigitsFeatures, "mnist": MNISTFeatures}
 NUM_SAMPLES = 1000
+SEARCH_SEED = 1234
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Recipe:
     network: str = "unet"
     optimizer: str = "adam"
     matrix_lr: float = 0.02  # of muon
-    extra: str = ""
+    momentum: float = 0.95
 
     def changed(self):
         """What differs from the defaults, for the journal."""
@@ -149,10 +151,7 @@ def train(recipe, seconds, seed):
             order = torch.cat([order, torch.randperm(len(images))])
         index, order = order[: recipe.batch], order[recipe.batch :]
         x0 = images[index].float()
-        if recipe.dequantize:
-            x0 = (x0 + torch.rand_like(x0)) / 128 - 1
-        else:
-            x0 = x0 / 127.5 - 1
+        x0 = (x0 + torch.rand_like(x0)) / 128 - 1 if recipe.dequantize else x0 / 127.5 - 1
         for optimizer, rates in zip(optimizers, peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor(recipe, used)
@@ -185,6 +184,8 @@ def make_optimizers(recipe, denoiser):
     weights = list(denoiser.parameters())
     if recipe.optimizer == "adam":
         return [torch.optim.Adam(weights, lr=recipe.lr, betas=recipe.betas, fused=True)]
+    if recipe.optimizer == "muon1":
+        return [MuonWithAdam(weights, lr=recipe.lr, momentum=recipe.momentum, betas=recipe.betas)]
     inner = [
         p for n, p in denoiser.named_parameters() if p.ndim == 4 and "first" not in n and "last" not in n
     ]
@@ -256,6 +257,21 @@ def distance(data, samples, split):
     extract, real = features_of(data), reference(data, split)
     fake = FeatureSet.of(torch.cat([extract(x).values for x in samples.split(500)]))
     return frechet_distance(real.mean, real.cov, fake.mean, fake.cov)
+
+
+@torch.no_grad()
+def validation_loss(denoiser, recipe, num=2000):
+    """The denoising loss on test images, at the same times and noise for all recipes of one kind of data."""
+    generator = torch.Generator().manual_seed(SEARCH_SEED)
+    objective = DenoisingScoreMatching(
+        weighting=EDMWeighting(0.6), time_sampler=StratifiedTime(LogNormalTime(0.0, 1.5))
+    ).eval()
+    images, labels = (x[:num] for x in examples(recipe.data, "val"))
+    losses = []
+    for x, label in zip(images.split(200), labels.split(200), strict=True):
+        cond = {"label": label} if recipe.conditional else {}
+        losses.append(objective(denoiser, x / 127.5 - 1, generator=generator, **cond).value)
+    return torch.cat(losses).mean().item()
 
 
 def save_weights(denoiser, recipe, path):

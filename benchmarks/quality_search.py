@@ -17,12 +17,21 @@ import time
 
 import torch
 from common import HERE, commit
-from quality_models import SAMPLER, Recipe, distance, draw, examples, save_weights, train
+from quality_models import (
+    SAMPLER,
+    SEARCH_SEED,
+    Recipe,
+    distance,
+    draw,
+    examples,
+    save_weights,
+    train,
+    validation_loss,
+)
 
 from scorelight.cli.tuning import keep_freed_memory
 
 JOURNAL = HERE / "quality_search.jsonl"
-SEARCH_SEED = 1234
 
 
 def recipe_of(text):
@@ -47,6 +56,7 @@ def run(recipe, seconds, seed, folder):
     if any(key(row) == key(known) and "distance" in known for known in journal()):
         return
     denoiser, notes = train(recipe, seconds, seed)
+    notes["val_loss"] = round(validation_loss(denoiser, recipe), 5)
     begin = time.process_time()
     shape = examples(recipe.data, "val")[0].shape[1:]
     samples = draw(denoiser, SAMPLER, shape, SEARCH_SEED, conditional=recipe.conditional)
@@ -62,7 +72,7 @@ def run(recipe, seconds, seed, folder):
         save_weights(denoiser, recipe, f"{folder}/{seconds}s seed{seed} {name}.pt")
     with JOURNAL.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    print(row["distance"], row["images_per_s"], seconds, row["recipe"], flush=True)
+    print(row["distance"], row["val_loss"], row["images_per_s"], seconds, row["recipe"], flush=True)
 
 
 def table():
@@ -70,7 +80,8 @@ def table():
     for r in rows:
         options = " ".join(f"{k}={v}" for k, v in r["recipe"].items())
         print(
-            f"{r['seconds']:5} s  {r['distance']:7.2f}  {r['images']:7} images {r['images_per_s']:6.0f}/s  loss {r['loss']:.4f}  seed {r['seed']}  {options}"
+            f"{r['seconds']:5} s  {r['distance']:7.2f}  {r.get('val_loss', 0):.4f}  {r['images']:7} images "
+            f"{r['images_per_s']:6.0f}/s  seed {r['seed']}  {options}"
         )
 
 

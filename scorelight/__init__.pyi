@@ -429,5 +429,8 @@ from .training.learning_rate import (
 from .training.module import (
     ScoreModule as ScoreModule,
 )
+from .training.muon import (
+    MuonWithAdam as MuonWithAdam,
+)
 
 __version__: str
