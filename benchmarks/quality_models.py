@@ -59,6 +59,7 @@ class Recipe:
 
     data: str = "mnist"
     conditional: bool = False
+    clusters: int = 0  # of the images; a cluster is drawn, and then an image of it
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2)
     num_blocks: int = 1
@@ -119,7 +120,7 @@ def examples(data, split):
 def build(recipe):
     """The denoiser and its objective."""
     shape = tuple(examples(recipe.data, "val")[0].shape[1:])
-    options = dict(num_classes=10 if recipe.conditional else None)
+    options = dict(num_classes=recipe.clusters or (10 if recipe.conditional else None))
     network = UNet(
         shape,
         recipe.channels,
@@ -138,14 +139,16 @@ def build(recipe):
 def train(recipe, seconds, seed):
     """Train; the averaged denoiser, and what to note about the run."""
     torch.manual_seed(seed)
+    examples(recipe.data, "train")
+    begin, wall = time.process_time(), time.perf_counter()
     denoiser, objective = build(recipe)
     ema = ExponentialMovingAverage(denoiser.train(), recipe.ema)
     weights = list(denoiser.parameters())
     optimizers = make_optimizers(recipe, denoiser)
     peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
     images, labels = examples(recipe.data, "train")
+    labels = clusters(recipe) if recipe.clusters else labels
     order, seen, steps, recent = torch.empty(0, dtype=torch.long), 0, 0, []
-    begin, wall = time.process_time(), time.perf_counter()
     while (used := (time.process_time() - begin) / seconds) < 1:
         if len(order) < recipe.batch:
             order = torch.cat([order, torch.randperm(len(images))])
@@ -156,7 +159,7 @@ def train(recipe, seconds, seed):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor(recipe, used)
             optimizer.zero_grad()
-        cond = {"label": labels[index]} if recipe.conditional else {}
+        cond = {"label": labels[index]} if denoiser.network.num_classes else {}
         loss = objective(denoiser, x0, **cond).value.mean()
         loss.backward()
         if recipe.clip:
@@ -232,6 +235,26 @@ def orthogonal(g, steps):
 
 
 @functools.cache
+def clusters(recipe, iterations=15):
+    """The cluster of every training image: k-means of the images at half the resolution."""
+    x = torch.nn.functional.avg_pool2d(examples(recipe.data, "train")[0].float() / 255, 2).flatten(1)
+    means = x[torch.randperm(len(x))[: recipe.clusters]]
+    for _ in range(iterations):
+        nearest = (means.square().sum(1) - 2 * x @ means.T).argmin(1)
+        sums = torch.zeros_like(means).index_add_(0, nearest, x)
+        means = sums / nearest.bincount(minlength=recipe.clusters).clamp(min=1)[:, None]
+    return nearest
+
+
+def labels_of_samples(recipe, num, seed):
+    """Conditions of samples: classes in turn, or clusters as often as among the training images."""
+    if recipe.clusters:
+        share = clusters(recipe).bincount(minlength=recipe.clusters).float()
+        return torch.multinomial(share, num, True, generator=torch.Generator().manual_seed(seed))
+    return torch.arange(num) % 10 if recipe.conditional else None
+
+
+@functools.cache
 def features_of(data):
     return FEATURES[data]()
 
@@ -243,11 +266,11 @@ def reference(data, split):
     return FeatureSet.of(torch.cat([extract(x).values for x in images.split(500)]))
 
 
-def draw(denoiser, sampler, shape, seed, num=NUM_SAMPLES, conditional=False, batch=100):
-    """Samples, 0 to 255; sample i is of class i mod 10."""
+def draw(denoiser, sampler, shape, seed, labels=None, num=NUM_SAMPLES, batch=100):
+    """Samples, 0 to 255, with the labels."""
     parts = []
     for index in torch.arange(num).split(batch):
-        cond = {"label": index % 10} if conditional else {}
+        cond = {} if labels is None else {"label": labels[index]}
         parts.append(final_state(generate(denoiser, sampler, shape, seed, index.tolist(), cond)))
     return to_uint8(torch.cat(parts))
 
@@ -269,7 +292,7 @@ def validation_loss(denoiser, recipe, num=2000):
     images, labels = (x[:num] for x in examples(recipe.data, "val"))
     losses = []
     for x, label in zip(images.split(200), labels.split(200), strict=True):
-        cond = {"label": label} if recipe.conditional else {}
+        cond = {"label": label} if recipe.conditional else {}  # of clusters: of none
         losses.append(objective(denoiser, x / 127.5 - 1, generator=generator, **cond).value)
     return torch.cat(losses).mean().item()
 

@@ -18,12 +18,14 @@ import time
 import torch
 from common import HERE, commit
 from quality_models import (
+    NUM_SAMPLES,
     SAMPLER,
     SEARCH_SEED,
     Recipe,
     distance,
     draw,
     examples,
+    labels_of_samples,
     save_weights,
     train,
     validation_loss,
@@ -59,7 +61,8 @@ def run(recipe, seconds, seed, folder):
     notes["val_loss"] = round(validation_loss(denoiser, recipe), 5)
     begin = time.process_time()
     shape = examples(recipe.data, "val")[0].shape[1:]
-    samples = draw(denoiser, SAMPLER, shape, SEARCH_SEED, conditional=recipe.conditional)
+    labels = labels_of_samples(recipe, NUM_SAMPLES, SEARCH_SEED)
+    samples = draw(denoiser, SAMPLER, shape, SEARCH_SEED, labels)
     row |= notes | dict(
         distance=round(distance(recipe.data, samples, "val"), 2),
         sampling_s=round(time.process_time() - begin, 1),
