@@ -200,7 +200,7 @@ def report(pieces):
         f"Fréchet distance of {NUM_SAMPLES:,} samples to MNIST's training set (`MNISTFeatures`), at most "
         f"{EVALUATIONS} evaluations, mean of two seeds ± half their difference:",
         "",
-        f"| model | {' | '.join(f'{m} CPU minutes' for m in MINUTES)} | parameters | steps in {MINUTES[-1]} |",
+        f"| model | {' | '.join(f'{m} CPU minutes' for m in MINUTES)} | parameters | steps |",
         "| --- |" + " --- |" * (len(MINUTES) + 2),
     ]
     for name in [*OURS, *PEERS]:
@@ -210,7 +210,7 @@ def report(pieces):
         lines.append("| " + " | ".join(map(str, [label, *cells, last.get("steps", "—")])) + " |")
     lines += [
         "",
-        f"The others' sizes and learning rates, {SEARCH_MINUTES} CPU minutes, other samples, to the test set:",
+        f"The others after {SEARCH_MINUTES} CPU minutes, other samples, distance to the test set:",
         "",
         "| library | size | learning rate | distance |",
         "| --- | --- | --- | --- |",

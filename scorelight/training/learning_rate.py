@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["LearningRateSchedule"]
+__all__ = ["LearningRateSchedule", "time_limit"]
 
 _DECAYS: dict[str, Callable[[float], float]] = {
     "constant": lambda u: 1.0,
@@ -96,7 +96,17 @@ def _shares(trainer: Trainer) -> Iterator[float]:
     """How much of the run is over, by each of its limits."""
     if trainer.max_steps > 0:
         yield (trainer.global_step + 0.5) / trainer.max_steps
+    for timer, limit in _timers(trainer):
+        yield trainer.strategy.broadcast(timer.time_elapsed() / limit)
+
+
+def time_limit(trainer: Trainer) -> float | None:
+    """The seconds that a run may take, ``max_time``; None without a limit."""
+    return min((limit for _, limit in _timers(trainer)), default=None)
+
+
+def _timers(trainer: Trainer) -> Iterator[tuple[Timer, float]]:
+    """Those that end the run, and after how many seconds."""
     for timer in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(timer, Timer) and (remaining := timer.time_remaining()) is not None:
-            elapsed = timer.time_elapsed()
-            yield trainer.strategy.broadcast(elapsed / (elapsed + remaining))
+            yield timer, timer.time_elapsed() + remaining

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
@@ -83,18 +84,18 @@ class MuonWithAdam(Optimizer):
     def _adam_step(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         for p in weights:
             if not self.state[p]:
-                self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            self.state[p]["step"] += 1
-        states, (beta1, beta2) = [self.state[p] for p in weights], group["betas"]
-        means, squares = ([s[name] for s in states] for name in ("mean", "square"))
-        torch._foreach_lerp_(means, gradients, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-        roots = torch._foreach_div(squares, [1 - beta2 ** s["step"] for s in states])
-        torch._foreach_sqrt_(roots)
-        torch._foreach_add_(roots, group["eps"])
-        rates = [-group["lr"] / (1 - beta1 ** s["step"]) for s in states]
-        torch._foreach_addcdiv_(weights, means, roots, rates)
+                self.state[p].update(
+                    step=torch.tensor(0.0), mean=torch.zeros_like(p), square=torch.zeros_like(p)
+                )
+        means, squares, steps = (
+            [self.state[p][name] for p in weights] for name in ("mean", "square", "step")
+        )
+        beta1, beta2 = group["betas"]
+        options = {"lr": group["lr"], "eps": group["eps"], "beta1": beta1, "beta2": beta2}
+        adam(
+            weights, gradients, means, squares, [], steps,
+            amsgrad=False, weight_decay=0.0, maximize=False, **options,
+        )  # fmt: skip
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

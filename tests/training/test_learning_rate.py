@@ -194,7 +194,7 @@ def test_an_unknown_decay_is_refused_with_those_that_there_are():
         LearningRateSchedule(decay="exponential")
 
 
-def test_a_configuration_names_it_and_limits_the_run_by_time(tmp_path, monkeypatch, clock):
+def test_a_configuration_names_it_and_limits_the_run_by_time(tmp_path, monkeypatch, clock, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(LearningRateSchedule, "on_train_batch_start", lambda *_: clock.advance())
     options = ["--trainer.max_time=00:00:00:30", "--trainer.max_steps=-1", "--model.lr_scheduler=null"]
@@ -202,3 +202,4 @@ def test_a_configuration_names_it_and_limits_the_run_by_time(tmp_path, monkeypat
     checkpoint = read_checkpoint(tmp_path / "runs/version_0/checkpoints/last.ckpt")
     assert checkpoint["global_step"] == 10
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.0)
+    assert "--trainer.max_time 00:00:01:00" in capsys.readouterr().out
