@@ -31,10 +31,12 @@ from scorelight import (
     MNISTDataModule,
     MNISTFeatures,
     NetworkDenoiser,
+    QuadraticGrid,
     StratifiedTime,
     UNet,
 )
 from scorelight.data.access import examples_of
+from scorelight.data.clusters import assign, balanced_clusters
 from scorelight.images import to_uint8
 from scorelight.metrics.frechet import frechet_distance
 from scorelight.samplers import generate
@@ -59,7 +61,7 @@ class Recipe:
 
     data: str = "mnist"
     conditional: bool = False
-    clusters: int = 0  # of the images; a cluster is drawn, and then an image of it
+    clusters: int = 0  # of the images or, with classes, of those of each class
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2)
     num_blocks: int = 1
@@ -120,7 +122,7 @@ def examples(data, split):
 def build(recipe):
     """The denoiser and its objective."""
     shape = tuple(examples(recipe.data, "val")[0].shape[1:])
-    options = dict(num_classes=recipe.clusters or (10 if recipe.conditional else None))
+    options = dict(num_classes=num_labels(recipe))
     network = UNet(
         shape,
         recipe.channels,
@@ -146,8 +148,7 @@ def train(recipe, seconds, seed):
     weights = list(denoiser.parameters())
     optimizers = make_optimizers(recipe, denoiser)
     peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    images, labels = examples(recipe.data, "train")
-    labels = clusters(recipe) if recipe.clusters else labels
+    (images, _), labels = examples(recipe.data, "train"), labels_of(recipe)
     order, seen, steps, recent = torch.empty(0, dtype=torch.long), 0, 0, []
     while (used := (time.process_time() - begin) / seconds) < 1:
         if len(order) < recipe.batch:
@@ -235,23 +236,36 @@ def orthogonal(g, steps):
 
 
 @functools.cache
-def clusters(recipe, iterations=15):
-    """The cluster of every training image: k-means of the images at half the resolution."""
-    x = torch.nn.functional.avg_pool2d(examples(recipe.data, "train")[0].float() / 255, 2).flatten(1)
-    means = x[torch.randperm(len(x))[: recipe.clusters]]
-    for _ in range(iterations):
-        nearest = (means.square().sum(1) - 2 * x @ means.T).argmin(1)
-        sums = torch.zeros_like(means).index_add_(0, nearest, x)
-        means = sums / nearest.bincount(minlength=recipe.clusters).clamp(min=1)[:, None]
-    return nearest
+def labels_of(recipe):
+    """Of the training images: their classes, their clusters, or class + 10 · cluster inside the class."""
+    images, classes = examples(recipe.data, "train")
+    if not recipe.clusters:
+        return classes
+    if not recipe.conditional:
+        return clusters(images, recipe.clusters)
+    labels = classes.clone()
+    for c in range(10):
+        labels[classes == c] += 10 * clusters(images[classes == c], recipe.clusters)
+    return labels
 
 
-def labels_of_samples(recipe, num, seed):
-    """Conditions of samples: classes in turn, or clusters as often as among the training images."""
-    if recipe.clusters:
-        share = clusters(recipe).bincount(minlength=recipe.clusters).float()
-        return torch.multinomial(share, num, True, generator=torch.Generator().manual_seed(seed))
-    return torch.arange(num) % 10 if recipe.conditional else None
+def clusters(images, num):
+    """Those of `ClusteredDataModule`."""
+    points = torch.nn.functional.avg_pool2d(images.float() / 255, 2).flatten(1)
+    found = balanced_clusters(points, num, torch.Generator().manual_seed(0))
+    return assign(points, *found, math.ceil(len(points) / num))
+
+
+def num_labels(recipe):
+    """How many labels there are; None without."""
+    num = (recipe.clusters or 1) * (10 if recipe.conditional else 1)
+    return num if num > 1 else None
+
+
+def labels_of_samples(recipe, num):
+    """All labels in turn: classes are equally likely, and so are clusters."""
+    labels = num_labels(recipe)
+    return labels and torch.arange(num) % labels
 
 
 @functools.cache
@@ -292,7 +306,7 @@ def validation_loss(denoiser, recipe, num=2000):
     images, labels = (x[:num] for x in examples(recipe.data, "val"))
     losses = []
     for x, label in zip(images.split(200), labels.split(200), strict=True):
-        cond = {"label": label} if recipe.conditional else {}  # of clusters: of none
+        cond = {"label": label} if recipe.conditional and not recipe.clusters else {}
         losses.append(objective(denoiser, x / 127.5 - 1, generator=generator, **cond).value)
     return torch.cat(losses).mean().item()
 
@@ -302,4 +316,4 @@ def save_weights(denoiser, recipe, path):
     torch.save({"recipe": dataclasses.asdict(recipe), "state": denoiser.state_dict()}, path)
 
 
-SAMPLER = DDIM(num_steps=20, eta=1.0)
+SAMPLER = DDIM(25, QuadraticGrid(), eta=1.0)  # of the search; rows without "sampler": DDIM(20, eta=1.0)

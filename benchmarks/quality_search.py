@@ -61,10 +61,11 @@ def run(recipe, seconds, seed, folder):
     notes["val_loss"] = round(validation_loss(denoiser, recipe), 5)
     begin = time.process_time()
     shape = examples(recipe.data, "val")[0].shape[1:]
-    labels = labels_of_samples(recipe, NUM_SAMPLES, SEARCH_SEED)
+    labels = labels_of_samples(recipe, NUM_SAMPLES)
     samples = draw(denoiser, SAMPLER, shape, SEARCH_SEED, labels)
     row |= notes | dict(
         distance=round(distance(recipe.data, samples, "val"), 2),
+        sampler=f"DDIM {SAMPLER.num_steps} quadratic",
         sampling_s=round(time.process_time() - begin, 1),
         load=round(os.getloadavg()[0], 1),
         commit=commit()[:7],

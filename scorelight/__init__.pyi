@@ -19,6 +19,9 @@ from .data import (
     CIFAR10DataModule as CIFAR10DataModule,
 )
 from .data import (
+    ClusteredDataModule as ClusteredDataModule,
+)
+from .data import (
     DigitsDataModule as DigitsDataModule,
 )
 from .data import (
