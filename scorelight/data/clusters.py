@@ -33,11 +33,25 @@ class ClusteredDataModule(ArrayDataModule):
     Args:
         data: The other data module, with its examples in memory; its labels are dropped.
         num_clusters: Number of clusters K, at least 2.
+        batch_size: Training examples per step and process (default: as of `data`).
+        val_batch_size: Validation examples per step and process (default: as of `data`).
         seed: Seed of the clusters.
     """
 
-    def __init__(self, data: ArrayDataModule, num_clusters: int = 64, seed: int = 0) -> None:
-        super().__init__(data.batch_size, data.val_batch_size, data.seed, data.flip)
+    def __init__(
+        self,
+        data: ArrayDataModule,
+        num_clusters: int = 64,
+        batch_size: int | None = None,
+        val_batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            data.batch_size if batch_size is None else batch_size,
+            data.val_batch_size if val_batch_size is None else val_batch_size,
+            data.seed,
+            data.flip,
+        )
         if num_clusters < 2:
             raise ConfigurationError(f"data.num_clusters={num_clusters}: must be at least 2")
         self.data = data

@@ -68,10 +68,20 @@ def test_the_examples_remain_and_their_labels_are_clusters():
 
 def test_clusters_depend_on_the_seed_alone():
     def labels(seed):
-        return examples_of(ClusteredDataModule(DigitsDataModule(), 6, seed), "train").all().cond["label"]
+        return examples_of(ClusteredDataModule(DigitsDataModule(), 6, seed=seed), "train").all().cond["label"]
 
     assert torch.equal(labels(0), labels(0))
     assert not torch.equal(labels(0), labels(1))
+
+
+def test_the_sizes_of_batches_are_its_own_or_those_of_the_other_module():
+    inner = DigitsDataModule(batch_size=8, val_batch_size=9)
+    own = ClusteredDataModule(inner, 6, batch_size=4, val_batch_size=5)
+    assert (own.batch_size, own.val_batch_size) == (4, 5)
+    inherited = ClusteredDataModule(inner, 6)
+    assert (inherited.batch_size, inherited.val_batch_size) == (8, 9)
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size=0"):
+        ClusteredDataModule(inner, 6, batch_size=0)
 
 
 def test_one_cluster_is_refused():
