@@ -42,7 +42,10 @@ from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
 
 FILE = RESULTS / "quality_per_minute.json"
-OURS = {"mnist/quick_unconditional": False, "mnist/quick": True}  # conditioned on the class?
+OURS = {  # and the key of the folder with the data
+    "mnist/quick_unconditional": ("unconditional", "data.data.root"),
+    "mnist/quick": ("conditional", "data.root"),
+}
 MINUTES, SEEDS, SEARCH_MINUTES = (5, 10), (0, 1), 3
 SHOWN = 40
 
@@ -58,7 +61,7 @@ def train_ours(config, minutes, seed):
     with tempfile.TemporaryDirectory() as folder:
         options = {
             "seed_everything": seed,
-            "data.root": ROOT,
+            OURS[config][1]: ROOT,
             "trainer.max_time": f"00:00:{minutes:02}:00",
             "trainer.default_root_dir": folder,
             "trainer.limit_val_batches": 0,
@@ -76,8 +79,8 @@ def train_ours(config, minutes, seed):
 
 def ours(config, minutes, seed, sample_seed):
     module, steps = train_ours(config, minutes, seed)
-    labels = torch.arange(NUM_SAMPLES) % 10 if OURS[config] else None
-    samples = draw(module.denoiser_for("ema"), module.sampler, module.shape, sample_seed, labels)
+    labels = torch.arange(NUM_SAMPLES) % module.num_classes
+    samples = draw(module.denoiser_for("ema"), module.sampler, module.shape, sample_seed, labels, NUM_SAMPLES)
     notes = dict(steps=steps, parameters=sum(p.numel() for p in module.denoiser.parameters()))
     return samples, notes
 
@@ -204,7 +207,7 @@ def report(pieces):
         "| --- |" + " --- |" * (len(MINUTES) + 2),
     ]
     for name in [*OURS, *PEERS]:
-        label = f"`{name}`, {'conditional' if OURS[name] else 'unconditional'}" if name in OURS else name
+        label = f"`{name}`, {OURS[name][0]}" if name in OURS else name
         last = pieces.get(f"final {name} {MINUTES[-1]} 0", {})
         cells = [*(cell(pieces, name, m) for m in MINUTES), last.get("parameters", "—")]
         lines.append("| " + " | ".join(map(str, [label, *cells, last.get("steps", "—")])) + " |")
