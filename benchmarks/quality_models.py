@@ -10,11 +10,11 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from quality_features import CIFAR10Features
 from torch import nn
 
 from scorelight import (
@@ -27,9 +27,11 @@ from scorelight import (
     DigitsFeatures,
     EDMWeighting,
     FeatureSet,
+    LearningRateSchedule,
     LogNormalTime,
     MNISTDataModule,
     MNISTFeatures,
+    MuonWithAdam,
     NetworkDenoiser,
     QuadraticGrid,
     StratifiedTime,
@@ -42,7 +44,6 @@ from scorelight.metrics.frechet import frechet_distance
 from scorelight.samplers import generate
 from scorelight.samplers.base import final_state
 from scorelight.training.ema import ExponentialMovingAverage
-from scorelight.training.muon import MuonWithAdam
 
 ROOT = os.environ.get("DATA", "/work/shared/data")
 DATA = {
@@ -50,7 +51,7 @@ DATA = {
     "mnist": functools.partial(MNISTDataModule, ROOT),
     "cifar10": functools.partial(CIFAR10DataModule, ROOT),
 }
-FEATURES = {"digits": DigitsFeatures, "mnist": MNISTFeatures}
+FEATURES = {"digits": DigitsFeatures, "mnist": MNISTFeatures, "cifar10": CIFAR10Features}
 NUM_SAMPLES = 1000
 SEARCH_SEED = 1234
 
@@ -75,13 +76,12 @@ class Recipe:
     batch: int = 32
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.999)
-    warmup: float = 0.0  # share of the time
-    decay: str = "cosine"  # to 0 at the end
+    warmup: float = 0.0  # these three: of `LearningRateSchedule`
+    decay: str = "cosine"
+    decay_from: float = 0.0
     clip: float = 1.0
     ema: float = 0.995
-    network: str = "unet"
-    optimizer: str = "adam"
-    matrix_lr: float = 0.02  # of muon
+    optimizer: str = "adam"  # or muon, `MuonWithAdam`
     momentum: float = 0.95
 
     def changed(self):
@@ -91,22 +91,6 @@ class Recipe:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         }
-
-
-DECAYS: dict[str, Callable[[float], float]] = {
-    "none": lambda s: 1.0,
-    "cosine": lambda s: 0.5 * (1 + math.cos(math.pi * s)),
-    "linear": lambda s: 1 - s,
-    "sqrt": lambda s: 1 - math.sqrt(s),
-    "late": lambda s: min(1.0, 2 * (1 - s)),  # constant, then linear in the second half
-    "tail": lambda s: min(1.0, 4 * (1 - s)),
-}
-
-
-def factor(recipe, used):
-    """The learning rate at a share of the time, by its peak."""
-    ramp = min(1.0, (used + 1e-3) / recipe.warmup) if recipe.warmup else 1.0
-    return ramp * DECAYS[recipe.decay](min(used, 1.0))
 
 
 @functools.cache
@@ -146,8 +130,8 @@ def train(recipe, seconds, seed):
     denoiser, objective = build(recipe)
     ema = ExponentialMovingAverage(denoiser.train(), recipe.ema)
     weights = list(denoiser.parameters())
-    optimizers = make_optimizers(recipe, denoiser)
-    peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    optimizer = make_optimizer(recipe, weights)
+    schedule = LearningRateSchedule(recipe.warmup, recipe.decay, recipe.decay_from)
     (images, _), labels = examples(recipe.data, "train"), labels_of(recipe)
     order, seen, steps, recent = torch.empty(0, dtype=torch.long), 0, 0, []
     while (used := (time.process_time() - begin) / seconds) < 1:
@@ -156,17 +140,14 @@ def train(recipe, seconds, seed):
         index, order = order[: recipe.batch], order[recipe.batch :]
         x0 = images[index].float()
         x0 = (x0 + torch.rand_like(x0)) / 128 - 1 if recipe.dequantize else x0 / 127.5 - 1
-        for optimizer, rates in zip(optimizers, peaks, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor(recipe, used)
-            optimizer.zero_grad()
+        optimizer.param_groups[0]["lr"] = recipe.lr * schedule.factor(used)
+        optimizer.zero_grad()
         cond = {"label": labels[index]} if denoiser.network.num_classes else {}
         loss = objective(denoiser, x0, **cond).value.mean()
         loss.backward()
         if recipe.clip:
             nn.utils.clip_grad_norm_(weights, recipe.clip)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
         ema.update(denoiser)
         seen, steps = seen + len(index), steps + 1
         recent = [*recent[-199:], loss.detach()]
@@ -183,56 +164,11 @@ def train(recipe, seconds, seed):
     return ema.denoiser, notes
 
 
-def make_optimizers(recipe, denoiser):
-    """Adam of all weights; with muon, that of the matrices and filters of the residual blocks apart."""
-    weights = list(denoiser.parameters())
+def make_optimizer(recipe, weights):
+    """`MuonWithAdam`, or Adam alone."""
     if recipe.optimizer == "adam":
-        return [torch.optim.Adam(weights, lr=recipe.lr, betas=recipe.betas, fused=True)]
-    if recipe.optimizer == "muon1":
-        return [MuonWithAdam(weights, lr=recipe.lr, momentum=recipe.momentum, betas=recipe.betas)]
-    inner = [
-        p for n, p in denoiser.named_parameters() if p.ndim == 4 and "first" not in n and "last" not in n
-    ]
-    ids = {id(p) for p in inner}
-    rest = [p for p in weights if id(p) not in ids]
-    return [
-        torch.optim.Adam(rest, lr=recipe.lr, betas=recipe.betas, fused=True),
-        Muon(inner, lr=recipe.matrix_lr),
-    ]
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal (Jordan et al., 2024); filters are matrices of shape (outputs, rest)."""
-
-    def __init__(self, params, lr, momentum=0.95, steps=5):
-        super().__init__(params, dict(lr=lr, momentum=momentum, steps=steps))
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["m"] = torch.zeros_like(p)
-                m, mu = state["m"], group["momentum"]
-                m.lerp_(p.grad, 1 - mu)
-                update = orthogonal(p.grad.lerp(m, mu).flatten(1), group["steps"])
-                scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
-                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
-
-
-def orthogonal(g, steps):
-    """The orthogonal factor of the polar decomposition, about, by five Newton-Schulz steps."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = g / (g.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(steps):
-        s = x @ x.T
-        x = torch.addmm(x, b * s + c * (s @ s), x, beta=a)
-    return x.T if tall else x
+        return torch.optim.Adam(weights, lr=recipe.lr, betas=recipe.betas, fused=True)
+    return MuonWithAdam(weights, lr=recipe.lr, momentum=recipe.momentum, betas=recipe.betas)
 
 
 @functools.cache
