@@ -83,9 +83,10 @@ def table():
     rows = sorted(journal(), key=lambda r: (r["recipe"].get("data", ""), r["seconds"], r["distance"]))
     for r in rows:
         options = " ".join(f"{k}={v}" for k, v in r["recipe"].items())
+        sampler = r.get("sampler", "DDIM 20 log SNR")
         print(
-            f"{r['seconds']:5} s  {r['distance']:7.2f}  {r.get('val_loss', 0):.4f}  {r['images']:7} images "
-            f"{r['images_per_s']:6.0f}/s  seed {r['seed']}  {options}"
+            f"{r['seconds']:5} s  {r['distance']:7.2f}  {r['images']:7} images {r['images_per_s']:6.0f}/s  "
+            f"seed {r['seed']}  {sampler}  {options}"
         )
 
 
