@@ -84,10 +84,6 @@ class ClusteredDataModule(ArrayDataModule):
 
         return labelled(train, math.ceil(len(train) / self.num_classes)), labelled(val, len(val))
 
-    @override
-    def _name(self) -> str:
-        return f"{self.data._name()}-clustered"
-
 
 def balanced_clusters(x: Tensor, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Means m_k and prices p_k of clusters of about equal size (Bradley, Bennett & Demiriz, 2000).
