@@ -7,8 +7,8 @@
   with none at 16x16, too. A step is the same for all: noise, mean squared error, backward, gradient clipping,
   fused Adam, EMA. Only the networks differ.
 * The networks of configs/mnist, and those of the others with the same channels, blocks, attention and
-  patches, on images of 28x28. That of quick.yaml sees patches of 2x2 pixels; that of vp_edm.yaml starts with
-  16 channels, which smalldiffusion's, whose groups are 32, cannot have.
+  patches, on images of 28x28. That of quick.yaml sees patches of 2x2 pixels and starts with 24 channels, that
+  of vp_edm.yaml with 16: smalldiffusion's, whose groups are 32, cannot have so few.
 * Bounds: every convolution of our networks alone, forward and backward, with shape and order in memory
   of its real input; and the same with the attention's products.
 * With AVX2 alone, which most processors of the last ten years have, and with all that the processor has.
@@ -184,9 +184,8 @@ SIZES = {
         (1, 28, 28),
         {
             "scorelight": lambda: mnist_unet("quick"),
-            "diffusers": lambda: InPatches(Diffusers(4, (64, 128), 1, 1)),
-            "smalldiffusion": lambda: InPatches(SmallDiffusion(4, 14, (1, 2), 7, ch=64, num_res_blocks=1)),
-            "azula": lambda: InPatches(Azula(4, (64, 128), 1)),
+            "diffusers": lambda: InPatches(Diffusers(4, (24, 48), 1, 1, groups=8)),
+            "azula": lambda: InPatches(Azula(4, (24, 48), 1)),
         },
         repeats=3,
     ),

@@ -19,6 +19,9 @@ from .data import (
     CIFAR10DataModule as CIFAR10DataModule,
 )
 from .data import (
+    ClusteredDataModule as ClusteredDataModule,
+)
+from .data import (
     DigitsDataModule as DigitsDataModule,
 )
 from .data import (
@@ -423,8 +426,14 @@ from .training.dequantizer import (
 from .training.dequantizer import (
     load_dequantizer as load_dequantizer,
 )
+from .training.learning_rate import (
+    LearningRateSchedule as LearningRateSchedule,
+)
 from .training.module import (
     ScoreModule as ScoreModule,
+)
+from .training.muon import (
+    MuonWithAdam as MuonWithAdam,
 )
 
 __version__: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -31,6 +32,7 @@ from scorelight.storage.specs import arguments_of
 from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
 from scorelight.training.checks import check_seed, check_trainer
+from scorelight.training.learning_rate import time_limit
 from scorelight.training.lightning_private import (
     PrivateCLI,
     leave_signals_to_others,
@@ -186,7 +188,7 @@ class RunCLI(PrivateCLI):
                 _SUMMARY.format(
                     run=folder,
                     root=self.trainer.default_root_dir,
-                    more=2 * self.trainer.max_steps,
+                    more=_twice_as_long(self.trainer),
                     trust="".join(f" --trust {package}" for package in sorted(packages)),
                     bin="" if shutil.which("scorelight") else _scripts_folder(),
                 )
@@ -244,8 +246,19 @@ Run folder  {run}
   checkpoints/        last.ckpt, best.ckpt (by val/loss): raw weights (denoiser.*) and their average (ema.*)
   config.yaml         every setting
 Sample      {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more{trust}
-Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} --trainer.max_steps {more}{trust}
+Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} {more}{trust}
 Monitor     {bin}tensorboard --logdir {root}"""
+
+
+def _twice_as_long(trainer: Trainer) -> str:
+    """The flag that doubles what limits a run: its steps, or else its time."""
+    seconds = time_limit(trainer)
+    if trainer.max_steps > 0 or seconds is None:
+        return f"--trainer.max_steps {2 * trainer.max_steps}"
+    minutes, second = divmod(math.ceil(2 * seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"--trainer.max_time {day:02}:{hour:02}:{minute:02}:{second:02}"
 
 
 def _scripts_folder() -> str:

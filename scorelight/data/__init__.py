@@ -2,6 +2,7 @@
 
 from scorelight.data.arrays import Arrays, Examples
 from scorelight.data.base import ArrayDataModule, EightBitDataModule
+from scorelight.data.clusters import ClusteredDataModule
 from scorelight.data.digits import DigitsDataModule
 from scorelight.data.image_folder import ImageDataModule
 from scorelight.data.loaders import EvalLoader, TrainLoader
@@ -13,6 +14,7 @@ __all__ = [
     "ArrayDataModule",
     "Arrays",
     "CIFAR10DataModule",
+    "ClusteredDataModule",
     "DigitsDataModule",
     "EightBitDataModule",
     "EvalLoader",

@@ -1,0 +1,274 @@
+"""What a user without a GPU gets after five and ten minutes: distances of ours and of other libraries.
+
+    python benchmarks/quality_per_minute.py            # six CPU hours; continues where it was interrupted
+    python benchmarks/quality_per_minute.py --only azula --pieces 1
+
+MNIST, one thread, and the CPU time of the training as the clock, since other programs on the machine do not
+count then. Every model draws 1,000 samples with at most 50 evaluations of its network, for each of two seeds;
+the Fréchet distance of `MNISTFeatures` to the training set has noise of a few per cent and, with 1,000
+samples, a bias upwards that is the same for all.
+
+* Ours are configurations as they are shipped, trained by `scorelight fit`, whose trainer is given the CPU
+  time for its clock. What is done before the first step does not count: for the unconditional one the search
+  of 64 clusters among the unlabelled images, some five CPU seconds. Its samples are of the clusters in turn,
+  as those of the conditional one are of the classes.
+* The others train as their own examples do (quality_peers.py), in two sizes, at two learning rates. The best
+  of the four is found first, in three minutes, by the distance of other samples to the test set; it is then
+  trained for as long as ours.
+* Our configurations were searched for, with their own protocol: quality_search.py and quality_search.jsonl.
+
+The results are quality_per_minute.json with a row for each piece of work, .npz with the first samples of each
+model, and the .md and .png that are made of both. A piece that is in the .json is not repeated.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import tempfile
+import time
+from unittest import mock
+
+import matplotlib
+import numpy as np
+import torch
+from common import RESULTS, commit
+from quality_models import NUM_SAMPLES, ROOT, SEARCH_SEED, distance, draw, examples
+from quality_peers import BATCH, EVALUATIONS, PEERS
+from torch import nn
+
+from scorelight.cli import main
+from scorelight.cli.tuning import keep_freed_memory
+from scorelight.images import to_uint8
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.loading import load_module
+
+FILE = RESULTS / "quality_per_minute.json"
+OURS = {  # and the key of the folder with the data
+    "mnist/quick_unconditional": ("unconditional", "data.data.root"),
+    "mnist/quick": ("conditional", "data.root"),
+}
+MINUTES, SEEDS, SEARCH_MINUTES = (5, 10), (0, 1), 3
+SHOWN = 40
+
+
+class CPUClock:
+    """Stands for the module `time` in Lightning's timer."""
+
+    monotonic = staticmethod(time.process_time)
+
+
+def train_ours(config, minutes, seed):
+    """The module of a configuration, trained as it is shipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "seed_everything": seed,
+            OURS[config][1]: ROOT,
+            "trainer.max_time": f"00:00:{minutes:02}:00",
+            "trainer.default_root_dir": folder,
+            "trainer.limit_val_batches": 0,
+            "trainer.enable_progress_bar": "false",
+            "trainer.logger": "false",
+            "samples.every_n_steps": 10**9,
+        }
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        with mock.patch("lightning.pytorch.callbacks.timer.time", CPUClock):
+            assert main(["fit", "--config", config, *flags]) == 0
+        path = find_checkpoint(folder)
+        steps = torch.load(path, weights_only=True)["global_step"]
+        return load_module(path), steps
+
+
+def ours(config, minutes, seed, sample_seed):
+    module, steps = train_ours(config, minutes, seed)
+    labels = torch.arange(NUM_SAMPLES) % module.num_classes
+    samples = draw(module.denoiser_for("ema"), module.sampler, module.shape, sample_seed, labels, NUM_SAMPLES)
+    notes = dict(steps=steps, parameters=sum(p.numel() for p in module.denoiser.parameters()))
+    return samples, notes
+
+
+class Average:
+    """The exponential moving average of a peer's weights, with ours' warm-up; none with decay 0."""
+
+    def __init__(self, peer):
+        self.weights = [p.detach().clone() for p in peer.parameters()]
+        self.decay, self.updates = peer.decay, 0
+
+    def update(self, peer):
+        rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        torch._foreach_lerp_(self.weights, [p.detach() for p in peer.parameters()], rate)
+
+    @torch.no_grad()
+    def copy_to(self, peer):
+        for p, mean in zip(peer.parameters(), self.weights, strict=True):
+            p.copy_(mean)
+
+
+def theirs(name, size, rate, minutes, seed, sample_seed):
+    """Samples of a peer in a size and at a learning rate."""
+    torch.manual_seed(seed)
+    images, _ = examples("mnist", "train")
+    peer = PEERS[name](**PEERS[name].sizes[size]).train()
+    peak, average, steps = PEERS[name].rates[rate], Average(peer), 0
+    optimizer, order = peer.optimizer(peak), torch.empty(0, dtype=torch.long)
+    begin = time.process_time()
+    while (used := (time.process_time() - begin) / (60 * minutes)) < 1:
+        if len(order) < BATCH:
+            order = torch.randperm(len(images))
+        index, order = order[:BATCH], order[BATCH:]
+        optimizer.param_groups[0]["lr"] = peak * peer.factor(used, steps)
+        optimizer.zero_grad()
+        peer.loss(images[index] / 127.5 - 1).mean().backward()
+        nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
+        optimizer.step()
+        average.update(peer)
+        steps += 1
+    average.copy_to(peer)
+    torch.manual_seed(sample_seed)
+    with torch.no_grad():
+        parts = [peer.eval().draw(100) for _ in range(NUM_SAMPLES // 100)]
+    notes = dict(steps=steps, images=steps * BATCH, parameters=sum(p.numel() for p in peer.parameters()))
+    return to_uint8(torch.cat(parts).nan_to_num()), notes
+
+
+def best_of(name, pieces):
+    """Size and rate of the peer that were the best of the search, if it is complete."""
+    found = {
+        (size, rate): pieces[key]["distance"]
+        for size in (0, 1)
+        for rate in (0, 1)
+        if (key := f"search {name} {size} {rate}") in pieces
+    }
+    return min(found, key=found.get) if len(found) == 4 else None
+
+
+def work(pieces):
+    """What is left to do, as key -> function that returns a row and samples; searches first."""
+    jobs = {}
+    for name in PEERS:
+        for size in (0, 1):
+            for rate in (0, 1):
+                arguments = (name, size, rate, SEARCH_MINUTES, SEARCH_SEED, SEARCH_SEED)
+                jobs[f"search {name} {size} {rate}"] = (theirs, arguments, "val")
+    for minutes in reversed(MINUTES):
+        for seed in SEEDS:
+            for config in OURS:
+                jobs[f"final {config} {minutes} {seed}"] = (ours, (config, minutes, seed, seed), "train")
+            for name in PEERS:
+                if best := best_of(name, pieces):
+                    arguments = (name, *best, minutes, seed, seed)
+                    jobs[f"final {name} {minutes} {seed}"] = (theirs, arguments, "train")
+    return {key: job for key, job in jobs.items() if key not in pieces}
+
+
+def do(job):
+    function, arguments, split = job
+    begin = time.process_time()
+    samples, notes = function(*arguments)
+    row = dict(
+        distance=distance("mnist", samples, split),
+        cpu_seconds=round(time.process_time() - begin),
+        commit=commit(),
+        date=time.strftime("%Y-%m-%d"),
+    )
+    return row | notes, samples[:SHOWN, 0].numpy()
+
+
+def read():
+    return json.loads(FILE.read_text()) if FILE.exists() else {"pieces": {}}
+
+
+def write(result, key, samples):
+    packages = ("torch", "lightning", "azula", "smalldiffusion", "diffusers", "denoising-diffusion-pytorch")
+    result["versions"] = {name: importlib.metadata.version(name) for name in packages}
+    result["processor"] = torch.backends.cpu.get_cpu_capability()
+    FILE.write_text(json.dumps(result, indent=1) + "\n")
+    pictures = FILE.with_suffix(".npz")
+    shown = dict(np.load(pictures)) if pictures.exists() else {}
+    np.savez_compressed(pictures, **shown | {key: samples})
+
+
+# Report
+
+
+def cell(pieces, name, minutes):
+    """The mean over the seeds, with half their difference."""
+    found = [pieces[k]["distance"] for seed in SEEDS if (k := f"final {name} {minutes} {seed}") in pieces]
+    if len(found) < 2:
+        return f"{found[0]:.3g} (one seed)" if found else "—"
+    return f"{statistics.mean(found):.3g} ± {abs(found[0] - found[1]) / 2:.2g}"
+
+
+def report(pieces):
+    lines = [
+        f"Fréchet distance of {NUM_SAMPLES:,} samples to MNIST's training set (`MNISTFeatures`), at most "
+        f"{EVALUATIONS} evaluations, mean of two seeds ± half their difference:",
+        "",
+        f"| model | {' | '.join(f'{m} CPU minutes' for m in MINUTES)} | parameters | steps |",
+        "| --- |" + " --- |" * (len(MINUTES) + 2),
+    ]
+    for name in [*OURS, *PEERS]:
+        label = f"`{name}`, {OURS[name][0]}" if name in OURS else name
+        last = pieces.get(f"final {name} {MINUTES[-1]} 0", {})
+        cells = [*(cell(pieces, name, m) for m in MINUTES), last.get("parameters", "—")]
+        lines.append("| " + " | ".join(map(str, [label, *cells, last.get("steps", "—")])) + " |")
+    lines += [
+        "",
+        f"The others after {SEARCH_MINUTES} CPU minutes, other samples, distance to the test set:",
+        "",
+        "| library | size | learning rate | distance |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, peer in PEERS.items():
+        for size, options in enumerate(peer.sizes):
+            for rate, value in enumerate(peer.rates):
+                if row := pieces.get(f"search {name} {size} {rate}"):
+                    described = ", ".join(f"{k}={v}" for k, v in options.items())
+                    lines.append(f"| {name} | {described} | {value:g} | {row['distance']:.3g} |")
+    return "\n".join([*lines, ""])
+
+
+def picture(pieces):
+    """The first samples of each model, by seed 0."""
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    shown = np.load(FILE.with_suffix(".npz"))
+    names = [n for n in [*OURS, *PEERS] if f"final {n} {MINUTES[-1]} 0" in shown]
+    figure, axes = pyplot.subplots(
+        max(len(names), 1), 1, figsize=(10, 1.9 * max(len(names), 1)), squeeze=False
+    )
+    for name, axis in zip(names, axes[:, 0], strict=False):
+        key = f"final {name} {MINUTES[-1]} 0"
+        rows = shown[key].reshape(2, SHOWN // 2, 28, 28)
+        axis.imshow(rows.transpose(0, 2, 1, 3).reshape(56, -1), cmap="gray", vmin=0, vmax=255)
+        title = f"{name}, {MINUTES[-1]} CPU minutes: {pieces[key]['distance']:.3g}"
+        axis.set_title(title, loc="left", fontsize="medium")
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(FILE.with_suffix(".png"), dpi=100, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="", help="pieces whose name contains this")
+    parser.add_argument("--pieces", type=int, help="how many to do at most (default: all)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    result, done = read(), 0
+    while done != arguments.pieces:
+        left = [(key, job) for key, job in work(result["pieces"]).items() if arguments.only in key]
+        if not left:
+            break
+        key, job = left[0]
+        row, samples = do(job)
+        result["pieces"][key] = row
+        write(result, key, samples)
+        print(key, row, flush=True)
+        done += 1
+    text = report(result["pieces"])
+    FILE.with_suffix(".md").write_text(text)
+    picture(result["pieces"])
+    print(text)
