@@ -22,7 +22,7 @@ COMMANDS = re.findall(r"^scorelight (.*)$", SHELL, flags=re.M)
 LESS = {
     "fit": "--trainer.fast_dev_run 2 --trainer.devices 1 --trainer.num_nodes 1 --model.compile_network false "
     "--model.network.base_channels 8 --samples.num_samples 1 --data.val_batch_size 4",
-    "sample": "--num_samples 2 --sampler.num_steps 2",
+    "sample": "--num_samples 2 --sampler.num_steps 2 --devices 1 --num_nodes 1",
     "evaluate": "--num_samples 1000 --sampler DDIM --sampler.num_steps 2 --num_images 2 --devices 1",
     "statistics": "--features PixelFeatures",
     "configs": "",
@@ -113,5 +113,5 @@ def after_training(trained, in_a_folder_with_data):
 @pytest.mark.usefixtures("after_training")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_works(command):
-    args = shlex.split(command, comments=True)
+    args = shlex.split(command.replace("--compile true", "--compile false"), comments=True)
     assert main([*args, *LESS[args[0]].split()]) == 0

@@ -65,6 +65,10 @@ class ClusteredDataModule(ArrayDataModule):
         self.data.prepare_data()
 
     @override
+    def sizes(self) -> tuple[int, int]:
+        return self.data.sizes()
+
+    @override
     def scale(self, x: Tensor) -> Tensor:
         return self.data.scale(x)
 
