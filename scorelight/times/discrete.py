@@ -67,7 +67,6 @@ class LossAwareTime(TimeSampler):
         self.losses = torch.zeros(0, history, dtype=torch.float64)
         self.seen = torch.zeros(0, dtype=torch.long)
         self._gathered: tuple[Tensor, Any] | None = None
-        self._room: int | None = None
 
     @override
     def num_timesteps_of(self, process: ForwardProcess) -> int:
@@ -94,11 +93,8 @@ class LossAwareTime(TimeSampler):
     def observe(self, process: ForwardProcess, t: Tensor, value: Tensor) -> None:
         """Gather the losses of all processes; they are stored before the next draw.
 
-        It is one collective of (timestep, loss) of every example, and nothing waits for it. A batch may be
-        smaller than the first one of a run.
-
-        Raises:
-            ConfigurationError: If it is larger, on several processes.
+        On several processes these agree on the size of the largest batch, for which the hosts wait, and then
+        exchange (timestep, loss) of every example in the background.
         """
         self._store_gathered()
         num = self.num_timesteps_of(process)
@@ -106,20 +102,9 @@ class LossAwareTime(TimeSampler):
             self.losses = torch.zeros(num, self.history, dtype=torch.float64)
             self.seen = torch.zeros(num, dtype=torch.long)
         index = timestep_index(process, num, t)
-        self._gathered = _from_all_ranks(index, value.double(), num, self._largest_batch(len(t)))
+        self._gathered = _from_all_ranks(index, value.double(), num)
         if not _is_distributed():
             self._store_gathered()
-
-    def _largest_batch(self, size: int) -> int:
-        """The largest first batch of all processes, which the collectives have room for."""
-        if self._room is None:
-            self._room = _maximum(size)
-        if size > self._room and _is_distributed():
-            raise ConfigurationError(
-                f"LossAwareTime: a batch of {size} examples after batches of {self._room}; give "
-                "batches of one size (drop_last)"
-            )
-        return max(size, self._room)
 
     def _store_gathered(self) -> None:
         """Store the losses of the last step, the newest in place of the oldest."""
@@ -173,21 +158,22 @@ def _is_distributed() -> bool:
 
 def _maximum(number: int) -> int:
     """The largest number of all processes."""
-    numbers: list[int] = [number] * (torch.distributed.get_world_size() if _is_distributed() else 1)
-    if _is_distributed():
-        torch.distributed.all_gather_object(numbers, number)
+    numbers = [number] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(numbers, number)
     return max(numbers)
 
 
-def _from_all_ranks(index: Tensor, values: Tensor, num: int, room: int) -> tuple[Tensor, Any]:
+def _from_all_ranks(index: Tensor, values: Tensor, num: int) -> tuple[Tensor, Any]:
     """Pairs (index, value) of all processes, shape (W, N, 2), float64, and the collective to wait for.
 
-    Each of several processes gives `room` pairs; those that fill it up have the index `num`.
+    Each of several processes gives as many as the largest batch has; those that fill it up have the index
+    `num`.
     """
     pairs = torch.stack([index.double(), values], 1)
     if not _is_distributed():
         return pairs[None], None
+    room = _maximum(len(pairs))
     mine = F.pad(pairs, (0, 0, 0, room - len(pairs)), value=num)
     every = mine.new_empty(torch.distributed.get_world_size() * room, 2)
-    work = torch.distributed.all_gather_into_tensor(every, mine, async_op=True)
-    return every.view(-1, room, 2), work
+    parts = list(every.view(-1, room, 2))
+    return every.view(-1, room, 2), torch.distributed.all_gather(parts, mine, async_op=True)
