@@ -66,6 +66,7 @@ def sample(
     check_positive(num_samples=num_samples, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
     path = find_checkpoint(checkpoint)
     source = load_source(path, weights, sampler, guidance, labels)
+    guided = f", {type(source.denoiser).__name__}" if guidance else ""
     context = launch(accelerator, devices, num_nodes)
     counting = CountingDenoiser(executed(source.denoiser.to(context.device), precision, compile))
     source = source._replace(denoiser=counting)
@@ -79,8 +80,7 @@ def sample(
         each = counting.num_evaluations / drawn
         name, steps = type(source.sampler).__name__, source.sampler.num_steps
         how = f"{name}, {steps} steps, {each:.4g} network evaluations, seed {seed}"
-        how += f", {type(source.denoiser.denoiser).__name__}" if guidance else ""
-        how += f", {precision}" * (precision != "32-true") + ", compiled" * compile
+        how += guided + f", {precision}" * (precision != "32-true") + ", compiled" * compile
         how += f", batches of {batches.used}" * (batch_size == "auto")
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
