@@ -110,7 +110,7 @@ def evaluate(
     path = find_checkpoint(checkpoint)
     data, learned = stored_data(data, path), load_dequantizer(dequantizer) if dequantizer else None
     source = exact = load_source(path, weights, sampler, guidance)
-    if precision != "32-true" or compile:
+    if compile:  # in place, and the likelihoods are of a network that is not
         source = load_source(path, weights, sampler, guidance)
     folder = Path(out or _run_folder(path) / "evaluation")
     context = launch(accelerator, devices, num_nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import takewhile
 from statistics import median
 from typing import Any
 
@@ -53,9 +54,9 @@ class NumericsMonitor(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look at the gradients that the host has asked for since the last time."""
         norms = score_module(pl_module).guard.norms
-        for step, norm in norms if norms and norms[-1][0] > self._last_step else ():
-            if step > self._last_step:
-                self._look_at(step, norm)
+        new = takewhile(lambda pair: pair[0] > self._last_step, reversed(norms))
+        for step, norm in reversed([*new]):
+            self._look_at(step, norm)
 
     def _look_at(self, step: int, norm: float) -> None:
         """Compare a gradient with those before it."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 import time
@@ -17,23 +16,8 @@ from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.storage.lock import exclusive
 from scorelight.storage.runs import find_checkpoint
 
+pytestmark = pytest.mark.usefixtures("copied_run")
 RUN = "runs/digits/vp_epsilon"
-
-
-@pytest.fixture(scope="module")
-def trained(train):
-    """A folder with a run on digits, of two steps."""
-    flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
-    flags += " --model.sampler.num_steps 3 --samples.num_samples 4"
-    return train("--config", "digits/vp_epsilon", *flags.split())
-
-
-@pytest.fixture(autouse=True)
-def run(trained, tmp_path, monkeypatch):
-    """A copy of the run folder; the working folder is above it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(trained / "runs", "runs")
 
 
 def poison():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 
 import numpy as np
@@ -14,21 +13,10 @@ from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.storage.runs import find_checkpoint
 
 
-@pytest.fixture(scope="module")
-def trained(train):
-    """A folder with a run on digits, of two steps."""
-    flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
-    flags += " --model.sampler.num_steps 3 --samples.num_samples 4"
-    return train("--config", "digits/vp_epsilon", *flags.split())
-
-
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
-    """A copy of the run folder; the working folder is above it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCORELIGHT_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(trained / "runs", "runs")
-    return tmp_path / "runs/digits/vp_epsilon/version_0"
+def run(copied_run):
+    """The run folder of the copy."""
+    return copied_run / "runs/digits/vp_epsilon/version_0"
 
 
 def evaluate(arguments):

@@ -19,14 +19,6 @@ EVALUATE = ["evaluate", RUN, "--num_samples", "30", "--batch_size", "4", *METRIC
 NODES = ["--accelerator", "cpu", "--devices", "1", "--num_nodes", "2"]
 
 
-@pytest.fixture(scope="module")
-def trained(train):
-    """A folder with a run on digits, of two steps."""
-    flags = "--trainer.max_steps 2 --trainer.val_check_interval 2 --model.network.base_channels 8"
-    flags += " --model.sampler.num_steps 3 --samples.num_samples 4"
-    return train("--config", "digits/vp_epsilon", *flags.split())
-
-
 @pytest.fixture
 def folder(trained, tmp_path):
     shutil.copytree(trained / "runs", tmp_path / "runs")

@@ -15,6 +15,7 @@ from scorelight.objectives.base import Loss
 from scorelight.training.checkpointing import RollingCheckpoint
 
 BAD = 4
+FUSED = functools.partial(Adam, fused=True)
 
 
 SPOILT = {
@@ -57,10 +58,11 @@ class Watch(Callback):
         self.states.append(self.state(module))
 
 
-def diverge(make_module, make_trainer, what, optimizer, **options):
+def diverge(make_module, make_trainer, what="the loss is nan", optimizer=FUSED, **options):
     watch = Watch()
     module = make_module(objective=Bad(what), optimizer=optimizer)
-    options = {"max_steps": 12, "limit_val_batches": 0, "callbacks": [watch]} | options
+    defaults = {"max_steps": 12, "limit_val_batches": 0, "callbacks": [watch], "log_every_n_steps": 100}
+    options = defaults | options
     with pytest.raises(TrainingDivergedError) as stopped:
         make_trainer(**options).fit(module, ToyDataModule(num_train=64, num_val=8, batch_size=16))
     return str(stopped.value), watch, module
@@ -72,7 +74,7 @@ def diverge(make_module, make_trainer, what, optimizer, **options):
 @pytest.mark.one_in(2)
 def test_the_weights_and_the_optimizer_stay_as_before_the_step(make_module, make_trainer, what, kind, fused):
     optimizer = functools.partial(kind, lr=1e-2, fused=fused)
-    message, watch, module = diverge(make_module, make_trainer, what, optimizer, log_every_n_steps=100)
+    message, watch, module = diverge(make_module, make_trainer, what, optimizer)
     assert f"{what.replace('one loss', 'the loss')} at step {BAD}" in message
     assert "this step was not taken" in message
     *_, before, after = watch.states[: BAD + 1] + watch.states[-1:]
@@ -87,8 +89,7 @@ def test_the_weights_and_the_optimizer_stay_as_before_the_step(make_module, make
 def test_it_is_reported_at_the_next_step_that_is_logged_or_at_the_end(
     make_module, make_trainer, every, steps_begun
 ):
-    fused = functools.partial(Adam, fused=True)
-    message, watch, _ = diverge(make_module, make_trainer, "the loss is nan", fused, log_every_n_steps=every)
+    message, watch, _ = diverge(make_module, make_trainer, log_every_n_steps=every)
     assert len(watch.states) == steps_begun + 1
     assert ("nor any after it" in message) == (steps_begun > BAD + 1)
 
@@ -97,9 +98,7 @@ def test_an_optimizer_that_cannot_skip_is_stopped_at_once(make_module, make_trai
     _, watch, _ = diverge(
         make_module,
         make_trainer,
-        "the loss is nan",
-        functools.partial(Adam, fused=False),
-        log_every_n_steps=100,
+        optimizer=functools.partial(Adam, fused=False),
     )
     assert len(watch.states) == BAD + 2
 
@@ -109,9 +108,6 @@ def test_no_checkpoint_is_written_after_it(make_module, make_trainer, tmp_path, 
     message, *_ = diverge(
         make_module,
         make_trainer,
-        "the loss is nan",
-        functools.partial(Adam, fused=True),
-        log_every_n_steps=100,
         enable_checkpointing=True,
         callbacks=[RollingCheckpoint(every_n_steps=every), Watch()],
     )
@@ -124,9 +120,6 @@ def test_a_validation_comes_after_the_check(make_module, make_trainer):
     _, watch, _ = diverge(
         make_module,
         make_trainer,
-        "the loss is nan",
-        functools.partial(Adam, fused=True),
-        log_every_n_steps=100,
         limit_val_batches=1,
         val_check_interval=6,
         check_val_every_n_epoch=None,
@@ -139,9 +132,7 @@ def test_accumulated_micro_batches_are_left_out_together(make_module, make_train
         make_module,
         make_trainer,
         "one loss is nan",
-        functools.partial(Adam, fused=True),
         accumulate_grad_batches=2,
-        log_every_n_steps=100,
     )
     assert (
         "the loss is nan at step 2, for 1 of 16 examples" in message
