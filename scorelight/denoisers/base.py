@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from scorelight.parameterizations import Parameterization
@@ -43,8 +44,9 @@ class Prediction:
         delta = self.parameterization.determinant(self.level)
         of_x_t = (of_x0 * b - of_epsilon * a) / delta
         of_output = (of_epsilon * self.level.alpha - of_x0 * self.level.sigma) / delta
-        combined: Tensor = of_x_t * self.x_t + of_output * self.output
-        return combined
+        if isinstance(of_output, Tensor):
+            return of_x_t * self.x_t + of_output * self.output
+        return torch.add(of_x_t * self.x_t, self.output, alpha=of_output)
 
     @property
     def x0(self) -> Tensor:

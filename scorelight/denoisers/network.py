@@ -44,7 +44,7 @@ class NetworkDenoiser(Denoiser):
             ConfigurationError: If a label is no class of the network.
         """
         cond = self._with_rows(cond, x_t)
-        dtype = next((p.dtype for p in self.network.parameters()), x_t.dtype)
+        dtype = next(self.network.parameters(), x_t).dtype
         label = _per_example(self.parameterization.noise_label(level), x_t).to(dtype)
         scaled = x_t * self.parameterization.input_scale(level)
         output: Tensor = self.network(scaled.to(dtype), label, **cond).to(x_t.dtype)
@@ -60,8 +60,7 @@ class NetworkDenoiser(Denoiser):
 
     def _with_rows(self, cond: dict[str, Any], x_t: Tensor) -> dict[str, Any]:
         """The conditions, with the label as the network expects it."""
-        num_classes = getattr(self.network, "num_classes", None)
-        if cond.get("label") is None or not num_classes:
+        if cond.get("label") is None or not (num_classes := getattr(self.network, "num_classes", None)):
             return cond
         return cond | {"label": class_rows(cond["label"], num_classes, x_t)}
 

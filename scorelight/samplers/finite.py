@@ -47,7 +47,7 @@ def finite_states(
 
 
 class _Record:
-    """Up to which state each example was finite, in two operations a state."""
+    """Up to which state each example was finite, in one pass over each state."""
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
@@ -55,9 +55,9 @@ class _Record:
         self._steps: Tensor | None = None
 
     def add(self, state: Tensor) -> None:
-        """Record a state of shape (B, ...): x − x is 0, or NaN."""
+        """Record a state of shape (B, ...): a sum is finite if its terms are, and below 10³⁸."""
         x = state.detach().flatten(1)
-        self._sums.append((x - x).sum(1))
+        self._sums.append(x.sum(1, dtype=torch.promote_types(x.dtype, torch.float32)))
         if len(self._sums) == 1000:
             self.finite_steps()
 

@@ -29,13 +29,13 @@ the measured orders are the declared ones.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -237,15 +237,17 @@ def _step(
 ) -> Tensor:
     """(17) without the noise, from x at t to s, with the polynomial through the points."""
     start, h = form.place(t), form.place(s) - form.place(t)
-    weights = _weights(form.kappa * h, [(at - start) / h for at, _ in points], rough)
+    weights = _weights(form.kappa * h, tuple([(at - start) / h for at, _ in points]), rough)
     scale = form.scale(s)
     x = x * (scale / form.scale(t) * math.exp(-form.kappa * h))
+    rate = scale * (form.kappa or 1) * h
     for weight, (_, value) in zip(weights, points, strict=True):
-        x = torch.add(x, value, alpha=scale * (form.kappa or 1) * h * weight)
+        x.add_(value, alpha=rate * weight)
     return x
 
 
-def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[float]:
+@functools.lru_cache(4096)  # one batch after the other takes the same steps
+def _weights(z: float, places: tuple[float, ...], rough: bool = False) -> list[float]:
     """∫₀¹ e^(−z(1−r)) ℓ_j(r) dr for points at the places.
 
     Times κh these are the w_j of (18) with z = κh; for κ = 0, times h.

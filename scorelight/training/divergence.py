@@ -46,7 +46,7 @@ class DivergenceGuard:
     gradients, so that all processes see it. The optimizer is then told to skip the step, as a gradient scaler
     does, and all later ones: the weights stay as they were. The host asks for the outcome in `read`, at the
     steps that are logged and before a checkpoint is written. For an optimizer that cannot skip, one without
-    ``fused: true``, it asks at every step.
+    ``fused: true`` other than `MuonWithAdam`, it asks at every step.
 
     Args:
         name: What the loss is called in messages.
@@ -133,9 +133,9 @@ class DivergenceGuard:
 
 
 def _can_skip(optimizer: Optimizer) -> bool:
-    """Whether it looks at `found_inf`, on the device: PyTorch's fused optimizers do."""
+    """Whether it looks at `found_inf`, on the device: PyTorch's fused optimizers do, and ours."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return fused and type(optimizer).__module__.startswith("torch.optim.")
+    return fused and type(optimizer).__module__.startswith(("torch.optim.", "scorelight."))
 
 
 def _has_scaler(module: LightningModule) -> bool:

@@ -33,6 +33,9 @@ class MuonWithAdam(Optimizer):
     Adam's steps (Kingma & Ba, 2015, algorithm 1) with the same η. Everything is in the type of the weights:
     PyTorch's own Muon, for matrices only, uses bfloat16, in which most CPUs are slow.
 
+    A step for which the attribute `found_inf` is not 0 is left out, and the host does not wait to know: as
+    PyTorch's fused optimizers, for gradient scalers.
+
     Args:
         params: Parameters, or groups of them.
         lr: Step size η, positive or 0.
@@ -56,7 +59,9 @@ class MuonWithAdam(Optimizer):
             raise ConfigurationError(f"MuonWithAdam: lr={lr}, eps={eps}: lr >= 0 and eps > 0 are needed")
         if not all(0 <= decay < 1 for decay in (momentum, *betas)):
             raise ConfigurationError(f"MuonWithAdam: momentum={momentum}, betas={betas}: from 0 to below 1")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps})
+        # "fused" has Adam's step counts on the device of the weights, also from a checkpoint
+        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "fused": True})
+        self._step_supports_amp_scaling = True
 
     @override
     @torch.no_grad()
@@ -68,24 +73,33 @@ class MuonWithAdam(Optimizer):
             pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
             for p, gradient in pairs:
                 if p.ndim >= 2:
-                    self._orthogonal_step(p, gradient, group["lr"], group["momentum"])
+                    self._orthogonal_step(p, gradient, group)
             if vectors := [pair for pair in pairs if pair[0].ndim < 2]:
                 self._adam_step([p for p, _ in vectors], [g for _, g in vectors], group)
         return loss
 
-    def _orthogonal_step(self, p: Tensor, gradient: Tensor, lr: float, momentum: float) -> None:
-        state = self.state[p]
+    def _orthogonal_step(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, momentum = self.state[p], group["momentum"]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(gradient, 1 - momentum)
+        if (scale := getattr(self, "grad_scale", None)) is not None:
+            gradient = gradient / scale
+        taken = torch.ones((), dtype=p.dtype, device=p.device)
+        if (found := getattr(self, "found_inf", None)) is not None:
+            taken = (found == 0).to(p.dtype)
+            gradient = gradient.where(taken > 0, 0)
+        state["momentum"].lerp_(gradient, (1 - momentum) * taken)
         update = orthogonalize(gradient.lerp(state["momentum"], momentum).flatten(1))
-        p.sub_(update.reshape(p.shape), alpha=0.2 * lr * math.sqrt(max(update.shape)))
+        step = 0.2 * group["lr"] * math.sqrt(max(update.shape))
+        p.sub_(update.reshape(p.shape) * (step * taken))
 
     def _adam_step(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         for p in weights:
             if not self.state[p]:
                 self.state[p].update(
-                    step=torch.tensor(0.0), mean=torch.zeros_like(p), square=torch.zeros_like(p)
+                    step=torch.zeros((), device=p.device),
+                    mean=torch.zeros_like(p),
+                    square=torch.zeros_like(p),
                 )
         means, squares, steps = (
             [self.state[p][name] for p in weights] for name in ("mean", "square", "step")
@@ -94,7 +108,8 @@ class MuonWithAdam(Optimizer):
         options = {"lr": group["lr"], "eps": group["eps"], "beta1": beta1, "beta2": beta2}
         adam(
             weights, gradients, means, squares, [], steps,
-            amsgrad=False, weight_decay=0.0, maximize=False, **options,
+            amsgrad=False, weight_decay=0.0, maximize=False, fused=True, **options,
+            grad_scale=getattr(self, "grad_scale", None), found_inf=getattr(self, "found_inf", None),
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from scorelight.errors import TrainingDivergedError
 from scorelight.objectives import EpsilonPrediction
 from scorelight.objectives.base import Loss
 from scorelight.training.checkpointing import RollingCheckpoint
+from scorelight.training.muon import MuonWithAdam
 
 BAD = 4
 FUSED = functools.partial(Adam, fused=True)
@@ -82,6 +83,14 @@ def test_the_weights_and_the_optimizer_stay_as_before_the_step(make_module, make
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one, other) and one.isfinite().all()
     assert not all(torch.equal(a, b) for a, b in zip(watch.states[BAD - 1], before, strict=True))
+    assert all(p.isfinite().all() for p in module.ema.denoiser.parameters())
+
+
+def test_muon_leaves_the_step_out_without_asking_the_host(make_module, make_trainer):
+    message, watch, module = diverge(make_module, make_trainer, optimizer=MuonWithAdam, log_every_n_steps=100)
+    assert "nor any after it" in message and len(watch.states) == 13
+    for one, other in zip(watch.states[BAD], watch.states[-1], strict=True):
+        assert torch.equal(one, other) and one.isfinite().all()
     assert all(p.isfinite().all() for p in module.ema.denoiser.parameters())
 
 

@@ -120,3 +120,37 @@ def test_rates_out_of_range_are_refused(options):
 def test_decays_out_of_range_are_refused(options):
     with pytest.raises(ConfigurationError, match="from 0 to below 1"):
         MuonWithAdam([nn.Parameter(torch.ones(1))], **options)
+
+
+def a_run(generator, left_out=None, scale=None):
+    """Three steps of a filter and a vector; one of them with a gradient of NaN and `found_inf`."""
+    weights = [nn.Parameter(torch.randn(s, generator=generator)) for s in ((3, 2, 3, 3), (4,))]
+    optimizer = MuonWithAdam(weights, lr=0.1)
+    for step in range(3):
+        for p in weights:
+            p.grad = torch.randn(p.shape, generator=generator) * (scale or 1)
+        if step == left_out:
+            before = copy.deepcopy((weights, optimizer.state_dict()["state"]))
+            weights[0].grad[0, 0] = weights[1].grad[0] = torch.nan
+        optimizer.found_inf = torch.tensor(float(step == left_out))
+        optimizer.grad_scale = scale and torch.tensor(scale)
+        optimizer.step()
+        if step == left_out:
+            return before, (weights, optimizer.state_dict()["state"])
+    return weights
+
+
+def test_a_step_that_is_not_finite_changes_nothing(generator):
+    (weights, state), (later, later_state) = a_run(generator, left_out=2)
+    for p, q in zip(weights, later, strict=True):
+        assert torch.equal(p, q)
+    for i, tensors in state.items():
+        for name, value in tensors.items():
+            assert torch.equal(value, later_state[i][name]), name
+
+
+def test_a_step_under_a_gradient_scaler_is_the_step_without_it():
+    seeded = torch.Generator().manual_seed
+    plain, scaled = a_run(seeded(0)), a_run(seeded(0), scale=64.0)
+    for p, q in zip(plain, scaled, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
