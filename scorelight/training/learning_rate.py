@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
 
 from scorelight.errors import ConfigurationError
+from scorelight.training.lightning_private import AgreedTimer
 
 __all__ = ["LearningRateSchedule", "time_limit"]
 
@@ -97,7 +98,8 @@ def _shares(trainer: Trainer) -> Iterator[float]:
     if trainer.max_steps > 0:
         yield (trainer.global_step + 0.5) / trainer.max_steps
     for timer, limit in _timers(trainer):
-        yield trainer.strategy.broadcast(timer.time_elapsed() / limit)
+        share = timer.time_elapsed() / limit
+        yield share if isinstance(timer, AgreedTimer) else trainer.strategy.broadcast(share)
 
 
 def time_limit(trainer: Trainer) -> float | None:

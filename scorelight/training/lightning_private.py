@@ -11,6 +11,7 @@ import importlib
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 __all__ = [
     "INSTANTIATOR",
     "SUPPORTED",
+    "AgreedTimer",
     "PrivateCLI",
     "accumulate_by",
     "accumulate_by_epoch",
+    "agree_on_time",
     "allow_gradient_clipping",
     "attached_trainer",
     "child_processes",
@@ -91,6 +97,55 @@ def skip_sigterm_broadcast(trainer: Trainer) -> None:
     loop: Any = trainer.fit_loop.epoch_loop
     _require(loop, "_broadcast_sigterm_tensor")
     loop._broadcast_sigterm_tensor = _do_nothing
+
+
+class AgreedTimer(Timer):
+    """A timer of one of several processes, which shows the time on which they agreed last.
+
+    Lightning's asks rank 0 after every batch and waits for the answer.
+    """
+
+    agreed: float | None = None
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's timer: its checkpoints are the same."""
+        return Timer.__qualname__
+
+    def own_time(self) -> float:
+        """Seconds of training by the clock of this process."""
+        return super().time_elapsed()
+
+    def agree(self, seconds: float) -> None:
+        """Show this time from now on, unless it lies before the one that is shown."""
+        self.agreed = max(seconds, self.agreed or 0.0)
+
+    def time_elapsed(self, stage: str = RunningStage.TRAINING) -> float:
+        """Seconds of a stage."""
+        if stage == RunningStage.TRAINING and self.agreed is not None:
+            return self.agreed
+        return super().time_elapsed(stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the time that a checkpoint has, on which they agree."""
+        self.agreed = self.own_time()
+        super().on_train_start(trainer, pl_module)
+
+    def _check_time_remaining(self, trainer: Trainer) -> None:
+        remaining = self.time_remaining()
+        if remaining is not None and remaining <= 0 and not trainer.should_stop:
+            trainer.should_stop = True
+            seconds = timedelta(seconds=int(self.time_elapsed()))
+            rank_zero_info(f"Time limit reached. Elapsed time is {seconds}. Signaling Trainer to stop.")
+
+
+def agree_on_time(trainer: Trainer) -> list[AgreedTimer]:
+    """Turn Lightning's timers of a trainer into `AgreedTimer`s, before a checkpoint is read."""
+    _require(Timer, "_check_time_remaining")
+    timers: list[Any] = [c for c in trainer.callbacks if type(c) in (Timer, AgreedTimer)]  # type: ignore[attr-defined]
+    for timer in timers:
+        timer.__class__ = AgreedTimer
+    return timers
 
 
 def is_accumulating(trainer: Trainer) -> bool:

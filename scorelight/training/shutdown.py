@@ -15,8 +15,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from scorelight.training.agreement import StopAgreement
+from scorelight.training.agreement import StepAgreement
 from scorelight.training.lightning_private import (
+    AgreedTimer,
+    agree_on_time,
     cluster_environment,
     is_accumulating,
     skip_sigterm_broadcast,
@@ -36,15 +38,21 @@ class GracefulShutdown(Callback):
 
     A validation that is due comes first. A second signal, or one during a validation, exits at once; the run
     is then resumed from the checkpoint before. Several processes all stop after the same step, see
-    `StopAgreement`.
+    `StepAgreement`, and so they do at their time limit, see `AgreedTimer`.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._agreed = False
-        self._agreement = StopAgreement()
+        self._agreement = StepAgreement()
+        self._timers: list[AgreedTimer] = []
         self._trainer: Trainer | None = None
         self._pid = os.getpid()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have several processes agree on the time without waiting for each other."""
+        if trainer.world_size > 1:
+            self._timers = agree_on_time(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the signal handlers; whoever has set them restores the original ones at the end."""
@@ -59,9 +67,13 @@ class GracefulShutdown(Callback):
             signal.signal(requeue, self._handle)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Agree on stopping after every optimizer step; stop now, unless a validation is due."""
+        """Agree on stopping and the time after every optimizer step; stop now, unless a validation is due."""
         if not is_accumulating(trainer):
-            self._agreed = self._agreement.exchange(trainer, self.received is not None)
+            seconds = max((timer.own_time() for timer in self._timers), default=0.0)
+            agreed = self._agreement.exchange(trainer, self.received is not None, seconds)
+            for timer in self._timers:
+                timer.agree(agreed.seconds)
+            self._agreed = agreed.stop
             if self._agreed and not validation_due(trainer):
                 stop_after_step(trainer)
 

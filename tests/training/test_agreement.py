@@ -1,4 +1,4 @@
-"""When each of two processes learns that one of them wants to stop."""
+"""When each of two processes learns that one of them wants to stop, and the time."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scorelight.training.agreement import StopAgreement
+from scorelight.training.agreement import StepAgreement
 
 SCRIPT = """
 import json, sys
@@ -19,9 +19,9 @@ from scorelight.training import agreement
 def run(rank, folder, few):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     agreement._FEW = few
-    trainer, stop = SimpleNamespace(world_size=2), agreement.StopAgreement()
+    trainer, stop = SimpleNamespace(world_size=2), agreement.StepAgreement()
     stop.start(trainer)
-    learned = [stop.exchange(trainer, rank == 1 and step == 3) for step in range(6)]
+    learned = [stop.exchange(trainer, rank == 1 and step == 3, step + rank) for step in range(6)]
     last = stop.finish()
     json.dump([learned, last], open(f"{folder}/{rank}.json", "w"))
     dist.barrier()
@@ -40,12 +40,14 @@ def test_all_learn_it_at_the_same_step_and_many_one_step_later(tmp_path, few, st
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         learned, last = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert learned == [n == step for n in range(6)] and not last
+        assert [stop for stop, _ in learned] == [n == step for n in range(6)] and not last[0]
+        times = [1, 2, 3, 4, 5, 6] if step == 3 else [0, 1, 2, 3, 4, 5]  # of rank 1, which is ahead
+        assert [seconds for _, seconds in learned] == times
 
 
 def test_a_process_alone_learns_it_at_once():
     strategy = SimpleNamespace(reduce_boolean_decision=lambda wanted, all: wanted)
-    trainer, stop = SimpleNamespace(world_size=1, strategy=strategy), StopAgreement()
+    trainer, stop = SimpleNamespace(world_size=1, strategy=strategy), StepAgreement()
     stop.start(trainer)
-    assert [stop.exchange(trainer, wanted) for wanted in (False, True)] == [False, True]
-    assert not stop.finish()
+    assert [stop.exchange(trainer, wanted, 7.0) for wanted in (False, True)] == [(False, 7), (True, 7)]
+    assert not stop.finish().stop

@@ -1,7 +1,12 @@
 """The learning rate follows the share of the run that is over, whether steps or time limit it."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +17,7 @@ from torch.utils.data import DataLoader
 from scorelight import ConfigurationError, LearningRateSchedule
 from scorelight.cli import main
 from scorelight.storage.checkpoint import read_checkpoint
+from scorelight.training.lightning_private import agree_on_time
 
 RATE = 0.5
 FIT = ["fit", "--config=toy/vp_epsilon", "--trainer.default_root_dir=runs", "--data.num_train=64"]
@@ -166,6 +172,62 @@ def test_accumulated_micro_batches_are_one_step(tmp_path):
     module = Line()
     fit(module, tmp_path, [LearningRateSchedule()], max_steps=5, accumulate_grad_batches=2)
     assert sorted(set(module.rates), reverse=True) == pytest.approx([cosine((n + 0.5) / 5) for n in range(5)])
+
+
+def test_an_agreed_timer_shows_what_was_agreed_and_asks_nobody(clock):
+    timer = Timer(timedelta(seconds=30))
+    trainer = SimpleNamespace(callbacks=[timer], should_stop=False)  # and no strategy
+    assert agree_on_time(trainer) == [timer]
+    timer.load_state_dict({"time_elapsed": {"train": 12.0}})
+    timer.on_train_start(trainer, None)
+    clock.now += 5
+    assert (timer.time_elapsed(), timer.own_time()) == (12, 17)
+    timer.agree(20.0)
+    timer.agree(0.0)  # of many processes, the first answer
+    assert timer.time_elapsed() == timer.state_dict()["time_elapsed"]["train"] == 20
+    timer.on_train_batch_end(trainer)
+    assert not trainer.should_stop
+    timer.agree(30.0)
+    timer.on_train_batch_end(trainer)
+    assert trainer.should_stop and timer.state_key == Timer().state_key
+
+
+SKEWED = """
+import json, os, sys, time
+from types import SimpleNamespace
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import timer
+from scorelight.cli import main
+
+rank, begin = int(os.environ.get("LOCAL_RANK", 0)), time.monotonic()
+timer.time = SimpleNamespace(monotonic=lambda: (5.0 if rank else 1.0) * (time.monotonic() - begin))
+
+class Rates(Callback):
+    rates = []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_end(self, trainer, _):
+        with open(f"rates{trainer.global_rank}.json", "w") as file:
+            json.dump(self.rates, file)
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_different_clocks_take_the_same_steps_at_the_same_rates(tmp_path):
+    (tmp_path / "skewed.py").write_text(SKEWED)
+    options = ["--trainer.max_time=00:00:00:10", "--trainer.max_steps=-1", "--model.lr_scheduler=null"]
+    options += ["--trainer.devices=2", "--trainer.callbacks+=skewed.Rates", "--trust=skewed"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, "."]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "skewed.py", *FIT, *options]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, other = (json.loads((tmp_path / f"rates{rank}.json").read_text()) for rank in range(2))
+    assert one == other and len(one) > 10 and one[-1] < 0.01 * one[0]
 
 
 def test_a_run_without_an_end_is_refused(tmp_path):

@@ -19,6 +19,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed as dist
@@ -31,6 +32,7 @@ from scorelight.training.configured import ConfiguredModule
 from scorelight.training.lightning_private import (
     PrivateCLI,
     accumulate_by,
+    agree_on_time,
     allow_gradient_clipping,
     attached_trainer,
     child_processes,
@@ -282,6 +284,7 @@ NAMES = {
     "_trainer": (lambda t: t.lightning_module, lambda t: attached_trainer(t.lightning_module)),
     "_optimizer_handles_unscaling": (lambda t: amp, lambda t: allow_gradient_clipping(t.optimizers[0])),
     "instantiate_module": (lambda t: lightning_cli, lambda t: instantiator_entry()),
+    "_check_time_remaining": (lambda t: Timer, agree_on_time),
     "_parse_ckpt_path": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),
     "_get": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),
     "_parser": (lambda t: LightningCLI, lambda t: PrivateCLI(args=[])),

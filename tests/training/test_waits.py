@@ -74,6 +74,15 @@ def waits(folder, devices, config, *flags):
         ("toy/smld_levels", ["--trainer.accumulate_grad_batches=2"], 0),
         ("digits/vp_epsilon_conditional", [], 0),
         ("digits/ddpm_hybrid", [], 0),
+        (
+            "toy/vp_epsilon",
+            [
+                "--trainer.max_time=00:01:00:00",
+                "--trainer.callbacks+=LearningRateSchedule",
+                "--model.lr_scheduler=null",
+            ],
+            0,
+        ),
     ],
 )
 def test_two_processes_exchange_gradients_and_one_number(tmp_path, config, flags, gathers):
