@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -156,11 +157,23 @@ def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+@functools.lru_cache(1)
+def _hosts(world: Any) -> Any:
+    """The processes of the group `world` in a group that exchanges what lies in the memory of the hosts."""
+    return (
+        world
+        if torch.distributed.get_backend(world) == "gloo"
+        else torch.distributed.new_group(backend="gloo")
+    )
+
+
 def _maximum(number: int) -> int:
-    """The largest number of all processes."""
-    numbers = [number] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(numbers, number)
-    return max(numbers)
+    """The largest number of all processes; their hosts wait for each other, and for no device."""
+    largest = torch.tensor(number)
+    torch.distributed.all_reduce(
+        largest, torch.distributed.ReduceOp.MAX, _hosts(torch.distributed.group.WORLD)
+    )
+    return int(largest)
 
 
 def _from_all_ranks(index: Tensor, values: Tensor, num: int) -> tuple[Tensor, Any]:

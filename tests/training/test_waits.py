@@ -16,6 +16,7 @@ ON_HOST = {
     "lightning/fabric/utilities/apply_func.py:to_item",
     "scorelight/training/agreement.py:exchange",
     "scorelight/training/agreement.py:finish",
+    "scorelight/times/discrete.py:_maximum",
     # labels are checked here on the CPU only; on a GPU it is an assertion of the device
     "scorelight/conditions.py:class_rows",
 }
@@ -74,6 +75,7 @@ def waits(folder, devices, config, *flags):
         ("toy/smld_levels", ["--trainer.accumulate_grad_batches=2"], 0),
         ("digits/vp_epsilon_conditional", [], 0),
         ("digits/ddpm_hybrid", [], 0),
+        ("toy/ddpm_bound", [], 1),
         (
             "toy/vp_epsilon",
             [
