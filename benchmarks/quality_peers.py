@@ -1,4 +1,4 @@
-"""Models of other libraries that train for minutes on MNIST, each as its own example for small images does.
+"""Models of other libraries that train for minutes, each as its own example for small images does.
 
 A peer has a network of theirs in one of two sizes, the first that of the example or, where that trains for
 hours, scaled down; their loss, optimizer, average and sampler; and one of two learning rates, the first that
@@ -25,6 +25,10 @@ class Peer(nn.Module, ABC):
     rates: tuple[float, float]
     decay = 0.0  # of the average of the weights; 0 for none
 
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
     @abstractmethod
     def loss(self, x0):
         """The mean loss of a batch."""
@@ -47,12 +51,13 @@ class Azula(Peer):
     sizes = {"widths": (16, 32, 64)}, {"widths": (32, 64, 64)}
     rates = 3e-4, 1e-3
 
-    def __init__(self, widths):
-        super().__init__()
+    def __init__(self, shape, widths):
+        super().__init__(shape)
         from azula.denoise import KarrasDenoiser
         from azula.noise import VPSchedule
 
-        self.denoiser = KarrasDenoiser(backbone=AzulaBackbone(widths), schedule=VPSchedule())
+        backbone = AzulaBackbone(shape[0], widths)
+        self.denoiser = KarrasDenoiser(backbone=backbone, schedule=VPSchedule())
 
     def loss(self, x0):
         return self.denoiser.loss(x0, torch.rand(len(x0)))
@@ -61,18 +66,18 @@ class Azula(Peer):
         from azula.sample import DDIMSampler
 
         sampler = DDIMSampler(self.denoiser, steps=EVALUATIONS, silent=True)
-        return sampler(sampler.init((num, 1, 28, 28)))
+        return sampler(sampler.init((num, *self.shape)))
 
 
 class AzulaBackbone(nn.Module):
     """The network of the tutorial."""
 
-    def __init__(self, widths, size=64):
+    def __init__(self, channels, widths, size=64):
         super().__init__()
         from azula.nn.unet import UNet
 
         blocks = [2] * len(widths)
-        self.net = UNet(1, 1, hid_channels=widths, hid_blocks=blocks, mod_features=size)
+        self.net = UNet(channels, channels, hid_channels=widths, hid_blocks=blocks, mod_features=size)
         self.time = nn.Sequential(nn.Linear(1, size), nn.SiLU(), nn.Linear(size, size))
 
     def forward(self, x, time):
@@ -86,13 +91,13 @@ class SmallDiffusion(Peer):
     rates = 7e-4, 2e-3
     decay = 0.999
 
-    def __init__(self, num_res_blocks):
-        super().__init__()
+    def __init__(self, shape, num_res_blocks):
+        super().__init__(shape)
         from smalldiffusion import Scaled, ScheduleLogLinear, Unet
 
         self.schedule = ScheduleLogLinear(sigma_min=0.01, sigma_max=20, N=800)
         options = dict(ch_mult=(1, 1, 2), attn_resolutions=(14,), num_res_blocks=num_res_blocks)
-        self.net = Scaled(Unet)(28, 1, 1, ch=32, **options)
+        self.net = Scaled(Unet)(shape[1], shape[0], shape[0], ch=32, **options)
 
     def loss(self, x0):
         from smalldiffusion import generate_train_sample
@@ -119,15 +124,15 @@ class Diffusers(Peer):
     rates = 1e-4, 1e-3
     decay = 0.999
 
-    def __init__(self, widths):
-        super().__init__()
+    def __init__(self, shape, widths):
+        super().__init__(shape)
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
         self.noise = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
         self.sampler = DDIMScheduler.from_config(self.noise.config, timestep_spacing="trailing")
         self.net = UNet2DModel(
-            in_channels=1,
-            out_channels=1,
+            in_channels=shape[0],
+            out_channels=shape[0],
             layers_per_block=1,
             block_out_channels=widths,
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
@@ -141,7 +146,7 @@ class Diffusers(Peer):
         return (self.net(self.noise.add_noise(x0, epsilon, t), t).sample - epsilon).square().mean()
 
     def draw(self, num):
-        x = torch.randn(num, 1, 28, 28)
+        x = torch.randn(num, *self.shape)
         self.sampler.set_timesteps(EVALUATIONS)
         for t in self.sampler.timesteps:
             x = self.sampler.step(self.net(x, t).sample, t, x).prev_sample
@@ -161,12 +166,14 @@ class Lucidrains(Peer):
     rates = 8e-5, 1e-3
     decay = 0.995
 
-    def __init__(self, dim):
-        super().__init__()
+    def __init__(self, shape, dim):
+        super().__init__(shape)
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 
-        network = Unet(dim=dim, dim_mults=(1, 2, 4), channels=1, flash_attn=False)
-        self.net = GaussianDiffusion(network, image_size=28, timesteps=1000, sampling_timesteps=EVALUATIONS)
+        network = Unet(dim=dim, dim_mults=(1, 2, 4), channels=shape[0], flash_attn=False)
+        self.net = GaussianDiffusion(
+            network, image_size=shape[1], timesteps=1000, sampling_timesteps=EVALUATIONS
+        )
 
     def loss(self, x0):
         return self.net((x0 + 1) / 2)

@@ -1,20 +1,23 @@
-"""What a user without a GPU gets after five and ten minutes: distances of ours and of other libraries.
+"""What a user without a GPU gets after some minutes: distances of ours and of other libraries.
 
-    python benchmarks/quality_per_minute.py            # six CPU hours; continues where it was interrupted
-    python benchmarks/quality_per_minute.py --only azula --pieces 1
+    python benchmarks/quality_per_minute.py            # continues where it was interrupted
+    python benchmarks/quality_per_minute.py --only "mnist final azula" --pieces 1
+    DATA=FOLDER python benchmarks/quality_per_minute.py --only cifar10
 
-MNIST, one thread, and the CPU time of the training as the clock, since other programs on the machine do not
-count then. Every model draws 1,000 samples with at most 50 evaluations of its network, for each of two seeds;
-the Fréchet distance of `MNISTFeatures` to the training set has noise of a few per cent and, with 1,000
-samples, a bias upwards that is the same for all.
+MNIST in five and ten minutes (six CPU hours), digits in one, CIFAR-10 in sixty (six CPU hours; FOLDER holds
+cifar10_train.npz and cifar10_test.npz), in one thread. The clock is the CPU time of the training, since other
+programs on the machine do not count then. Every model draws 1,000 samples with at most 50 evaluations of its
+network, for each of two seeds; the Fréchet distance of `MNISTFeatures`, `DigitsFeatures` or the classifier of
+quality_features.py to the training set has noise of a few per cent and, with 1,000 samples, a bias upwards
+that is the same for all.
 
 * Ours are configurations as they are shipped, trained by `scorelight fit`, whose trainer is given the CPU
-  time for its clock. What is done before the first step does not count: for the unconditional one the search
-  of 64 clusters among the unlabelled images, some five CPU seconds. Its samples are of the clusters in turn,
-  as those of the conditional one are of the classes.
+  time for its clock. What is done before the first step does not count: for the unconditional ones the search
+  of clusters among the unlabelled images, some CPU seconds. Their samples are of the clusters in turn, as
+  those of the conditional ones are of the classes.
 * The others train as their own examples do (quality_peers.py), in two sizes, at two learning rates. The best
-  of the four is found first, in three minutes, by the distance of other samples to the test set; it is then
-  trained for as long as ours.
+  of the four is found first, in less time, by the distance of other samples to the test set; it is then
+  trained for as long as ours. On CIFAR-10 it is azula alone, the best of them on MNIST.
 * Our configurations were searched for, with their own protocol: quality_search.py and quality_search.jsonl.
 
 The results are quality_per_minute.json with a row for each piece of work, .npz with the first samples of each
@@ -23,33 +26,71 @@ model, and the .md and .png that are made of both. A piece that is in the .json 
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from unittest import mock
 
 import matplotlib
 import numpy as np
 import torch
+import yaml
 from common import RESULTS, commit
 from quality_models import NUM_SAMPLES, ROOT, SEARCH_SEED, distance, draw, examples
 from quality_peers import BATCH, EVALUATIONS, PEERS
 from torch import nn
 
 from scorelight.cli import main
+from scorelight.cli.configs import shipped_configs
 from scorelight.cli.tuning import keep_freed_memory
 from scorelight.images import to_uint8
 from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
 
 FILE = RESULTS / "quality_per_minute.json"
-OURS = {  # and the key of the folder with the data
-    "mnist/quick_unconditional": ("unconditional", "data.data.root"),
-    "mnist/quick": ("conditional", "data.root"),
-}
-MINUTES, SEEDS, SEARCH_MINUTES = (5, 10), (0, 1), 3
-SHOWN = 40
+SEEDS, SHOWN = (0, 1), 40
+TITLES = {"mnist": "MNIST", "digits": "digits", "cifar10": "CIFAR-10"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """On one data set."""
+
+    data: str
+    features: str
+    minutes: tuple[int, ...]
+    ours: dict[str, str]  # configurations, and how they differ
+    peers: tuple[str, ...] = ()
+    search_minutes: int = 0  # of each size and learning rate of the others
+
+
+COMPARISONS = [
+    Comparison(
+        "mnist",
+        "`MNISTFeatures`",
+        (5, 10),
+        {"mnist/quick_unconditional": "unconditional", "mnist/quick": "conditional"},
+        tuple(PEERS),
+        3,
+    ),
+    Comparison(
+        "digits",
+        "`DigitsFeatures`",
+        (1,),
+        {"digits/quick": "conditional", "digits/vp_epsilon": "unconditional, made for three minutes"},
+    ),
+    Comparison(
+        "cifar10",
+        "a small classifier's features",
+        (60,),
+        {"cifar10/quick_unconditional": "unconditional", "cifar10/quick": "conditional"},
+        ("azula",),
+        10,
+    ),
+]
 
 
 class CPUClock:
@@ -61,11 +102,14 @@ class CPUClock:
 def train_ours(config, minutes, seed):
     """The module of a configuration, trained as it is shipped."""
     with tempfile.TemporaryDirectory() as folder:
-        options = {
+        settings = yaml.safe_load(shipped_configs()[config].read_text())
+        clustered = settings["data"]["class_path"] == "ClusteredDataModule"
+        root = {"data.data.root" if clustered else "data.root": ROOT}
+        options = ({} if config.startswith("digits") else root) | {
             "seed_everything": seed,
-            OURS[config][1]: ROOT,
             "trainer.max_time": f"00:00:{minutes:02}:00",
             "trainer.default_root_dir": folder,
+            "trainer.max_steps": -1,
             "trainer.limit_val_batches": 0,
             "trainer.enable_progress_bar": "false",
             "trainer.logger": "false",
@@ -79,9 +123,9 @@ def train_ours(config, minutes, seed):
         return load_module(path), steps
 
 
-def ours(config, minutes, seed, sample_seed):
+def ours(data, config, minutes, seed, sample_seed):
     module, steps = train_ours(config, minutes, seed)
-    labels = torch.arange(NUM_SAMPLES) % module.num_classes
+    labels = torch.arange(NUM_SAMPLES) % module.num_classes if module.num_classes else None
     samples = draw(module.denoiser_for("ema"), module.sampler, module.shape, sample_seed, labels, NUM_SAMPLES)
     notes = dict(steps=steps, parameters=sum(p.numel() for p in module.denoiser.parameters()))
     return samples, notes
@@ -105,11 +149,11 @@ class Average:
             p.copy_(mean)
 
 
-def theirs(name, size, rate, minutes, seed, sample_seed):
+def theirs(data, name, size, rate, minutes, seed, sample_seed):
     """Samples of a peer in a size and at a learning rate."""
     torch.manual_seed(seed)
-    images, _ = examples("mnist", "train")
-    peer = PEERS[name](**PEERS[name].sizes[size]).train()
+    images, _ = examples(data, "train")
+    peer = PEERS[name](tuple(images.shape[1:]), **PEERS[name].sizes[size]).train()
     peak, average, steps = PEERS[name].rates[rate], Average(peer), 0
     optimizer, order = peer.optimizer(peak), torch.empty(0, dtype=torch.long)
     begin = time.process_time()
@@ -132,33 +176,32 @@ def theirs(name, size, rate, minutes, seed, sample_seed):
     return to_uint8(torch.cat(parts).nan_to_num()), notes
 
 
-def best_of(name, pieces):
+def best_of(data, name, pieces):
     """Size and rate of the peer that were the best of the search, if it is complete."""
     found = {
         (size, rate): pieces[key]["distance"]
         for size in (0, 1)
         for rate in (0, 1)
-        if (key := f"search {name} {size} {rate}") in pieces
+        if (key := f"{data} search {name} {size} {rate}") in pieces
     }
     return min(found, key=found.get) if len(found) == 4 else None
 
 
 def work(pieces):
-    """What is left to do, as key -> function that returns a row and samples; searches first."""
+    """What is left to do, as key -> function, its arguments and the split to compare with; searches first."""
     jobs = {}
-    for name in PEERS:
-        for size in (0, 1):
-            for rate in (0, 1):
-                arguments = (name, size, rate, SEARCH_MINUTES, SEARCH_SEED, SEARCH_SEED)
-                jobs[f"search {name} {size} {rate}"] = (theirs, arguments, "val")
-    for minutes in reversed(MINUTES):
-        for seed in SEEDS:
-            for config in OURS:
-                jobs[f"final {config} {minutes} {seed}"] = (ours, (config, minutes, seed, seed), "train")
-            for name in PEERS:
-                if best := best_of(name, pieces):
-                    arguments = (name, *best, minutes, seed, seed)
-                    jobs[f"final {name} {minutes} {seed}"] = (theirs, arguments, "train")
+    for c in COMPARISONS:
+        for name, size, rate in itertools.product(c.peers, (0, 1), (0, 1)):
+            arguments = (c.data, name, size, rate, c.search_minutes, SEARCH_SEED, SEARCH_SEED)
+            jobs[f"{c.data} search {name} {size} {rate}"] = theirs, arguments, "val"
+        for minutes, seed in itertools.product(reversed(c.minutes), SEEDS):
+            for config in c.ours:
+                arguments = (c.data, config, minutes, seed, seed)
+                jobs[f"{c.data} final {config} {minutes} {seed}"] = ours, arguments, "train"
+            for name in c.peers:
+                if best := best_of(c.data, name, pieces):
+                    arguments = (c.data, name, *best, minutes, seed, seed)
+                    jobs[f"{c.data} final {name} {minutes} {seed}"] = theirs, arguments, "train"
     return {key: job for key, job in jobs.items() if key not in pieces}
 
 
@@ -167,12 +210,12 @@ def do(job):
     begin = time.process_time()
     samples, notes = function(*arguments)
     row = dict(
-        distance=distance("mnist", samples, split),
+        distance=distance(arguments[0], samples, split),
         cpu_seconds=round(time.process_time() - begin),
         commit=commit(),
         date=time.strftime("%Y-%m-%d"),
     )
-    return row | notes, samples[:SHOWN, 0].numpy()
+    return row | notes, samples[:SHOWN].numpy()
 
 
 def read():
@@ -192,9 +235,10 @@ def write(result, key, samples):
 # Report
 
 
-def cell(pieces, name, minutes):
+def cell(pieces, data, name, minutes):
     """The mean over the seeds, with half their difference."""
-    found = [pieces[k]["distance"] for seed in SEEDS if (k := f"final {name} {minutes} {seed}") in pieces]
+    keys = [f"{data} final {name} {minutes} {seed}" for seed in SEEDS]
+    found = [pieces[key]["distance"] for key in keys if key in pieces]
     if len(found) < 2:
         return f"{found[0]:.3g} (one seed)" if found else "—"
     return f"{statistics.mean(found):.3g} ± {abs(found[0] - found[1]) / 2:.2g}"
@@ -202,49 +246,67 @@ def cell(pieces, name, minutes):
 
 def report(pieces):
     lines = [
-        f"Fréchet distance of {NUM_SAMPLES:,} samples to MNIST's training set (`MNISTFeatures`), at most "
-        f"{EVALUATIONS} evaluations, mean of two seeds ± half their difference:",
-        "",
-        f"| model | {' | '.join(f'{m} CPU minutes' for m in MINUTES)} | parameters | steps |",
-        "| --- |" + " --- |" * (len(MINUTES) + 2),
+        f"Fréchet distance of {NUM_SAMPLES:,} samples to the training set, at most {EVALUATIONS} "
+        "evaluations, mean of two seeds ± half their difference.",
     ]
-    for name in [*OURS, *PEERS]:
-        label = f"`{name}`, {OURS[name][0]}" if name in OURS else name
-        last = pieces.get(f"final {name} {MINUTES[-1]} 0", {})
-        cells = [*(cell(pieces, name, m) for m in MINUTES), last.get("parameters", "—")]
-        lines.append("| " + " | ".join(map(str, [label, *cells, last.get("steps", "—")])) + " |")
-    lines += [
+    for c in COMPARISONS:
+        titles = [f"{m} CPU minute{'s' * (m > 1)}" for m in c.minutes]
+        lines += [
+            "",
+            f"## {TITLES[c.data]}, {c.features}",
+            "",
+            f"| model | {' | '.join(titles)} | parameters | steps |",
+            "| --- |" + " --- |" * (len(c.minutes) + 2),
+        ]
+        for name in [*c.ours, *c.peers]:
+            label = f"`{name}`, {c.ours[name]}" if name in c.ours else name
+            last = pieces.get(f"{c.data} final {name} {c.minutes[-1]} 0", {})
+            cells = [cell(pieces, c.data, name, m) for m in c.minutes]
+            cells += [last.get("parameters", "—"), last.get("steps", "—")]
+            lines.append("| " + " | ".join(map(str, [label, *cells])) + " |")
+        lines += searches(pieces, c) if c.peers else []
+    return "\n".join([*lines, ""])
+
+
+def searches(pieces, comparison):
+    lines = [
         "",
-        f"The others after {SEARCH_MINUTES} CPU minutes, other samples, distance to the test set:",
+        f"The others after {comparison.search_minutes} CPU minutes, other samples, distance to the test set:",
         "",
         "| library | size | learning rate | distance |",
         "| --- | --- | --- | --- |",
     ]
-    for name, peer in PEERS.items():
-        for size, options in enumerate(peer.sizes):
-            for rate, value in enumerate(peer.rates):
-                if row := pieces.get(f"search {name} {size} {rate}"):
-                    described = ", ".join(f"{k}={v}" for k, v in options.items())
-                    lines.append(f"| {name} | {described} | {value:g} | {row['distance']:.3g} |")
-    return "\n".join([*lines, ""])
+    for name in comparison.peers:
+        for (size, options), (rate, value) in itertools.product(
+            enumerate(PEERS[name].sizes), enumerate(PEERS[name].rates)
+        ):
+            if row := pieces.get(f"{comparison.data} search {name} {size} {rate}"):
+                described = ", ".join(f"{k}={v}" for k, v in options.items())
+                lines.append(f"| {name} | {described} | {value:g} | {row['distance']:.3g} |")
+    return lines
 
 
 def picture(pieces):
-    """The first samples of each model, by seed 0."""
+    """The first samples of each model, by seed 0, after the longest time."""
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     shown = np.load(FILE.with_suffix(".npz"))
-    names = [n for n in [*OURS, *PEERS] if f"final {n} {MINUTES[-1]} 0" in shown]
+    keys = {
+        f"{c.data} final {name} {c.minutes[-1]} 0": f"{name}, {TITLES[c.data]}, {c.minutes[-1]} CPU min"
+        for c in COMPARISONS
+        for name in [*c.ours, *c.peers]
+    }
+    keys = {key: title for key, title in keys.items() if key in shown}
     figure, axes = pyplot.subplots(
-        max(len(names), 1), 1, figsize=(10, 1.9 * max(len(names), 1)), squeeze=False
+        max(len(keys), 1), 1, figsize=(10, 1.35 * max(len(keys), 1)), squeeze=False
     )
-    for name, axis in zip(names, axes[:, 0], strict=False):
-        key = f"final {name} {MINUTES[-1]} 0"
-        rows = shown[key].reshape(2, SHOWN // 2, 28, 28)
-        axis.imshow(rows.transpose(0, 2, 1, 3).reshape(56, -1), cmap="gray", vmin=0, vmax=255)
-        title = f"{name}, {MINUTES[-1]} CPU minutes: {pieces[key]['distance']:.3g}"
-        axis.set_title(title, loc="left", fontsize="medium")
+    for (key, title), axis in zip(keys.items(), axes[:, 0], strict=False):
+        images = shown[key]
+        size = images.shape[-1]
+        rows = images.reshape(2, SHOWN // 2, -1, size, size).transpose(0, 3, 1, 4, 2)
+        axis.imshow(rows.reshape(2 * size, SHOWN // 2 * size, -1).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(f"{title}: {pieces[key]['distance']:.3g}", loc="left", fontsize="small")
         axis.axis("off")
     figure.tight_layout()
     figure.savefig(FILE.with_suffix(".png"), dpi=100, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""``scorelight advise``: noise levels that suit a data set, as YAML to paste."""
+"""``scorelight advise``: noise levels or a short training that suit a data set, as YAML."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from scorelight.cli.common import run_command, written
 from scorelight.cli.configs import resolve_configs
+from scorelight.cli.short_run import BATCH, short_run
 from scorelight.data.access import examples_of
 from scorelight.errors import ConfigurationError
 from scorelight.processes.noise_levels import (
@@ -62,11 +63,13 @@ def advise(
     sigma_min: float = 0.01,
     langevin_steps: int = 5,
     max_examples: int | None = None,
+    minutes: float | None = None,
     out: str | None = None,
 ) -> None:
     """Noise levels that suit a data set, by the techniques of NCSNv2, as YAML to paste.
 
-    The source is Song & Ermon (2020), Improved Techniques for Training Score-Based Generative Models.
+    The source is Song & Ermon (2020), Improved Techniques for Training Score-Based Generative Models. With
+    --minutes: a configuration of a model that this machine can train in that time, instead.
 
     Args:
         data: Data module whose training set to measure.
@@ -74,21 +77,49 @@ def advise(
         sigma_min: Smallest noise level, in units of the data.
         langevin_steps: Steps of Langevin dynamics per noise level.
         max_examples: Use at most that many: a lower bound of sigma_max, in less time (it grows with N²).
+        minutes: Duration of a short training of images: networks are timed, and the widest is taken that
+            sees enough images.
         out: New file to write the YAML to.
     """
-    _check(sigma_min=sigma_min, langevin_steps=langevin_steps, max_examples=max_examples, out=out)
+    _check(sigma_min, langevin_steps, max_examples, minutes, out)
     data.prepare_data()
-    x = examples_of(data, "train", max_examples).spread(max_examples).x0
+    examples = examples_of(data, "train", max_examples)
+    x = examples.spread(max_examples).x0
+    if minutes is not None:
+        _advise_minutes(data, x, minutes, out)
+        return
     advice = _measure(type(data).__name__, x, sigma_min, langevin_steps)
     text = _yaml(advice, process)
     print(_report(advice), text, sep="\n", end="")
+    _write(text, out, f"--config MODEL --config {out}")
+
+
+def _advise_minutes(data: LightningDataModule, x: Tensor, minutes: float, out: str | None) -> None:
+    """Print a configuration for a short training."""
+    name, shape = type(data).__name__, tuple(x.shape[1:])
+    sigma_data = _short(x.float().std(correction=0).item())
+    advice = short_run(shape, getattr(data, "num_classes", None), sigma_data, minutes)
+    print(f"{name}: {len(x):,} training examples of shape {shape}, standard deviation {sigma_data:.4g}\n")
+    print(advice.report(), advice.yaml(), sep="\n", end="")
+    if not getattr(data, "num_classes", None):
+        print(
+            "\nThe data have no classes. ClusteredDataModule divides them into clusters, which a small "
+            "network learns sooner."
+        )
+    batch = f" --data.batch_size {BATCH}" if hasattr(data, "batch_size") else ""
+    _write(advice.yaml(), out, f"--config {out} --data {name}{batch}")
+
+
+def _write(text: str, out: str | None, options: str) -> None:
     if out:
         with written(Path(out)):
             Path(out).write_text(text)
-        print(f"\nWritten to {out}. To train with it: scorelight fit --config MODEL --config {out}")
+        print(f"\nWritten to {out}. To train with it: scorelight fit {options}")
 
 
-def _check(sigma_min: float, langevin_steps: int, max_examples: int | None, out: str | None) -> None:
+def _check(
+    sigma_min: float, langevin_steps: int, max_examples: int | None, minutes: float | None, out: str | None
+) -> None:
     """Report mistakes before the minutes that large data take."""
     if not 0 < sigma_min < math.inf:
         raise ConfigurationError(f"--sigma_min {sigma_min}: must be positive")
@@ -96,6 +127,8 @@ def _check(sigma_min: float, langevin_steps: int, max_examples: int | None, out:
         raise ConfigurationError(f"--langevin_steps {langevin_steps}: must be at least 1")
     if max_examples is not None and max_examples < 2:
         raise ConfigurationError(f"--max_examples {max_examples}: must be at least 2")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ConfigurationError(f"--minutes {minutes}: must be positive")
     if out and Path(out).exists():
         raise ConfigurationError(f"--out {out}: exists already; name a new file")
 
