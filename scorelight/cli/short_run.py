@@ -45,14 +45,10 @@ class ShortRun(NamedTuple):
             + "  <" * (channels == chosen)
             for channels, speed in self.speeds
         ]
-        return "\n".join(
-            [
-                f"  channels  images/s  in {self.minutes:g} min",
-                *rows,
-                f"The widest network that sees {ENOUGH:,} images, or the narrowest one.",
-                "",
-            ]
-        )
+        reason = f"The widest network that sees {ENOUGH:,} images."
+        if (needed := ENOUGH / self.speeds[0].images_per_second / 60) > self.minutes:
+            reason = f"The narrowest network: it would see {ENOUGH:,} images in {needed:.2g} minutes."
+        return "\n".join([f"  channels  images/s  in {self.minutes:g} min", *rows, reason, ""])
 
     def yaml(self) -> str:
         """The file."""

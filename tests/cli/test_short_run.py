@@ -57,6 +57,7 @@ def test_the_widest_network_is_taken_that_sees_enough_images(monkeypatch, images
     assert network["base_channels"] == channels and "num_classes" not in network
     (line,) = [row for row in run.report().splitlines() if row.endswith("<")]
     assert line.split()[0] == str(channels)
+    assert ("The narrowest network: it would see" in run.report()) == (images_per_second < 1)
 
 
 @pytest.mark.parametrize(
