@@ -101,6 +101,10 @@ class Denoiser(Component, nn.Module, ABC):
         """Predict as `predict` does, with every condition dropped."""
         return self.predict(x_t, level)
 
+    def predict_both(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> tuple[Prediction, Prediction]:
+        """`predict` and `unconditional`, in one evaluation where that is possible."""
+        return self.predict(x_t, level, **cond), self.unconditional(x_t, level, **cond)
+
 
 class DenoiserWrapper(Denoiser, ABC):
     """A denoiser around another one, with the same process: the base of guidance.

@@ -41,6 +41,11 @@ class ClippedDenoiser(DenoiserWrapper):
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         return self._clip(self.denoiser.unconditional(x_t, level, **cond))
 
+    @override
+    def predict_both(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> tuple[Prediction, Prediction]:
+        conditional, unconditional = self.denoiser.predict_both(x_t, level, **cond)
+        return self._clip(conditional), self._clip(unconditional)
+
     def _clip(self, pred: Prediction) -> Prediction:
         x0 = pred.x0.clamp(self.low, self.high)
         return Prediction(pred.x_t, pred.level, x0, _X0, pred.variance_fraction)

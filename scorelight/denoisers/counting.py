@@ -35,3 +35,8 @@ class CountingDenoiser(DenoiserWrapper):
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         self.num_evaluations += 1
         return self.denoiser.unconditional(x_t, level, **cond)
+
+    @override
+    def predict_both(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> tuple[Prediction, Prediction]:
+        self.num_evaluations += 2
+        return self.denoiser.predict_both(x_t, level, **cond)

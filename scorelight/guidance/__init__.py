@@ -1,0 +1,5 @@
+"""Guidance: denoisers around denoisers, which change what is sampled."""
+
+from scorelight.guidance.classifier_free import ClassifierFreeGuidance
+
+__all__ = ["ClassifierFreeGuidance"]
