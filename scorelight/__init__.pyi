@@ -87,6 +87,12 @@ from .evaluation.sample_grid import (
 from .evaluation.sample_grid import (
     SampleWriter as SampleWriter,
 )
+from .guidance import (
+    Autoguidance as Autoguidance,
+)
+from .guidance import (
+    ClassifierFreeGuidance as ClassifierFreeGuidance,
+)
 from .likelihood import (
     BitsPerDim as BitsPerDim,
 )

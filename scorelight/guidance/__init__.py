@@ -1,5 +1,6 @@
 """Guidance: denoisers around denoisers, which change what is sampled."""
 
+from scorelight.guidance.autoguidance import Autoguidance
 from scorelight.guidance.classifier_free import ClassifierFreeGuidance
 
-__all__ = ["ClassifierFreeGuidance"]
+__all__ = ["Autoguidance", "ClassifierFreeGuidance"]

@@ -36,10 +36,8 @@ def scale_at(level: AnyLevel, scale: float, interval: Interval | None) -> Scalar
     if interval is None:
         return scale
     low, high = interval
-    alpha, sigma = level.alpha, level.sigma
-    if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
-        return torch.where((sigma >= low * alpha) & (sigma <= high * alpha), scale, 1.0).to(sigma)
-    return scale if low * alpha <= sigma <= high * alpha else 1.0
+    inside = (level.sigma >= low * level.alpha) & (level.sigma <= high * level.alpha)
+    return torch.where(inside, scale, 1.0) if isinstance(inside, Tensor) else scale if inside else 1.0
 
 
 def extrapolate(away: Prediction, towards: Prediction, scale: Scalar) -> Prediction:
@@ -52,5 +50,6 @@ def extrapolate(away: Prediction, towards: Prediction, scale: Scalar) -> Predict
     output = away.output
     if away.parameterization is not space:
         output = away.combine(*space.coefficients(towards.level))
+    scale = scale.to(output) if isinstance(scale, Tensor) else scale
     guided = output + scale * (towards.output - output)
     return Prediction(towards.x_t, towards.level, guided, space, towards.variance_fraction)

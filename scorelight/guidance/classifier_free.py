@@ -72,6 +72,11 @@ class ClassifierFreeGuidance(DenoiserWrapper):
         x0 = self._corrected(unconditional.x0, conditional.x0, scale)
         return Prediction(x_t, level, x0, X0(), conditional.variance_fraction)
 
+    @override
+    def evaluations(self, level: AnyLevel) -> int:
+        scale = scale_at(level, self.scale, self.interval)
+        return self.denoiser.evaluations(level) * (1 if not isinstance(scale, Tensor) and scale == 1 else 2)
+
     def _corrected(self, away: Tensor, towards: Tensor, scale: Scalar) -> Tensor:
         """x̂0 by the options, with the scale 1 left as it is."""
         step = (scale - 1) * (towards - away)

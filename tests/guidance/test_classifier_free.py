@@ -14,6 +14,7 @@ from scorelight import (
     X0,
     AnalyticDenoiser,
     AncestralSampler,
+    ClassifierFreeGuidance,
     ConfigurationError,
     CountingDenoiser,
     DDPMProcess,
@@ -30,7 +31,6 @@ from scorelight import (
     VPrediction,
 )
 from scorelight.conditions import NO_CLASS
-from scorelight.guidance import ClassifierFreeGuidance
 
 D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow(), DDPMProcess(50)]
