@@ -13,8 +13,8 @@ __all__ = ["effective_sample_size", "split_r_hat"]
 def split_r_hat(trace: Tensor) -> float:
     """√((W (n − 1)/n + B/n)/W): 1 for chains that have mixed (Gelman et al., 2013, sec. 11.4).
 
-    Of the half chains, of n iterations each, B is n times the variance of their means, and W the mean of their
-    variances.
+    Of the half chains, of n iterations each, B is n times the variance of their means, and W the mean of
+    their variances.
 
     Args:
         trace: A scalar of every iteration and chain, shape (N, chains), N >= 4.
