@@ -441,5 +441,8 @@ from .training.module import (
 from .training.muon import (
     MuonWithAdam as MuonWithAdam,
 )
+from .training.power_ema import (
+    PowerEMA as PowerEMA,
+)
 
 __version__: str
