@@ -12,6 +12,12 @@ from .certification import (
 from .certification import (
     score_error as score_error,
 )
+from .classifiers import (
+    BayesClassifier as BayesClassifier,
+)
+from .classifiers import (
+    Classifier as Classifier,
+)
 from .data import (
     ArrayDataModule as ArrayDataModule,
 )
@@ -92,6 +98,9 @@ from .guidance import (
 )
 from .guidance import (
     ClassifierFreeGuidance as ClassifierFreeGuidance,
+)
+from .guidance import (
+    ClassifierGuidance as ClassifierGuidance,
 )
 from .likelihood import (
     BitsPerDim as BitsPerDim,

@@ -27,6 +27,7 @@ ORDER = [
     "times",
     "networks",
     "denoisers",
+    "classifiers",
     "samplers",
     "likelihood",
     "posterior",
@@ -130,6 +131,7 @@ def test_private_names_of_lightning_are_in_one_file():
         "storage/identity.py": {"_init_args"},
         "storage/component.py": {"_init_args"},
         "training/ema.py": {"_foreach_lerp_"},
+        "training/power_ema.py": {"_foreach_lerp_"},
     }
     found = {str(path.relative_to(ROOT)): {*private_names(path)} - public for path, _ in files()}
     del found["training/lightning_private.py"]

@@ -7,6 +7,7 @@ The parser finds a class by its short name, such as ``DDIM``, among the classes 
 from __future__ import annotations
 
 from scorelight import (
+    classifiers,
     data,
     denoisers,
     evaluation,
@@ -23,6 +24,7 @@ from scorelight import (
 )
 
 __all__ = [
+    "classifiers",
     "data",
     "denoisers",
     "evaluation",

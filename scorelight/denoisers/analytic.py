@@ -67,6 +67,7 @@ class GaussianMixture(nn.Module):
         if classes is not None and set(classes.tolist()) != set(range(int(classes.max()) + 1)):
             raise ConfigurationError(f"classes {classes.tolist()}: every class from 0 on needs a component")
         self.register_buffer("classes", classes)
+        self.num_classes = 0 if classes is None else int(classes.max()) + 1
 
     def _components(self, x: Tensor, alpha: Scalar, sigma: Scalar) -> tuple[Tensor, Tensor, Tensor]:
         """Per component, in the eigenbasis: x − αm (B, K, D), its variance, and log w_k N_k (B, K)."""
@@ -114,8 +115,8 @@ class GaussianMixture(nn.Module):
         if self.classes is None:
             raise ConfigurationError("GaussianMixture: its components have no classes")
         log_share = self._components(x, alpha, sigma)[2].log_softmax(1)
-        num = int(self.classes.max()) + 1
-        return torch.stack([log_share[:, self.classes == c].logsumexp(1) for c in range(num)], 1)
+        of_class = [log_share[:, self.classes == c].logsumexp(1) for c in range(self.num_classes)]
+        return torch.stack(of_class, 1)
 
     def sample(self, num: int, generator: Generators = None) -> Tensor:
         """`num` exact samples, shape (num, *shape), float64."""

@@ -1,6 +1,7 @@
 """Guidance: denoisers around denoisers, which change what is sampled."""
 
 from scorelight.guidance.autoguidance import Autoguidance
+from scorelight.guidance.classifier import ClassifierGuidance
 from scorelight.guidance.classifier_free import ClassifierFreeGuidance
 
-__all__ = ["Autoguidance", "ClassifierFreeGuidance"]
+__all__ = ["Autoguidance", "ClassifierFreeGuidance", "ClassifierGuidance"]

@@ -11,7 +11,7 @@ from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import AnyLevel, Scalar
 
-__all__ = ["Interval", "check_scale", "extrapolate", "scale_at"]
+__all__ = ["Interval", "add_score", "check_scale", "extrapolate", "scale_at"]
 
 Interval = tuple[float, float]
 """Bounds of σ/α, both included."""
@@ -31,13 +31,13 @@ def check_scale(owner: str, scale: float, interval: Interval | None) -> None:
         )
 
 
-def scale_at(level: AnyLevel, scale: float, interval: Interval | None) -> Scalar:
-    """The scale inside the interval of σ/α, and 1 outside (Kynkäänniemi et al., 2024, eq. 3)."""
+def scale_at(level: AnyLevel, scale: float, interval: Interval | None, outside: float = 1.0) -> Scalar:
+    """The scale inside the interval of σ/α, and another one outside (Kynkäänniemi et al., 2024, eq. 3)."""
     if interval is None:
         return scale
     low, high = interval
     inside = (level.sigma >= low * level.alpha) & (level.sigma <= high * level.alpha)
-    return torch.where(inside, scale, 1.0) if isinstance(inside, Tensor) else scale if inside else 1.0
+    return torch.where(inside, scale, outside) if isinstance(inside, Tensor) else scale if inside else outside
 
 
 def extrapolate(away: Prediction, towards: Prediction, scale: Scalar) -> Prediction:
@@ -53,3 +53,15 @@ def extrapolate(away: Prediction, towards: Prediction, scale: Scalar) -> Predict
     scale = scale.to(output) if isinstance(scale, Tensor) else scale
     guided = output + scale * (towards.output - output)
     return Prediction(towards.x_t, towards.level, guided, space, towards.variance_fraction)
+
+
+def add_score(pred: Prediction, gradient: Tensor, scale: Scalar) -> Prediction:
+    """The prediction with `scale` times a gradient added to its score.
+
+    ε̂ changes by −σ s g and x̂0 by (σ²/α) s g, so that x_t = α x̂0 + σ ε̂ stays; by (5) the output changes by
+    −(σΔ/α) s g.
+    """
+    level, space = pred.level, pred.parameterization
+    factor = -level.sigma * space.determinant(level) / level.alpha * scale
+    output = pred.output + (factor * gradient).to(pred.output)
+    return Prediction(pred.x_t, level, output, space, pred.variance_fraction)
