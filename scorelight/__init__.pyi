@@ -102,6 +102,9 @@ from .guidance import (
 from .guidance import (
     ClassifierGuidance as ClassifierGuidance,
 )
+from .guidance import (
+    ExactGuidance as ExactGuidance,
+)
 from .likelihood import (
     BitsPerDim as BitsPerDim,
 )
@@ -275,6 +278,12 @@ from .parameterizations import (
 )
 from .parameterizations import (
     VPrediction as VPrediction,
+)
+from .posterior import (
+    ClassLikelihood as ClassLikelihood,
+)
+from .posterior import (
+    Likelihood as Likelihood,
 )
 from .processes import (
     VESDE as VESDE,
