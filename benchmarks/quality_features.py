@@ -98,10 +98,12 @@ if __name__ == "__main__":
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = train(*examples("cifar10", "train"), options.epochs)
+    stored = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    network.load_state_dict(stored)
     held_out = examples("cifar10", "val")
     right = f"{num_right(network, *held_out)} of {len(held_out[0])} test images"
     path = Path(RESULTS / FILE)
-    save_file(network.state_dict(), path, {"right": right, "epochs": str(options.epochs), "commit": commit()})
+    save_file(stored, path, {"right": right, "epochs": str(options.epochs), "commit": commit()})
     path.chmod(0o644)
     with safe_open(path, "pt") as file:
         print(file.metadata())

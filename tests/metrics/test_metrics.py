@@ -174,7 +174,7 @@ def test_sliced_wasserstein_of_a_shift(generator):
     delta = torch.tensor([1.0, -2.0, 0.5], dtype=D)
     squared = sliced_wasserstein(x, x + delta, 4000) ** 2
     assert squared == pytest.approx((delta.square().sum() / 3).item(), rel=4 * math.sqrt(0.8 / 4000))
-    assert sliced_wasserstein(x, x.flip(0)) == 0
+    assert sliced_wasserstein(x, x.flip(0)) < 1e-15  # products of rows can be rounded by their place
 
 
 def test_sliced_wasserstein_is_a_metric_of_samples(pair):
