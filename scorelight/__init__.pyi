@@ -12,6 +12,12 @@ from .certification import (
 from .certification import (
     score_error as score_error,
 )
+from .classifiers import (
+    BayesClassifier as BayesClassifier,
+)
+from .classifiers import (
+    Classifier as Classifier,
+)
 from .data import (
     ArrayDataModule as ArrayDataModule,
 )
@@ -86,6 +92,18 @@ from .evaluation.sample_grid import (
 )
 from .evaluation.sample_grid import (
     SampleWriter as SampleWriter,
+)
+from .guidance import (
+    Autoguidance as Autoguidance,
+)
+from .guidance import (
+    ClassifierFreeGuidance as ClassifierFreeGuidance,
+)
+from .guidance import (
+    ClassifierGuidance as ClassifierGuidance,
+)
+from .guidance import (
+    ExactGuidance as ExactGuidance,
 )
 from .likelihood import (
     BitsPerDim as BitsPerDim,
@@ -261,6 +279,12 @@ from .parameterizations import (
 from .parameterizations import (
     VPrediction as VPrediction,
 )
+from .posterior import (
+    ClassLikelihood as ClassLikelihood,
+)
+from .posterior import (
+    Likelihood as Likelihood,
+)
 from .processes import (
     VESDE as VESDE,
 )
@@ -434,6 +458,9 @@ from .training.module import (
 )
 from .training.muon import (
     MuonWithAdam as MuonWithAdam,
+)
+from .training.power_ema import (
+    PowerEMA as PowerEMA,
 )
 
 __version__: str

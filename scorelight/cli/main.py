@@ -30,7 +30,7 @@ from scorelight.storage.trust import trust
 
 __all__ = ["main"]
 
-_FUNCTIONS = ("sample", "evaluate", "statistics", "interpolate", "dequantize", "advise")
+_FUNCTIONS = ("sample", "evaluate", "statistics", "interpolate", "dequantize", "ema", "advise")
 _COMMANDS = ("fit", "validate", *_FUNCTIONS, "configs")
 
 _HELP = """\
@@ -44,6 +44,7 @@ commands:
   statistics   features of real data:    scorelight statistics --data CIFAR10DataModule --out FILE.npz
   interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png
   dequantize   learned dequantization:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
+  ema          another average of weights: scorelight ema RUN --sigma_rel 0.1
   advise       noise levels for data:    scorelight advise --data DigitsDataModule
   configs      list the shipped configurations
 

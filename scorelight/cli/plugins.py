@@ -7,14 +7,17 @@ The parser finds a class by its short name, such as ``DDIM``, among the classes 
 from __future__ import annotations
 
 from scorelight import (
+    classifiers,
     data,
     denoisers,
     evaluation,
+    guidance,
     likelihood,
     metrics,
     networks,
     objectives,
     parameterizations,
+    posterior,
     processes,
     samplers,
     times,
@@ -22,14 +25,17 @@ from scorelight import (
 )
 
 __all__ = [
+    "classifiers",
     "data",
     "denoisers",
     "evaluation",
+    "guidance",
     "likelihood",
     "metrics",
     "networks",
     "objectives",
     "parameterizations",
+    "posterior",
     "processes",
     "samplers",
     "times",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorelight.conditions import NO_CLASS
 from scorelight.denoisers.base import Denoiser, Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.parameterizations import Epsilon
@@ -23,20 +24,24 @@ __all__ = ["AnalyticDenoiser", "EmpiricalDenoiser", "GaussianMixture", "posterio
 
 
 class GaussianMixture(nn.Module):
-    """A mixture of Gaussians in float64, for data of any shape.
+    """A mixture of Gaussians in float64, for data of any shape, perhaps with a class for each component.
 
     Args:
         weights: Shape (K,), positive; scaled to sum to one.
         means: Shape (K, *shape).
         covariances: Shape (K, D, D) with D = prod(shape), or (K,) variances of isotropic components.
+        classes: Class of each component, 0 to C − 1, shape (K,); every class has a component.
     """
 
     weights: Tensor
     means: Tensor
     eigenvalues: Tensor
     eigenvectors: Tensor
+    classes: Tensor | None
 
-    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    def __init__(
+        self, weights: Tensor, means: Tensor, covariances: Tensor, classes: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.shape = means.shape[1:]
         flat = means.double().flatten(1)
@@ -59,6 +64,10 @@ class GaussianMixture(nn.Module):
         self.register_buffer("means", flat)
         self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))
         self.register_buffer("eigenvectors", eigenvectors)
+        if classes is not None and set(classes.tolist()) != set(range(int(classes.max()) + 1)):
+            raise ConfigurationError(f"classes {classes.tolist()}: every class from 0 on needs a component")
+        self.register_buffer("classes", classes)
+        self.num_classes = 0 if classes is None else int(classes.max()) + 1
 
     def _components(self, x: Tensor, alpha: Scalar, sigma: Scalar) -> tuple[Tensor, Tensor, Tensor]:
         """Per component, in the eigenbasis: x − αm (B, K, D), its variance, and log w_k N_k (B, K)."""
@@ -69,15 +78,45 @@ class GaussianMixture(nn.Module):
         log_normal = -0.5 * (centred**2 / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
         return centred, variance, self.weights.log() + log_normal
 
-    def log_prob(self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0) -> Tensor:
-        """Log density in nats, shape (B,), of α x0 + σ ε; of the data itself by default."""
-        return self._components(x, alpha, sigma)[2].logsumexp(1)
+    def _log_joint_of(self, log_joint: Tensor, label: Tensor | None) -> Tensor:
+        """Log w_k N_k, −∞ for components of other classes than the label's; `NO_CLASS` has them all."""
+        if label is None:
+            return log_joint
+        if self.classes is None:
+            raise ConfigurationError("GaussianMixture: a label was given, and its components have no classes")
+        label = label.to(log_joint.device).reshape(-1, 1)
+        admitted = (label == self.classes) | (label == NO_CLASS)
+        return log_joint.where(admitted, -math.inf)
 
-    def score(self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0) -> Tensor:
+    def log_prob(
+        self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0, label: Tensor | None = None
+    ) -> Tensor:
+        """Log density in nats, shape (B,), of α x0 + σ ε; of the data itself by default.
+
+        With labels of shape (B,), it is that of the class: log p_t(x | c).
+        """
+        log_joint = self._components(x, alpha, sigma)[2]
+        if label is None:
+            return log_joint.logsumexp(1)
+        prior = self._log_joint_of(self.weights.log()[None], label).logsumexp(1)
+        return self._log_joint_of(log_joint, label).logsumexp(1) - prior
+
+    def score(
+        self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0, label: Tensor | None = None
+    ) -> Tensor:
         """Gradient of `log_prob` in x, shape of x, float64."""
         centred, variance, log_joint = self._components(x, alpha, sigma)
         pull = torch.einsum("bke,kde->bkd", centred / variance, self.eigenvectors)
-        return -torch.einsum("bk,bkd->bd", log_joint.softmax(1), pull).reshape(x.shape)
+        share = self._log_joint_of(log_joint, label).softmax(1)
+        return -torch.einsum("bk,bkd->bd", share, pull).reshape(x.shape)
+
+    def log_class_prob(self, x: Tensor, alpha: Scalar = 1.0, sigma: Scalar = 0.0) -> Tensor:
+        """Log p(c | x) of every class at a noise level, shape (B, C): the Bayes classifier."""
+        if self.classes is None:
+            raise ConfigurationError("GaussianMixture: its components have no classes")
+        log_share = self._components(x, alpha, sigma)[2].log_softmax(1)
+        of_class = [log_share[:, self.classes == c].logsumexp(1) for c in range(self.num_classes)]
+        return torch.stack(of_class, 1)
 
     def sample(self, num: int, generator: Generators = None) -> Tensor:
         """`num` exact samples, shape (num, *shape), float64."""
@@ -104,8 +143,8 @@ class AnalyticDenoiser(Denoiser):
         self.parameterization = Epsilon()
 
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        """E[ε | x_t] = −σ ∇log p_t(x_t)."""
-        epsilon = -level.sigma * self.density.score(x_t, level.alpha, level.sigma)
+        """E[ε | x_t] = −σ ∇log p_t(x_t), given the class if there is a ``label``, shape (B,)."""
+        epsilon = -level.sigma * self.density.score(x_t, level.alpha, level.sigma, cond.get("label"))
         return Prediction(x_t, level, epsilon.to(x_t.dtype), self.parameterization)
 
 

@@ -101,6 +101,14 @@ class Denoiser(Component, nn.Module, ABC):
         """Predict as `predict` does, with every condition dropped."""
         return self.predict(x_t, level)
 
+    def evaluations(self, level: AnyLevel) -> int:
+        """Evaluations of a network, for each example, that `predict` takes at a level."""
+        return 1
+
+    def predict_both(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> tuple[Prediction, Prediction]:
+        """`predict` and `unconditional`, in one evaluation where that is possible."""
+        return self.predict(x_t, level, **cond), self.unconditional(x_t, level, **cond)
+
 
 class DenoiserWrapper(Denoiser, ABC):
     """A denoiser around another one, with the same process: the base of guidance.
@@ -112,6 +120,9 @@ class DenoiserWrapper(Denoiser, ABC):
         denoiser: The denoiser that is wrapped.
     """
 
+    needs_condition_dropout: bool = False
+    """Whether it asks a conditional model for its prediction without the condition."""
+
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -120,6 +131,10 @@ class DenoiserWrapper(Denoiser, ABC):
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         """Predict with the wrapped denoiser's `unconditional`."""
         return self.denoiser.unconditional(x_t, level, **cond)
+
+    def evaluations(self, level: AnyLevel) -> int:
+        """Those of the wrapped denoiser."""
+        return self.denoiser.evaluations(level)
 
 
 MakeWrapper = Callable[[Denoiser], DenoiserWrapper]

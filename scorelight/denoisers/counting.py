@@ -14,9 +14,9 @@ __all__ = ["CountingDenoiser"]
 
 
 class CountingDenoiser(DenoiserWrapper):
-    """Counts the evaluations of another denoiser, one for a batch, in `num_evaluations`.
+    """Counts the evaluations of networks that the predictions of another denoiser take, for each example.
 
-    Around a guided denoiser it counts the calls of the sampler; inside it, the calls of the network.
+    They are in `num_evaluations`: of a guided denoiser more than the calls, see `Denoiser.evaluations`.
 
     Args:
         denoiser: The denoiser whose evaluations are counted.
@@ -28,10 +28,15 @@ class CountingDenoiser(DenoiserWrapper):
 
     @override
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
-        self.num_evaluations += 1
+        self.num_evaluations += self.denoiser.evaluations(level)
         return self.denoiser.predict(x_t, level, **cond)
 
     @override
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         self.num_evaluations += 1
         return self.denoiser.unconditional(x_t, level, **cond)
+
+    @override
+    def predict_both(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> tuple[Prediction, Prediction]:
+        self.num_evaluations += 2
+        return self.denoiser.predict_both(x_t, level, **cond)

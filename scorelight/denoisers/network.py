@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from scorelight.conditions import class_rows, drop_conditions
 from scorelight.denoisers.base import Denoiser, Prediction
@@ -58,11 +60,42 @@ class NetworkDenoiser(Denoiser):
         drop = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
         return self.predict(x_t, level, **drop_conditions(cond, drop))
 
+    @override
+    def predict_both(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> tuple[Prediction, Prediction]:
+        """Both predictions, by one evaluation of twice the batch."""
+        size = len(x_t)
+        drop = torch.arange(2 * size, device=x_t.device) >= size
+        twice = {name: _twice(_one_for_each(value, x_t), size) for name, value in cond.items()}
+        levels = level.map(functools.partial(_twice, size=size))
+        both = self.predict(torch.cat([x_t, x_t]), levels, **drop_conditions(twice, drop))
+        fractions = both.variance_fraction
+        conditional, unconditional = (
+            Prediction(x_t, level, output, self.parameterization, fraction)
+            for output, fraction in zip(
+                both.output.chunk(2), (None, None) if fractions is None else fractions.chunk(2), strict=True
+            )
+        )
+        return conditional, unconditional
+
     def _with_rows(self, cond: dict[str, Any], x_t: Tensor) -> dict[str, Any]:
         """The conditions, with the label as the network expects it."""
         if cond.get("label") is None or not (num_classes := getattr(self.network, "num_classes", None)):
             return cond
         return cond | {"label": class_rows(cond["label"], num_classes, x_t)}
+
+
+def _one_for_each(value: Any, x_t: Tensor) -> Any:
+    """A condition that is one for all examples, as one for each."""
+    if value is None:
+        return None
+    value = torch.as_tensor(value, device=x_t.device)
+    return value.expand(len(x_t)) if value.ndim == 0 else value
+
+
+def _twice(value: Any, size: int) -> Any:
+    """What has a row for each of `size` examples, one after the other twice; anything else as it is."""
+    per_example = isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
+    return torch.cat([value, value]) if per_example else value
 
 
 def _per_example(value: Scalar, x_t: Tensor) -> Tensor:

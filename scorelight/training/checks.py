@@ -18,6 +18,7 @@ __all__ = [
     "check_checkpoint",
     "check_compatible",
     "check_fit",
+    "check_guidance",
     "check_seed",
     "check_trainer",
     "check_validation_examples",
@@ -34,6 +35,21 @@ _LEAST = {
     "num_sanity_val_steps": -1,
 }
 """Options of a trainer that Lightning takes at any value, and their least one."""
+
+
+def check_guidance(guidance: Callable[..., Any] | None, condition_dropout: float) -> None:
+    """Refuse guidance that asks for an unconditional prediction of a model that has not learned one.
+
+    Raises:
+        ConfigurationError: If the model was trained without `condition_dropout`.
+    """
+    cls = getattr(guidance, "func", guidance)
+    if getattr(cls, "needs_condition_dropout", False) and not condition_dropout:
+        name = getattr(cls, "__name__", str(cls))
+        raise ConfigurationError(
+            f"{name} needs the model's prediction without its condition, which condition_dropout=0 does not "
+            "train; train a class-conditional model with --model.condition_dropout 0.1"
+        )
 
 
 def check_compatible(

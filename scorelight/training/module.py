@@ -31,6 +31,7 @@ from scorelight.training.checks import (
     check_checkpoint,
     check_compatible,
     check_fit,
+    check_guidance,
     check_validation_examples,
     require_floating,
 )
@@ -99,16 +100,26 @@ class ScoreModule(ConfiguredModule):
         self.ema = ExponentialMovingAverage(self.denoiser, ema_decay)
         self.objective = objective
         self.sampler = sampler
-        self.guidance = guidance
         self.shape = network.shape
         self.num_classes = network.num_classes
         self.condition_dropout = condition_dropout
+        self.guidance = guidance
         self.compile_network = compile_network
         self.dequantize = dequantize
         self.step_log = StepLog()
         self.micro_batches = MicroBatches()
         self.guard = DivergenceGuard()
         self.val_loss = MeanMetric()
+
+    @property
+    def guidance(self) -> MakeWrapper | None:
+        """Wraps the denoiser when samples are drawn and evaluated."""
+        return self._guidance
+
+    @guidance.setter
+    def guidance(self, guidance: MakeWrapper | None) -> None:
+        check_guidance(guidance, self.condition_dropout)
+        self._guidance = guidance
 
     def configure_callbacks(self) -> list[Callback]:
         """Check the run: in the first of Lightning's hooks, before a logger or a callback writes anything."""

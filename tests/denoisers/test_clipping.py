@@ -134,3 +134,26 @@ def test_it_is_named_by_its_options():
     assert isinstance(
         ClippedDenoiser(NetworkDenoiser(network, VPSDE(), X0()))(torch.zeros(1, 2), torch.ones(1)), Prediction
     )
+
+
+def test_a_dynamic_threshold_scales_what_is_beyond_the_range(generator):
+    """By the definition of Saharia et al. (2022), sec. 2.3, written out for data in [0, 4]."""
+    process, x = VPSDE(), torch.randn(5, 40, dtype=D, generator=generator)
+    x[:2] *= 0.1  # within the range
+    network = random_mlp((40,), std=3.0)
+    denoiser = NetworkDenoiser(network, process, X0())
+    level = process.grid_levels(torch.tensor([0.5]))[0]
+    plain = denoiser.predict(x, level).x0
+    found = ClippedDenoiser(denoiser, 0.0, 4.0, quantile=0.9).predict(x, level).x0
+    for row, value in zip(plain, found, strict=True):
+        u = (row - 2) / 2
+        r = max(1.0, u.abs().quantile(0.9).item())
+        torch.testing.assert_close(value, 2 + 2 * u.clamp(-r, r) / r)
+    assert not torch.equal(found, plain.clamp(0, 4))
+
+
+@pytest.mark.parametrize("quantile", [0.0, 1.1, math.nan])
+def test_a_quantile_out_of_range_is_refused(quantile):
+    denoiser = AnalyticDenoiser(DENSITY, VPSDE())
+    with pytest.raises(ConfigurationError, match="0 < quantile <= 1"):
+        ClippedDenoiser(denoiser, quantile=quantile)

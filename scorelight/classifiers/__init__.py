@@ -1,0 +1,5 @@
+"""Classifiers of noisy examples."""
+
+from scorelight.classifiers.base import BayesClassifier, Classifier
+
+__all__ = ["BayesClassifier", "Classifier"]

@@ -1,0 +1,146 @@
+"""Draws of p(x) p(y | x)^s itself, which no guided score has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from scorelight.denoisers.base import Denoiser
+from scorelight.errors import ConfigurationError
+from scorelight.posterior.diagnostics import effective_sample_size, split_r_hat
+from scorelight.posterior.likelihood import Likelihood
+from scorelight.posterior.noise_chains import noise_chains
+from scorelight.processes.base import ForwardProcess
+from scorelight.rng import Generators, rand, randn_like
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
+from scorelight.samplers.multistep import ExponentialAdams
+
+__all__ = ["Diagnosis", "ExactGuidance"]
+
+
+class Diagnosis(NamedTuple):
+    """How the chains of a set of samples went."""
+
+    acceptance: float
+    """Share of the proposals that were accepted, after the warm-up."""
+    r_hat: float
+    """Split R̂ of the log-likelihood, after the warm-up; below 1.05 if the chains have mixed."""
+    effective_size: float
+    """Independent draws that the iterations after the warm-up are worth, of the log-likelihood, per chain."""
+
+
+class ExactGuidance(Sampler):
+    """A Markov chain for each sample, whose law is p(x) p(y | x)^s/Z: exactly guided sampling.
+
+    p(x) is the law of a deterministic sampler's results, x = Φ(z), and the chain moves in its noise, see
+    `scorelight.posterior.noise_chains`. The states are those of the chains; the last is the sample. For
+    p(x) = N(0, 2) and p(x) p(y | x) ∝ N(0, 1) the variance is 2/(1 + s), where guided scores end at
+    2^(1−s) or (2 − 2^(2−2s))/(2s − 1), see `ClassifierFreeGuidance`.
+
+    A sample costs `num_iterations` + 1 runs of the deterministic sampler, with gradients about three times
+    that. Chain i is a function of (seed, i). `diagnose` tells whether the chains have mixed.
+
+    Args:
+        likelihood: p(y | x), of clean data.
+        scale: s.
+        flow: The deterministic sampler (default: `ExponentialAdams` of 20 steps).
+        num_iterations: Iterations of a chain.
+        betas: Steps β of the proposals in turn, 0 < β <= 1: 1 is independent of the present state.
+        warmup: Iterations in which the likelihood rises from p(y | x)^0 to p(y | x)^s.
+        use_gradient: Whether proposals with β < 1 follow the gradient of the likelihood, through the sampler.
+        conditional: Whether the model is given the conditions, too; else only the likelihood is.
+    """
+
+    remedy = "more iterations, smaller betas"
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        scale: float = 1.0,
+        flow: Sampler | None = None,
+        num_iterations: int = 100,
+        betas: Sequence[float] = (1.0, 0.5, 0.25, 0.1),
+        warmup: int = 20,
+        use_gradient: bool = False,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__(num_iterations, denoise=False)
+        if not betas or not all(0 < beta <= 1 for beta in betas):
+            raise ConfigurationError(f"ExactGuidance: betas={list(betas)}: some are needed, 0 < beta <= 1")
+        if not 0 <= warmup <= num_iterations - 4:
+            raise ConfigurationError(
+                f"ExactGuidance: warmup={warmup}: from 0 to num_iterations - 4 = {num_iterations - 4}"
+            )
+        self.likelihood, self.scale = likelihood, scale
+        self.flow = flow or ExponentialAdams()
+        self.betas, self.warmup = tuple(betas), warmup
+        self.use_gradient, self.conditional = use_gradient, conditional
+        self._traces: list[tuple[Tensor, Tensor]] = []
+
+    @override
+    def levels(self, process: ForwardProcess) -> Levels:
+        return self.flow.levels(process)
+
+    @override
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
+        raise NotImplementedError("ExactGuidance: the states are those of chains, see sample_path")
+
+    @override
+    def sample_path(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        *,
+        generator: Generators = None,
+        noise_source: NoiseSource | None = None,
+        **cond: Any,
+    ) -> Iterator[Tensor]:
+        """Yield the chains after each iteration, from unit noise of shape (B, ...)."""
+
+        def flow(z: Tensor) -> Tensor:
+            return self.flow(denoiser, z, noise_source=self._no_noise, **(cond if self.conditional else {}))
+
+        def log_likelihood(x0: Tensor) -> Tensor:
+            return self.scale * self.likelihood.log_prob(x0, **cond)
+
+        chains = noise_chains(
+            flow,
+            log_likelihood,
+            noise,
+            noise_source or (lambda like: randn_like(like, generator)),
+            lambda num: rand(num, generator, noise.device),
+            self.num_steps,
+            self.betas,
+            self.warmup,
+            self.use_gradient,
+        )
+        values, accepted = [], []
+        for state in chains:
+            values.append(state.log_likelihood)
+            accepted.append(state.accepted)
+            yield state.x0
+        self._traces.append((torch.stack(values), torch.stack(accepted)))
+
+    def diagnose(self) -> Diagnosis:
+        """The chains of all samples that this sampler has drawn, which must have the same target.
+
+        Raises:
+            ConfigurationError: If it has drawn none.
+        """
+        if not self._traces:
+            raise ConfigurationError("ExactGuidance: has drawn no samples")
+        values, accepted = (torch.cat(parts, 1)[self.warmup :] for parts in zip(*self._traces, strict=True))
+        size = effective_sample_size(values) / values.shape[1]
+        return Diagnosis(accepted.double().mean().item(), split_r_hat(values), size)
+
+    def _no_noise(self, like: Tensor) -> Tensor:
+        raise ConfigurationError(
+            f"ExactGuidance: flow={type(self.flow).__name__} draws noise; take a deterministic sampler, such "
+            "as DDIM, Heun or ExponentialAdams"
+        )
