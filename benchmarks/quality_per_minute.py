@@ -2,14 +2,12 @@
 
     python benchmarks/quality_per_minute.py            # continues where it was interrupted
     python benchmarks/quality_per_minute.py --only "mnist final azula" --pieces 1
-    DATA=FOLDER python benchmarks/quality_per_minute.py --only cifar10
 
-MNIST in five and ten minutes (six CPU hours), digits in one, CIFAR-10 in sixty (six CPU hours; FOLDER holds
-cifar10_train.npz and cifar10_test.npz), in one thread. The clock is the CPU time of the training, since other
-programs on the machine do not count then. Every model draws 1,000 samples with at most 50 evaluations of its
-network, for each of two seeds; the Fréchet distance of `MNISTFeatures`, `DigitsFeatures` or the classifier of
-quality_features.py to the training set has noise of a few per cent and, with 1,000 samples, a bias upwards
-that is the same for all.
+MNIST in five and ten minutes (six CPU hours), and digits in one, in one thread. The clock is the CPU time of
+the training, since other programs on the machine do not count then. Every model draws 1,000 samples with at
+most 50 evaluations of its network, for each of two seeds; the Fréchet distance of `MNISTFeatures` or
+`DigitsFeatures` to the training set has noise of a few per cent and, with 1,000 samples, a bias upwards that
+is the same for all.
 
 * Ours are configurations as they are shipped, trained by `scorelight fit`, whose trainer is given the CPU
   time for its clock. What is done before the first step does not count: for the unconditional ones the search
@@ -17,7 +15,7 @@ that is the same for all.
   those of the conditional ones are of the classes.
 * The others train as their own examples do (quality_peers.py), in two sizes, at two learning rates. The best
   of the four is found first, in less time, by the distance of other samples to the test set; it is then
-  trained for as long as ours. On CIFAR-10 it is azula alone, the best of them on MNIST.
+  trained for as long as ours.
 * Our configurations were searched for, with their own protocol: quality_search.py and quality_search.jsonl.
 
 The results are quality_per_minute.json with a row for each piece of work, .npz with the first samples of each
@@ -52,7 +50,7 @@ from scorelight.training.loading import load_module
 
 FILE = RESULTS / "quality_per_minute.json"
 SEEDS, SHOWN = (0, 1), 40
-TITLES = {"mnist": "MNIST", "digits": "digits", "cifar10": "CIFAR-10"}
+TITLES = {"mnist": "MNIST", "digits": "digits"}
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,6 @@ COMPARISONS = [
         "`DigitsFeatures`",
         (1,),
         {"digits/quick": "conditional", "digits/vp_epsilon": "unconditional, made for three minutes"},
-    ),
-    Comparison(
-        "cifar10",
-        "a small classifier's features",
-        (60,),
-        {"cifar10/quick_unconditional": "unconditional", "cifar10/quick": "conditional"},
-        ("azula",),
-        10,
     ),
 ]
 
