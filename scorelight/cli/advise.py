@@ -83,8 +83,7 @@ def advise(
     """
     _check(sigma_min, langevin_steps, max_examples, minutes, out)
     data.prepare_data()
-    examples = examples_of(data, "train", max_examples)
-    x = examples.spread(max_examples).x0
+    x = examples_of(data, "train", max_examples).spread(max_examples).x0
     if minutes is not None:
         _advise_minutes(data, x, minutes, out)
         return

@@ -32,10 +32,10 @@ def ema(run: str, sigma_rel: float = 0.1, out: str | None = None) -> None:
     """
     last = find_checkpoint(run)
     folder = last.parents[1]
-    average = reconstruct(folder, sigma_rel)
     path = Path(out) if out else folder / "checkpoints" / f"ema-{sigma_rel:g}.ckpt"
     if out and path.exists():
         raise ConfigurationError(f"--out {out}: exists already; name a new file")
+    average = reconstruct(folder, sigma_rel)
     checkpoint = read_checkpoint(last)
     weights = checkpoint["state_dict"]
     for name, value in average.items():

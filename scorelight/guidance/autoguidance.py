@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.guidance.base import Interval, check_scale, extrapolate, scale_at
+from scorelight.guidance.base import Interval, check_scale, extrapolate, is_constant, scale_at
 from scorelight.processes.base import AnyLevel, ForwardProcess
 from scorelight.storage.component import spec
 from scorelight.storage.runs import find_checkpoint
@@ -68,14 +68,14 @@ class Autoguidance(DenoiserWrapper):
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         scale = scale_at(level, self.scale, self.interval)
         better = self.denoiser.predict(x_t, level, **cond)
-        if not isinstance(scale, Tensor) and scale == 1:
+        if is_constant(scale, 1):
             return better
         return extrapolate(self.weaker.predict(x_t, level, **cond), better, scale)
 
     @override
     def evaluations(self, level: AnyLevel) -> int:
         scale = scale_at(level, self.scale, self.interval)
-        alone = not isinstance(scale, Tensor) and scale == 1
+        alone = is_constant(scale, 1)
         return self.denoiser.evaluations(level) + (0 if alone else self.weaker.evaluations(level))
 
 

@@ -11,7 +11,7 @@ from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import AnyLevel, Scalar
 
-__all__ = ["Interval", "add_score", "check_scale", "extrapolate", "scale_at"]
+__all__ = ["Interval", "add_score", "check_scale", "extrapolate", "is_constant", "scale_at"]
 
 Interval = tuple[float, float]
 """Bounds of σ/α, both included."""
@@ -38,6 +38,11 @@ def scale_at(level: AnyLevel, scale: float, interval: Interval | None, outside: 
     low, high = interval
     inside = (level.sigma >= low * level.alpha) & (level.sigma <= high * level.alpha)
     return torch.where(inside, scale, outside) if isinstance(inside, Tensor) else scale if inside else outside
+
+
+def is_constant(scale: Scalar, value: float) -> bool:
+    """Whether the scale is one number for all examples, and is this one."""
+    return not isinstance(scale, Tensor) and scale == value
 
 
 def extrapolate(away: Prediction, towards: Prediction, scale: Scalar) -> Prediction:

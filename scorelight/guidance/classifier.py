@@ -11,7 +11,7 @@ from typing_extensions import override
 from scorelight.classifiers.base import Classifier
 from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.guidance.base import Interval, add_score, check_scale, scale_at
+from scorelight.guidance.base import Interval, add_score, check_scale, is_constant, scale_at
 from scorelight.processes.base import AnyLevel
 
 __all__ = ["ClassifierGuidance"]
@@ -57,7 +57,7 @@ class ClassifierGuidance(DenoiserWrapper):
         ask = self.denoiser.predict if self.conditional else self.denoiser.unconditional
         pred = ask(x_t, level, **cond)
         scale = scale_at(level, self.scale, self.interval, outside=0.0)
-        if not isinstance(scale, Tensor) and scale == 0:
+        if is_constant(scale, 0):
             return pred
         return add_score(pred, self._gradient(x_t, level, label), scale)
 

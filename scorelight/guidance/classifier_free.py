@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.guidance.base import Interval, check_scale, extrapolate, scale_at
+from scorelight.guidance.base import Interval, check_scale, extrapolate, is_constant, scale_at
 from scorelight.parameterizations import X0
 from scorelight.processes.base import AnyLevel, Scalar
 
@@ -64,7 +64,7 @@ class ClassifierFreeGuidance(DenoiserWrapper):
     @override
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         scale = scale_at(level, self.scale, self.interval)
-        if not isinstance(scale, Tensor) and scale == 1:
+        if is_constant(scale, 1):
             return self.denoiser.predict(x_t, level, **cond)
         conditional, unconditional = self.denoiser.predict_both(x_t, level, **cond)
         if self.rescale == 0 and self.parallel == 1:
@@ -75,7 +75,7 @@ class ClassifierFreeGuidance(DenoiserWrapper):
     @override
     def evaluations(self, level: AnyLevel) -> int:
         scale = scale_at(level, self.scale, self.interval)
-        return self.denoiser.evaluations(level) * (1 if not isinstance(scale, Tensor) and scale == 1 else 2)
+        return self.denoiser.evaluations(level) * (1 if is_constant(scale, 1) else 2)
 
     def _corrected(self, away: Tensor, towards: Tensor, scale: Scalar) -> Tensor:
         """x̂0 by the options, with the scale 1 left as it is."""

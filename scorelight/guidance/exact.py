@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
 from scorelight.posterior.diagnostics import effective_sample_size, split_r_hat
 from scorelight.posterior.likelihood import Likelihood
 from scorelight.posterior.noise_chains import noise_chains
 from scorelight.processes.base import ForwardProcess
-from scorelight.rng import Generators, rand, randn_like
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
 from scorelight.samplers.multistep import ExponentialAdams
 
@@ -89,32 +87,20 @@ class ExactGuidance(Sampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        raise NotImplementedError("ExactGuidance: the states are those of chains, see sample_path")
-
-    @override
-    def sample_path(
-        self,
-        denoiser: Denoiser,
-        noise: Tensor,
-        *,
-        generator: Generators = None,
-        noise_source: NoiseSource | None = None,
-        **cond: Any,
-    ) -> Iterator[Tensor]:
-        """Yield the chains after each iteration, from unit noise of shape (B, ...)."""
+        """Yield x0 of the chains after each iteration."""
 
         def flow(z: Tensor) -> Tensor:
-            return self.flow(denoiser, z, noise_source=self._no_noise, **(cond if self.conditional else {}))
+            cond = predict.cond if self.conditional else {}
+            return self.flow(predict.denoiser, z, noise_source=self._refuse_noise, **cond)
 
         def log_likelihood(x0: Tensor) -> Tensor:
-            return self.scale * self.likelihood.log_prob(x0, **cond)
+            return self.scale * self.likelihood.log_prob(x0, **predict.cond)
 
         chains = noise_chains(
             flow,
             log_likelihood,
+            x / levels[0].sigma,
             noise,
-            noise_source or (lambda like: randn_like(like, generator)),
-            lambda num: rand(num, generator, noise.device),
             self.num_steps,
             self.betas,
             self.warmup,
@@ -139,7 +125,8 @@ class ExactGuidance(Sampler):
         size = effective_sample_size(values) / values.shape[1]
         return Diagnosis(accepted.double().mean().item(), split_r_hat(values), size)
 
-    def _no_noise(self, like: Tensor) -> Tensor:
+    def _refuse_noise(self, like: Tensor) -> Tensor:
+        """The noise of the flow, which must not ask for any."""
         raise ConfigurationError(
             f"ExactGuidance: flow={type(self.flow).__name__} draws noise; take a deterministic sampler, such "
             "as DDIM, Heun or ExponentialAdams"

@@ -58,7 +58,6 @@ def noise_chains(
     log_likelihood: LogLikelihood,
     z: Tensor,
     normal: Callable[[Tensor], Tensor],
-    uniform: Callable[[int], Tensor],
     num_iterations: int,
     betas: Sequence[float] = (1.0, 0.5, 0.25, 0.1),
     warmup: int = 0,
@@ -71,7 +70,6 @@ def noise_chains(
         log_likelihood: log p(y | x0).
         z: Standard normal noise that the chains start from, shape (B, ...).
         normal: Fresh standard normal noise like its argument.
-        uniform: So many fresh numbers, uniform in (0, 1).
         num_iterations: Iterations, with one evaluation of Φ each.
         betas: β of the iterations, in turn.
         warmup: Iterations in which τ rises linearly to 1; the invariant law is the posterior from then on.
@@ -85,7 +83,8 @@ def noise_chains(
         log_ratio = tau * (there.value - here.value)
         if follow:
             log_ratio = log_ratio + _drift(there, here.z, beta, tau) - _drift(here, there.z, beta, tau)
-        accepted = uniform(len(z)).to(log_ratio).log() < log_ratio.nan_to_num(nan=-math.inf)
+        log_uniform = torch.special.log_ndtr(normal(z.flatten(1)[:, 0]).double())
+        accepted = log_uniform < log_ratio.nan_to_num(nan=-math.inf)
         here = _where(accepted, there, here)
         yield ChainState(here.z, here.x0, here.value, accepted)
 

@@ -89,11 +89,11 @@ class PowerEMA(Callback):
         for sigma_rel, averages in self._averages.items():
             torch._foreach_lerp_(list(averages.values()), current, 1 - decay(sigma_rel, self._step))
         if self._step % self._interval() == 0:
-            self._write(trainer, pl_module)
+            self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the averages of the last step."""
-        self._write(trainer, pl_module)
+        self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, for the checkpoint."""
@@ -111,7 +111,7 @@ class PowerEMA(Callback):
             interval *= 2
         return interval
 
-    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+    def _write(self, trainer: Trainer) -> None:
         """Write the averages, and remove what is between the snapshots that are kept."""
         if self._folder is None or self._step == 0:
             return

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.densities import classes
 from support.networks import random_denoiser
 
 from scorelight import (
@@ -35,13 +36,6 @@ D = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow(), DDPMProcess(50)]
 name = lambda value: type(value).__name__  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
-
-
-def classes():
-    """Two classes of two components each."""
-    means = torch.tensor([[-2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, -1.0]], dtype=D)
-    weights, variances = torch.tensor([1.0, 2.0, 1.0, 3.0]), torch.tensor([0.1, 0.2, 0.15, 0.3])
-    return GaussianMixture(weights, means, variances, torch.tensor([0, 1, 0, 1]))
 
 
 def levels_of(process, x):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.densities import classes
 from support.networks import random_mlp
 
 from scorelight import (
@@ -153,13 +154,6 @@ def test_the_reverse_sde_ends_at_its_closed_form(gamma, generator):
     noise = torch.randn(100_000, 1, dtype=D, generator=generator)
     x = sampler(ClassifierFreeGuidance(Pair(process), gamma), noise, generator=generator)
     assert x.var().item() == pytest.approx((2 - 2 ** (2 - 2 * gamma)) / (2 * gamma - 1), rel=0.02)
-
-
-def classes():
-    """Two classes of two components each."""
-    means = torch.tensor([[-2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, -1.0]], dtype=D)
-    weights, variances = torch.tensor([1.0, 2.0, 1.0, 3.0]), torch.tensor([0.1, 0.2, 0.15, 0.3])
-    return GaussianMixture(weights, means, variances, torch.tensor([0, 1, 0, 1]))
 
 
 @every_process

@@ -20,7 +20,6 @@ def run(flow, log_likelihood, num_chains, dim, seed=0, **options):
             log_likelihood,
             z,
             lambda like: torch.randn(like.shape, dtype=D, generator=generator),
-            lambda num: torch.rand(num, dtype=D, generator=generator),
             **options,
         )
     )

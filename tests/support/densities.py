@@ -24,3 +24,10 @@ def gaussian(shape: Sequence[int], variance: Tensor | float, mean: float = 0.0) 
     size = math.prod(shape)
     variance = torch.as_tensor(variance, dtype=torch.float64).expand(size)
     return GaussianMixture(torch.ones(1), torch.full((1, *shape), mean), variance.diag()[None])
+
+
+def classes() -> GaussianMixture:
+    """Two classes of two components each."""
+    means = torch.tensor([[-2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    weights, variances = torch.tensor([1.0, 2.0, 1.0, 3.0]), torch.tensor([0.1, 0.2, 0.15, 0.3])
+    return GaussianMixture(weights, means, variances, torch.tensor([0, 1, 0, 1]))
