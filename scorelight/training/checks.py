@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from scorelight.denoisers.base import Denoiser, DenoiserWrapper
 from scorelight.errors import ConfigurationError
 from scorelight.networks.base import ScoreNetwork
 from scorelight.objectives.base import Objective
@@ -37,15 +38,14 @@ _LEAST = {
 """Options of a trainer that Lightning takes at any value, and their least one."""
 
 
-def check_guidance(guidance: Callable[..., Any] | None, condition_dropout: float) -> None:
+def check_guidance(denoiser: Denoiser, condition_dropout: float) -> None:
     """Refuse guidance that asks for an unconditional prediction of a model that has not learned one.
 
     Raises:
         ConfigurationError: If the model was trained without `condition_dropout`.
     """
-    cls = getattr(guidance, "func", guidance)
-    if getattr(cls, "needs_condition_dropout", False) and not condition_dropout:
-        name = getattr(cls, "__name__", str(cls))
+    if isinstance(denoiser, DenoiserWrapper) and denoiser.needs_condition_dropout and not condition_dropout:
+        name = type(denoiser).__name__
         raise ConfigurationError(
             f"{name} needs the model's prediction without its condition, which condition_dropout=0 does not "
             "train; train a class-conditional model with --model.condition_dropout 0.1"

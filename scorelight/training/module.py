@@ -111,20 +111,11 @@ class ScoreModule(ConfiguredModule):
         self.guard = DivergenceGuard()
         self.val_loss = MeanMetric()
 
-    @property
-    def guidance(self) -> MakeWrapper | None:
-        """Wraps the denoiser when samples are drawn and evaluated."""
-        return self._guidance
-
-    @guidance.setter
-    def guidance(self, guidance: MakeWrapper | None) -> None:
-        check_guidance(guidance, self.condition_dropout)
-        self._guidance = guidance
-
     def configure_callbacks(self) -> list[Callback]:
         """Check the run: in the first of Lightning's hooks, before a logger or a callback writes anything."""
         check_fit(self.trainer, self.dequantize)
         check_stated_classes(self.trainer, self.num_classes)
+        self.denoiser_for("ema")  # so that guidance is refused before the training
         return []
 
     def setup(self, stage: str) -> None:
@@ -220,7 +211,9 @@ class ScoreModule(ConfiguredModule):
 
     def denoiser_for(self, weights: Weights = "ema") -> Denoiser:
         """The denoiser to sample from and to evaluate, under the module's guidance, in evaluation mode."""
-        return wrap((self.ema.denoiser if weights == "ema" else self.denoiser).eval(), self.guidance)
+        denoiser = wrap((self.ema.denoiser if weights == "ema" else self.denoiser).eval(), self.guidance)
+        check_guidance(denoiser, self.condition_dropout)
+        return denoiser
 
     def predict_step(self, batch: Seeds, batch_idx: int) -> Tensor:
         """The samples that the seeds stand for."""

@@ -112,3 +112,12 @@ def test_mistakes(flags, named, capsys):
     assert main(["sample", "runs/digits/vp_epsilon", *flags]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in named) and "Traceback" not in error, error
+
+
+@pytest.mark.usefixtures("_here")
+def test_guidance_without_condition_dropout_is_refused_before_anything_runs(capsys):
+    assert main(["sample", "runs/digits/vp_epsilon", "--guidance", "ClassifierFreeGuidance"]) == 2
+    assert "needs the model's prediction without its condition" in capsys.readouterr().err
+    flags = ["--model.guidance", "ClassifierFreeGuidance", "--trainer.default_root_dir", "refused"]
+    assert main(["fit", "--config", "digits/vp_epsilon", *TINY.split(), *flags]) == 2
+    assert "condition_dropout=0" in capsys.readouterr().err
