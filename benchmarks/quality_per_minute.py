@@ -1,7 +1,7 @@
 """What a user without a GPU gets after some minutes: distances of ours and of other libraries.
 
     python benchmarks/quality_per_minute.py            # continues where it was interrupted
-    python benchmarks/quality_per_minute.py --only "mnist final azula" --pieces 1
+    python benchmarks/quality_per_minute.py --only "mnist final azula" --pieces 1   # several side by side
 
 MNIST in five and ten minutes (six CPU hours), and digits in one, in one thread. The clock is the CPU time of
 the training, since other programs on the machine do not count then. Every model draws 1,000 samples with at
@@ -23,6 +23,7 @@ model, and the .md and .png that are made of both. A piece that is in the .json 
 """
 
 import argparse
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -209,7 +210,18 @@ def do(job):
 
 
 def read():
-    return json.loads(FILE.read_text()) if FILE.exists() else {"pieces": {}}
+    text = FILE.read_text() if FILE.exists() else ""
+    return json.loads(text or '{"pieces": {}}')
+
+
+def add(key, row, samples):
+    """Write a piece beside what other processes wrote in the meantime; returns all pieces."""
+    with FILE.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = read()
+        result["pieces"][key] = row
+        write(result, key, samples)
+    return result["pieces"]
 
 
 def write(result, key, samples):
@@ -309,18 +321,17 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    result, done = read(), 0
+    pieces, done = read()["pieces"], 0
     while done != arguments.pieces:
-        left = [(key, job) for key, job in work(result["pieces"]).items() if arguments.only in key]
+        left = [(key, job) for key, job in work(pieces).items() if arguments.only in key]
         if not left:
             break
         key, job = left[0]
         row, samples = do(job)
-        result["pieces"][key] = row
-        write(result, key, samples)
+        pieces = add(key, row, samples)
         print(key, row, flush=True)
         done += 1
-    text = report(result["pieces"])
+    text = report(pieces)
     FILE.with_suffix(".md").write_text(text)
-    picture(result["pieces"])
+    picture(pieces)
     print(text)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from scorelight.errors import ConfigurationError
-from scorelight.philox import normal, philox, sign, uniform
+from scorelight.philox import normal, philox, philox_block, sign, uniform
 
 __all__ = [
     "Generators",
@@ -117,22 +117,23 @@ class PhiloxGenerator:
         size = math.prod(shape)
         blocks = -(-size // 4)
         self.examples = self.examples.to(device)
-        numbers = torch.empty(len(self.examples) * blocks, 4, dtype=dtype, device=device)
-        block = torch.arange(blocks, device=device).repeat(len(self.examples))
-        example = self.examples[:, None].expand(-1, blocks).flatten()
+        numbers = torch.empty(len(self.examples), blocks, 2, 2, dtype=dtype, device=device)
+        block, example = torch.arange(blocks, device=device), self.examples[:, None]
         last, key = self._draw_number(), (self.seed & _MASK, self.seed >> 32)
         chunk = _CHUNK.get(device.type, 2**22)
-        for part, c0, c1 in zip(*(torch.split(x, chunk) for x in (numbers, block, example)), strict=True):
-            words = philox((c0, c1, self.step, last), key)
-            part.T.view(2, 2, -1).copy_(distribution(words, dtype).transpose(0, 1))
-        return numbers.view(len(self.examples), 4 * blocks)[:, :size].reshape(-1, *shape).contiguous()
+        rows = max(chunk // max(blocks, 1), 1)
+        for i in range(0, len(numbers), rows):
+            for j in range(0, blocks, chunk):
+                words = philox((block[j : j + chunk], example[i : i + rows], self.step, last), key)
+                part = numbers[i : i + rows, j : j + chunk]
+                part.permute(3, 2, 0, 1).copy_(distribution(words, dtype))
+        return numbers.view(len(numbers), 4 * blocks)[:, :size].reshape(-1, *shape).contiguous()
 
-    def of_batch(self, device: torch.device) -> Tensor:
-        """A uniform number that is the same for all examples of the step, on every process; shape (1,)."""
-        one = torch.zeros(1, dtype=torch.int64, device=device)
-        shared = PhiloxGenerator(self.seed, one, Stream.BATCH, self.step)
-        shared.num_draws = self._draw_number() % _DRAWS
-        return shared.draw((), device, torch.float64, uniform)
+    def of_batch(self) -> float:
+        """A uniform number that is the same for all examples of the step, on every process."""
+        last = Stream.BATCH * _DRAWS + self._draw_number() % _DRAWS
+        word, *_ = philox_block((0, 0, self.step, last), (self.seed & _MASK, self.seed >> 32))
+        return (word + 0.5) * 2.0**-32
 
     def _draw_number(self) -> int:
         """Count a draw; the word of the counter that holds the stream and the number of the draw."""
@@ -190,7 +191,7 @@ def stratified(num: int, generator: Generators, device: torch.device) -> Tensor:
             return rand(num, generator, device)
         _check_batch(generator, num)
         steps = generator.examples.to(device).double() / generator.batch_size
-        return (generator.of_batch(device) + steps) % 1
+        return (generator.of_batch() + steps) % 1
     steps = torch.arange(num, dtype=torch.float64, device=device) / num
     return (rand(1, generator, device) + steps) % 1
 

@@ -33,7 +33,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -85,13 +85,8 @@ class DPMSolverPP(Sampler):
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         form = _FORMS["x0"]._replace(kappa=2 if self.stochastic else 1)
-        points: deque[_Point] = deque(maxlen=self.order)
-        for t, s in pairwise(levels):
-            points.appendleft((_lambda(t), predict(x, t).x0))
-            x = _step(form, x, t, s, points, rough=True)
-            if self.stochastic:
-                x = x + noise(x) * (s.sigma * math.sqrt(-math.expm1(2 * (_lambda(t) - _lambda(s)))))
-            yield x
+        steps = _steps(form, tuple(levels), self.order, rough=True)
+        return _trajectory(form, predict, x, levels, steps, noise)
 
 
 class UniPC(Sampler):
@@ -129,8 +124,9 @@ class UniPC(Sampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        n = self.order
-        return _predict_and_correct(_FORMS["x0"], predict, x, levels, n, self.corrector, n, rough=True)
+        form = _FORMS["x0"]
+        steps = _steps(form, tuple(levels), self.order, self.corrector, rough=True)
+        return _trajectory(form, predict, x, levels, steps, noise)
 
 
 class ExponentialAdams(Sampler):
@@ -182,11 +178,8 @@ class ExponentialAdams(Sampler):
     ) -> Iterator[Tensor]:
         long = self.prediction == "epsilon" and _lambda(levels[-1]) - _lambda(levels[-2]) > 0.5
         form, n = _FORMS[self.prediction], self.num_points
-        return _predict_and_correct(form, predict, x, levels, n, self.corrector, 1 if long else n)
-
-
-_Point = tuple[float, Tensor]
-"""The coordinate of a prediction Y, and Y."""
+        steps = _steps(form, tuple(levels), n, self.corrector, 1 if long else n)
+        return _trajectory(form, predict, x, levels, steps, noise)
 
 
 class _Form(NamedTuple):
@@ -210,44 +203,84 @@ _FORMS = {
 }
 
 
-def _predict_and_correct(
+class _Step(NamedTuple):
+    """x ← scale x + Σ_j weight_j Y_j + noise z, the newest prediction Y first."""
+
+    scale: float
+    weights: Sequence[float]
+    noise: float
+
+
+def _trajectory(
     form: _Form,
     predict: BoundDenoiser,
     x: Tensor,
     levels: Levels,
-    order: int,
-    corrector: bool,
-    last_order: int,
-    rough: bool = False,
+    steps: Sequence[_Step],
+    noise: NoiseSource,
 ) -> Iterator[Tensor]:
-    """One evaluation a step: the corrector ends the last step with it, and the next step starts with it."""
-    points: deque[_Point] = deque(maxlen=order + 1)
-    before, last = x, len(levels) - 2
-    for i, (t, s) in enumerate(pairwise(levels)):
-        points.appendleft((form.place(t), form.value(predict(x, t))))
-        if i and corrector:
-            x = _step(form, before, levels[i - 1], t, points, rough)
-        before = x
-        x = _step(form, x, t, s, list(points)[: last_order if i == last else order], rough)
+    values: deque[Tensor] = deque(maxlen=max(len(step.weights) for step in steps))
+    for level, step in zip(levels, steps, strict=False):
+        values.appendleft(form.value(predict(x, level)))
+        x = x * step.scale
+        for weight, value in zip(step.weights, values, strict=False):  # a last step may need fewer
+            x.add_(value, alpha=weight)
+        if step.noise:
+            x.add_(noise(x), alpha=step.noise)
         yield x
 
 
-def _step(
-    form: _Form, x: Tensor, t: NoiseLevel[float], s: NoiseLevel[float], points: Sequence[_Point], rough: bool
-) -> Tensor:
-    """(17) without the noise, from x at t to s, with the polynomial through the points."""
+@functools.lru_cache(256)  # one batch after the other takes the same steps
+def _steps(
+    form: _Form,
+    levels: tuple[NoiseLevel[float], ...],
+    order: int,
+    corrector: bool = False,
+    last_order: int | None = None,
+    rough: bool = False,
+) -> list[_Step]:
+    """The coefficients of all steps.
+
+    The corrector repeats the last step with one more point: it adds the difference of the weights to the
+    state that the next step starts from.
+
+    Args:
+        form: How the flow is written.
+        levels: The levels of the grid.
+        order: Points of the predictor, if there are so many.
+        corrector: Whether to correct, with one point more.
+        last_order: Points of the predictor of the last step (default: `order`).
+        rough: See `_weights`.
+    """
+    places = [form.place(level) for level in levels]
+    steps: list[_Step] = []
+    predicted: list[float] = []
+    for i, (t, s) in enumerate(pairwise(levels)):
+        points = places[i::-1]
+        correction: list[float] = []
+        if i and corrector:
+            corrected = _rates(form, levels[i - 1], t, points[: order + 1], rough)
+            correction = [a - b for a, b in zip_longest(corrected, [0, *predicted], fillvalue=0)]
+        num = last_order if last_order and i == len(levels) - 2 else order
+        predicted = _rates(form, t, s, points[:num], rough)
+        h = places[i + 1] - places[i]
+        scale = form.scale(s) / form.scale(t) * math.exp(-form.kappa * h)
+        weights = [scale * a + b for a, b in zip_longest(correction, predicted, fillvalue=0)]
+        std = s.sigma * math.sqrt(abs(math.expm1(-2 * (form.kappa - 1) * h))) if form.kappa > 1 else 0.0
+        steps.append(_Step(scale, weights, std))
+    return steps
+
+
+def _rates(
+    form: _Form, t: NoiseLevel[float], s: NoiseLevel[float], places: Sequence[float], rough: bool
+) -> list[float]:
+    """The c_s w_j of (17) for a step from t to s, with the polynomial through points at the places."""
     start, h = form.place(t), form.place(s) - form.place(t)
-    weights = _weights(form.kappa * h, tuple([(at - start) / h for at, _ in points]), rough)
-    scale = form.scale(s)
-    x = x * (scale / form.scale(t) * math.exp(-form.kappa * h))
-    rate = scale * (form.kappa or 1) * h
-    for weight, (_, value) in zip(weights, points, strict=True):
-        x.add_(value, alpha=rate * weight)
-    return x
+    weights = _weights(form.kappa * h, [(place - start) / h for place in places], rough)
+    return [form.scale(s) * (form.kappa or 1) * h * weight for weight in weights]
 
 
-@functools.lru_cache(4096)  # one batch after the other takes the same steps
-def _weights(z: float, places: tuple[float, ...], rough: bool = False) -> list[float]:
+def _weights(z: float, places: Sequence[float], rough: bool = False) -> list[float]:
     """∫₀¹ e^(−z(1−r)) ℓ_j(r) dr for points at the places.
 
     Times κh these are the w_j of (18) with z = κh; for κ = 0, times h.
