@@ -62,6 +62,8 @@ class ScoreModule(TrainedModule):
         guidance: Wraps the denoiser when samples are drawn and evaluated, such as `ClippedDenoiser`.
     """
 
+    kind = "generative model"
+
     def __init__(
         self,
         network: ScoreNetwork,
@@ -153,11 +155,6 @@ class ScoreModule(TrainedModule):
     ) -> Iterator[Tensor]:
         """`generate` with the averaged weights and, by default, the module's own sampler."""
         return generate(self.denoiser_for("ema"), sampler or self.sampler, self.shape, seed, indices, cond)
-
-    @property
-    def labels(self) -> range | None:
-        """The classes of a class-conditional model: samples are drawn of each in turn."""
-        return range(self.num_classes) if self.num_classes else None
 
 
 def score_module(module: LightningModule) -> ScoreModule:

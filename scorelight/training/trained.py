@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,7 +25,7 @@ from scorelight.training.checks import (
     check_validation_examples,
     require_floating,
 )
-from scorelight.training.class_check import check_classes_of_data, check_stated_classes
+from scorelight.training.class_check import NETWORK_KEY, check_classes_of_data, check_stated_classes
 from scorelight.training.configured import ConfiguredModule
 from scorelight.training.constants import keep_constants_local
 from scorelight.training.divergence import DivergenceGuard
@@ -33,7 +33,7 @@ from scorelight.training.lightning_private import accumulate_by_epoch, attached_
 from scorelight.training.randomness import dequantize, module_generator
 from scorelight.training.step_log import StepLog, is_reported
 
-__all__ = ["TrainedModule"]
+__all__ = ["TrainedModule", "trained_module"]
 
 
 class TrainedModule(ConfiguredModule, ABC):
@@ -55,6 +55,8 @@ class TrainedModule(ConfiguredModule, ABC):
     """Shape of one example."""
     num_classes: int | None
     """Classes that the model knows."""
+    classes_key: str = NETWORK_KEY
+    """How a message names `num_classes`."""
     dequantize: bool = False
     """Whether the grey levels of the data are spread by uniform noise."""
 
@@ -82,7 +84,7 @@ class TrainedModule(ConfiguredModule, ABC):
     def configure_callbacks(self) -> list[Callback]:
         """Check the run: in the first of Lightning's hooks, before a logger or a callback writes anything."""
         check_fit(self.trainer, self.dequantize)
-        check_stated_classes(self.trainer, self.num_classes)
+        check_stated_classes(self.trainer, self.num_classes, self.classes_key)
         return []
 
     def setup(self, stage: str) -> None:
@@ -90,7 +92,8 @@ class TrainedModule(ConfiguredModule, ABC):
         super().setup(stage)
         check_validation_examples(self.trainer)
         if stage == "fit":
-            check_classes_of_data(getattr(self.trainer, "datamodule", None), self.num_classes)
+            data = getattr(self.trainer, "datamodule", None)
+            check_classes_of_data(data, self.num_classes, self.classes_key)
 
     def on_train_start(self) -> None:
         """Count the micro-batches of optimizer steps."""
@@ -168,3 +171,16 @@ class TrainedModule(ConfiguredModule, ABC):
     def spread(self, x0: Tensor, generator: PhiloxGenerator) -> Tensor:
         """The data, with their grey levels spread by uniform noise if the model asks for it."""
         return dequantize(self.trainer, x0, generator) if self.dequantize else x0
+
+
+def trained_module(module: LightningModule) -> TrainedModule:
+    """The module itself, for callbacks that only work with a `TrainedModule`.
+
+    Raises:
+        ConfigurationError: If it has no `guard`.
+    """
+    if not hasattr(module, "guard"):
+        raise ConfigurationError(
+            f"{type(module).__name__}: this callback needs a ScoreModule or a ClassifierModule"
+        )
+    return cast(TrainedModule, module)
