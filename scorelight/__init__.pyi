@@ -18,6 +18,15 @@ from .classifiers import (
 from .classifiers import (
     Classifier as Classifier,
 )
+from .classifiers import (
+    LevelAccuracy as LevelAccuracy,
+)
+from .classifiers import (
+    NetworkClassifier as NetworkClassifier,
+)
+from .classifiers import (
+    accuracy_by_level as accuracy_by_level,
+)
 from .data import (
     ArrayDataModule as ArrayDataModule,
 )
@@ -80,6 +89,9 @@ from .errors import (
 )
 from .errors import (
     TrainingDivergedError as TrainingDivergedError,
+)
+from .evaluation import (
+    ClassifierReport as ClassifierReport,
 )
 from .evaluation.callbacks import (
     FIDCallback as FIDCallback,
@@ -199,7 +211,13 @@ from .networks import (
     DDPMUNet as DDPMUNet,
 )
 from .networks import (
+    Encoder as Encoder,
+)
+from .networks import (
     Energy as Energy,
+)
+from .networks import (
+    MLPEncoder as MLPEncoder,
 )
 from .networks import (
     NCSNpp as NCSNpp,
@@ -209,6 +227,9 @@ from .networks import (
 )
 from .networks import (
     UNet as UNet,
+)
+from .networks import (
+    UNetEncoder as UNetEncoder,
 )
 from .objectives import (
     DenoisingScoreMatching as DenoisingScoreMatching,
@@ -443,6 +464,9 @@ from .times import (
 )
 from .times import (
     UniformTime as UniformTime,
+)
+from .training import (
+    ClassifierModule as ClassifierModule,
 )
 from .training.dequantizer import (
     DequantizerModule as DequantizerModule,

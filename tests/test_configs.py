@@ -3,12 +3,12 @@ import torch
 import yaml
 
 import scorelight
-from scorelight import ScoreModule
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir
 from scorelight.evaluation import FIDCallback
 from scorelight.storage.specs import build
 from scorelight.training.configured import described_settings
+from scorelight.training.trained import TrainedModule
 
 CONFIGS = sorted(str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml"))
 
@@ -33,13 +33,15 @@ def _few_samples(monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.one_in(15)
 def test_every_shipped_configuration_trains_and_is_built_again_from_its_checkpoint(name, monkeypatch):
-    modules, setup = [], ScoreModule.setup
-    monkeypatch.setattr(ScoreModule, "setup", lambda self, stage: modules.append(self) or setup(self, stage))
+    modules, setup = [], TrainedModule.setup
+    monkeypatch.setattr(
+        TrainedModule, "setup", lambda self, stage: modules.append(self) or setup(self, stage)
+    )
     small = SMALL.get(name.split("/")[0], [])
     assert main(["fit", "--config", name, "--trainer.fast_dev_run", "true", *small]) == 0
-    stored = dict(modules[0].hparams)
-    described = described_settings(ScoreModule, {"hyper_parameters": stored, "state_dict": {}}, "a.ckpt")
-    again = ScoreModule(**{key: build(value) for key, value in described.items()})
+    stored, owner = dict(modules[0].hparams), type(modules[0])
+    described = described_settings(owner, {"hyper_parameters": stored, "state_dict": {}}, "a.ckpt")
+    again = owner(**{key: build(value) for key, value in described.items()})
     assert dict(again.hparams) == stored
 
 

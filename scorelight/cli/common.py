@@ -127,11 +127,12 @@ def load_source(
     module = load_module(path)
     module.guidance, chosen = guidance, sampler or module.sampler
     chosen.levels(module.denoiser.process)
-    number = module.num_classes or 0
+    denoiser = module.denoiser_for(weights)
+    number = denoiser.num_classes or 0
     if bad := [label for label in labels or () if not 0 <= label < number]:
         allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
         raise ConfigurationError(f"--labels {bad}: {allowed}")
-    return SampleSource(module.denoiser_for(weights), chosen, module.shape, labels or module.labels)
+    return SampleSource(denoiser, chosen, module.shape, labels or denoiser.labels)
 
 
 def check_positive(**numbers: int | Literal["auto"] | None) -> None:

@@ -8,11 +8,11 @@ import shutil
 import sys
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,7 +24,8 @@ from scorelight.cli.dry_run import cost_of_run, report
 from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain, unknown_flag
 from scorelight.cli.working_folder import has_checkpoints
-from scorelight.errors import ConfigurationError, Stopped
+from scorelight.errors import ConfigurationError, Stopped, nearest
+from scorelight.evaluation.classifier_report import ClassifierReport
 from scorelight.evaluation.sample_grid import SampleGridCallback
 from scorelight.storage.component import Component, refuse_none
 from scorelight.storage.runs import find_checkpoint
@@ -32,6 +33,7 @@ from scorelight.storage.specs import arguments_of
 from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
 from scorelight.training.checks import check_seed, check_trainer
+from scorelight.training.classifier import ClassifierModule
 from scorelight.training.learning_rate import time_limit
 from scorelight.training.lightning_private import (
     PrivateCLI,
@@ -45,12 +47,17 @@ from scorelight.training.numerics_monitor import NumericsMonitor
 from scorelight.training.progress import StepProgressBar
 from scorelight.training.run_folder import RunConfigCallback, RunFolderCallback, run_folder
 from scorelight.training.shutdown import GracefulShutdown, ImmediateExit
+from scorelight.training.trained import TrainedModule
 
 __all__ = ["RunCLI", "run"]
 
 
 class RunCLI(PrivateCLI):
-    """The flags of a run: trainer, model, data, checkpoint and samples."""
+    """The flags of a run: trainer, model, data, checkpoint, and pictures or reports."""
+
+    @property
+    def _kind(self) -> _Kind:
+        return next(kind for kind in _KINDS.values() if kind.module is self.model_class)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -64,7 +71,13 @@ class RunCLI(PrivateCLI):
         """Take the network's shape from the data; give the run's own callbacks their own keys."""
         parser.link_arguments("data.shape", "model.network.init_args.shape", apply_on="instantiate")
         parser.add_lightning_class_args(RollingCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(SampleGridCallback, "samples")
+        for key, callback in self._kind.callbacks.items():
+            parser.add_lightning_class_args(callback, key)
+        parser.add_argument(
+            "--module",
+            default=self._kind.module.__name__,
+            help=f"What is trained: {' or '.join(_KINDS)}. It decides on the keys of model.",
+        )
         parser.add_argument(
             "--resume",
             type=bool,
@@ -81,13 +94,13 @@ class RunCLI(PrivateCLI):
         """Parse with the checkpoint's model as the default: flags > YAML > checkpoint > code."""
         assert isinstance(args, list)
         options = option_strings(self.subcommand_parser(args[0]))
-        _check_configs_of_runs(args)
+        _check_configs_of_runs(args, self._kind)
         try:
             self.config = parser.parse_args(self._with_checkpoint(args))
         except ArgumentError as error:
             if message := unknown_flag(args[1:], options):
                 raise ConfigurationError(message) from error
-            roots: dict[str, Any] = {"model": ScoreModule, "trainer": Trainer, "data": _others}
+            roots: dict[str, Any] = {"model": self._kind.module, "trainer": Trainer, "data": _others}
             raise ConfigurationError(explain(str(error), roots, options)) from error
 
         check_seed("seed_everything", self.config[args[0]]["seed_everything"])
@@ -98,7 +111,7 @@ class RunCLI(PrivateCLI):
             flag, equals, value = arg.partition("=")
             if flag == "--ckpt_path":
                 path = find_checkpoint(value if equals else "".join(args[i + 1 : i + 2]))
-                self.subcommand_parser(args[0]).set_defaults(_checkpoint_defaults(path))
+                self.subcommand_parser(args[0]).set_defaults(_checkpoint_defaults(path, self._kind.module))
                 return [*args[:i], f"--ckpt_path={path}", *args[i + (1 if equals else 2) :]]
         return args
 
@@ -110,7 +123,8 @@ class RunCLI(PrivateCLI):
         self._refuse_none("trainer", Trainer)
         check_trainer(self.value_of(self.config, "trainer").get)
         self._refuse_none("checkpoint", RollingCheckpoint)
-        self._refuse_none("samples", SampleGridCallback)
+        for key, callback in self._kind.callbacks.items():
+            self._refuse_none(key, callback)
         if self.subcommand != "fit":
             self.save_config_callback = None
 
@@ -170,6 +184,10 @@ class RunCLI(PrivateCLI):
             return super().run_subcommand(subcommand)
         if subcommand != "fit":
             raise ConfigurationError(f"--dry_run: is for fit; leave it out for {subcommand}")
+        if not isinstance(self.model, ScoreModule):
+            raise ConfigurationError(
+                f"--dry_run: is for a generative model; leave it out for a {self._kind.module.kind}"
+            )
         self.before_fit()
         cost = cost_of_run(self.model, self.trainer, self.datamodule)
         if self.trainer.is_global_zero:
@@ -185,8 +203,10 @@ class RunCLI(PrivateCLI):
         if self.trainer.is_global_zero and folder:
             packages = packages_named(self.config["fit"].as_dict())
             print(
-                _SUMMARY.format(
+                (_SUMMARY + self._kind.use + _LATER).format(
                     run=folder,
+                    files=self._kind.files,
+                    weights=self._kind.weights,
                     root=self.trainer.default_root_dir,
                     more=_twice_as_long(self.trainer),
                     trust="".join(f" --trust {package}" for package in sorted(packages)),
@@ -195,14 +215,14 @@ class RunCLI(PrivateCLI):
             )
 
 
-def _checkpoint_defaults(path: Path) -> dict[str, Any]:
+def _checkpoint_defaults(path: Path, owner: type[TrainedModule]) -> dict[str, Any]:
     """The settings of a checkpoint by their keys on the command line."""
-    model, data = read_config(path)
+    model, data = read_config(path, owner)
     defaults = {"seed_everything": model.pop("seed")}
     return defaults | {f"model.{k}": v for k, v in model.items()} | ({"data": data} if data else {})
 
 
-def _check_configs_of_runs(args: list[str]) -> None:
+def _check_configs_of_runs(args: list[str], kind: _Kind) -> None:
     """Check each --config that is in a run folder: a stranger may have written it, as the checkpoint there.
 
     Raises:
@@ -211,7 +231,8 @@ def _check_configs_of_runs(args: list[str]) -> None:
     for flag, _, value in (arg.partition("=") for arg in args):
         if flag == "--config" and has_checkpoints(Path(value)):
             content = yaml.safe_load(Path(value).read_text())
-            for key, owner in _SECTIONS.items():
+            sections = {"model": kind.module, "trainer": Trainer, "checkpoint": RollingCheckpoint}
+            for key, owner in (sections | kind.callbacks).items():
                 arguments_of(owner, content.pop(key, None) or {}, key, value, complete=False)
             arguments_of(_others, content, "configuration", value, complete=False)
 
@@ -221,14 +242,6 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-_SECTIONS = {
-    "model": ScoreModule,
-    "trainer": Trainer,
-    "checkpoint": RollingCheckpoint,
-    "samples": SampleGridCallback,
-}
-
-
 def _others(
     data: LightningDataModule | None = None,
     seed_everything: bool | int | None = None,
@@ -236,18 +249,72 @@ def _others(
     dry_run: bool = False,
     ckpt_path: str | Path | None = None,
     verbose: bool = True,
+    module: str = "ScoreModule",
 ) -> None:
     """The annotations say what the other keys of a configuration can be."""
 
 
 _SUMMARY = """
 Run folder  {run}
-  samples/            sample grids, the last one of the last step; data.png for comparison
-  checkpoints/        last.ckpt, best.ckpt (by val/loss): raw weights (denoiser.*) and their average (ema.*)
+  {files}
+  checkpoints/        last.ckpt, best.ckpt (by val/loss){weights}
   config.yaml         every setting
-Sample      {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more{trust}
+"""
+_LATER = """
 Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} {more}{trust}
 Monitor     {bin}tensorboard --logdir {root}"""
+
+
+class _Kind(NamedTuple):
+    """What depends on the kind of model that is trained."""
+
+    module: type[TrainedModule]
+    callbacks: dict[str, type[Callback]]
+    """The run's own callbacks, by their keys."""
+    files: str
+    weights: str
+    use: str
+    """What to do next."""
+
+
+_KINDS = {
+    "ScoreModule": _Kind(
+        ScoreModule,
+        {"samples": SampleGridCallback},
+        "samples/            sample grids, the last one of the last step; data.png for comparison",
+        ": raw weights (denoiser.*) and their average (ema.*)",
+        "Sample      {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more{trust}",
+    ),
+    "ClassifierModule": _Kind(
+        ClassifierModule,
+        {"accuracy": ClassifierReport},
+        "accuracy.csv        accuracy and calibration by noise level",
+        "",
+        "Guide       {bin}scorelight sample MODEL --guidance ClassifierGuidance --guidance.classifier {run} "
+        "--labels 3{trust}",
+    ),
+}
+
+
+def _kind_of(args: list[str]) -> _Kind:
+    """The kind of model that a command trains: by its last --module, else by its last configuration.
+
+    Raises:
+        ConfigurationError: If there is none of that name.
+    """
+    name, named = "ScoreModule", None
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        value = value if equals else "".join(args[i + 1 : i + 2])
+        if flag == "--module":
+            named = value
+        elif flag == "--config" and Path(value).is_file():
+            content = yaml.safe_load(Path(value).read_text())
+            name = content.get("module", name) if isinstance(content, dict) else name
+    name = named or name
+    if name not in _KINDS:
+        raise ConfigurationError(f"--module {name}: {nearest(str(name), list(_KINDS))}")
+    return _KINDS[name]
 
 
 def _twice_as_long(trainer: Trainer) -> str:
@@ -272,9 +339,10 @@ def run(args: list[str]) -> None:
         monitor="val/loss", filename="best", enable_version_counter=False, save_on_train_epoch_end=False
     )
     shutdown = GracefulShutdown()
+    kind = _kind_of(args)
     try:
         RunCLI(
-            ScoreModule,
+            kind.module,
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfigCallback,

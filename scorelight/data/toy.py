@@ -24,8 +24,8 @@ _BYTES = 32
 Density = Literal["eight_gaussians", "two_gaussians", "swiss_roll", "checkerboard", "two_moons"]
 
 
-def mixture(density: Density) -> GaussianMixture | None:
-    """The density in closed form, for those that are Gaussian mixtures.
+def mixture(density: Density, classes: bool = False) -> GaussianMixture | None:
+    """The density in closed form, for those that are Gaussian mixtures; with `classes`, one per component.
 
     ``eight_gaussians``: centres on the unit circle, standard deviation 0.1. ``two_gaussians``: equal
     weights, centres (−1.5, 1.5) and (1, 1), standard deviation 0.3.
@@ -37,7 +37,8 @@ def mixture(density: Density) -> GaussianMixture | None:
         means, std = torch.tensor([[-1.5, 1.5], [1.0, 1.0]]), 0.3
     else:
         return None
-    return GaussianMixture(torch.ones(len(means)), means, torch.full((len(means),), std**2))
+    labels = torch.arange(len(means)) if classes else None
+    return GaussianMixture(torch.ones(len(means)), means, torch.full((len(means),), std**2), labels)
 
 
 def sample(density: Density, num: int, seed: int) -> Tensor:
@@ -75,10 +76,11 @@ class ToyDataModule(ArrayDataModule):
         batch_size: Training examples per step and process.
         val_batch_size: Validation examples per step and process.
         seed: Seed of the points; the order of training is that of `seed_everything` as well.
+        classes: Whether each point has a class, the component of the mixture that it comes from.
     """
 
     shape = (2,)
-    num_classes = None
+    num_classes: int | None = None
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class ToyDataModule(ArrayDataModule):
         batch_size: int = 256,
         val_batch_size: int = 1024,
         seed: int = 0,
+        classes: bool = False,
     ) -> None:
         super().__init__(batch_size, val_batch_size, seed)
         if density not in get_args(Density):
@@ -99,9 +102,23 @@ class ToyDataModule(ArrayDataModule):
         self.density = density
         self.num_train = num_train
         self.num_val = num_val
-        self.exact = mixture(density)
+        self.exact = mixture(density, classes)
+        if classes and self.exact is None:
+            raise ConfigurationError(f"data.classes=true: {density} is no mixture; use eight_gaussians")
+        self.num_classes = self.exact.num_classes if classes and self.exact else None
 
     def arrays(self) -> tuple[Arrays, Arrays]:
         """Draw both sets at once; they share no point."""
         points = sample(self.density, self.num_train + self.num_val, self.seed)
-        return Arrays(points[: self.num_train], {}), Arrays(points[self.num_train :], {})
+        cond = {"label": self._classes_of(points)} if self.num_classes else {}
+        return (
+            Arrays(points[: self.num_train], {k: v[: self.num_train] for k, v in cond.items()}),
+            Arrays(points[self.num_train :], {k: v[self.num_train :] for k, v in cond.items()}),
+        )
+
+    def _classes_of(self, points: Tensor) -> Tensor:
+        """A class of each point, drawn of p(c | x): with the points, this is the joint distribution."""
+        assert self.exact is not None
+        shares = self.exact.log_class_prob(points.double()).exp()
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, 1))
+        return torch.multinomial(shares, 1, generator=generator)[:, 0]

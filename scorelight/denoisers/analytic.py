@@ -140,6 +140,7 @@ class AnalyticDenoiser(Denoiser):
         super().__init__()
         self.density = density
         self.process = process
+        self.num_classes = density.num_classes or None
         self.parameterization = Epsilon()
 
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:

@@ -88,6 +88,13 @@ class Denoiser(Component, nn.Module, ABC):
     """Predicts x0 and ε from x_t, for its `process`."""
 
     process: ForwardProcess
+    num_classes: int | None = None
+    """Number of classes that it can be asked for, by the condition ``label``."""
+
+    @property
+    def labels(self) -> range | None:
+        """The classes, if there are any: samples are drawn of each in turn."""
+        return range(self.num_classes) if self.num_classes else None
 
     def forward(self, x_t: Tensor, t: Tensor, **cond: Any) -> Prediction:
         """Predict from x_t of shape (B, ...) at times t of shape (B,) or ()."""
@@ -127,6 +134,7 @@ class DenoiserWrapper(Denoiser, ABC):
         super().__init__()
         self.denoiser = denoiser
         self.process = denoiser.process
+        self.num_classes = denoiser.num_classes
 
     def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         """Predict with the wrapped denoiser's `unconditional`."""

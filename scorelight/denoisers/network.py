@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from scorelight.conditions import class_rows, drop_conditions
 from scorelight.denoisers.base import Denoiser, Prediction
-from scorelight.networks.base import ScoreNetwork
+from scorelight.networks.base import ScoreNetwork, per_example
 from scorelight.parameterizations import Parameterization
-from scorelight.processes.base import AnyLevel, ForwardProcess, Scalar
+from scorelight.processes.base import AnyLevel, ForwardProcess
 
 __all__ = ["NetworkDenoiser"]
 
@@ -37,6 +37,7 @@ class NetworkDenoiser(Denoiser):
         super().__init__()
         self.network = network
         self.process = process
+        self.num_classes = getattr(network, "num_classes", None)
         self.parameterization = parameterization
 
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
@@ -47,7 +48,7 @@ class NetworkDenoiser(Denoiser):
         """
         cond = self._with_rows(cond, x_t)
         dtype = next(self.network.parameters(), x_t).dtype
-        label = _per_example(self.parameterization.noise_label(level), x_t).to(dtype)
+        label = per_example(self.parameterization.noise_label(level), x_t).to(dtype)
         scaled = x_t * self.parameterization.input_scale(level)
         output: Tensor = self.network(scaled.to(dtype), label, **cond).to(x_t.dtype)
         if output.shape[1] == x_t.shape[1]:
@@ -79,9 +80,9 @@ class NetworkDenoiser(Denoiser):
 
     def _with_rows(self, cond: dict[str, Any], x_t: Tensor) -> dict[str, Any]:
         """The conditions, with the label as the network expects it."""
-        if cond.get("label") is None or not (num_classes := getattr(self.network, "num_classes", None)):
+        if cond.get("label") is None or not self.num_classes:
             return cond
-        return cond | {"label": class_rows(cond["label"], num_classes, x_t)}
+        return cond | {"label": class_rows(cond["label"], self.num_classes, x_t)}
 
 
 def _one_for_each(value: Any, x_t: Tensor) -> Any:
@@ -96,10 +97,3 @@ def _twice(value: Any, size: int) -> Any:
     """What has a row for each of `size` examples, one after the other twice; anything else as it is."""
     per_example = isinstance(value, Tensor) and value.ndim > 0 and len(value) == size
     return torch.cat([value, value]) if per_example else value
-
-
-def _per_example(value: Scalar, x_t: Tensor) -> Tensor:
-    """The number of each example, shape (B,)."""
-    if isinstance(value, Tensor):
-        return value.reshape(-1).expand(len(x_t))
-    return torch.full((len(x_t),), value, dtype=x_t.dtype, device=x_t.device)

@@ -141,9 +141,8 @@ class FIDCallback(_EveryNValidations):
         pl_module.log_dict({f"val/{name}": value for name, value in numbers.items()})
 
     def _source(self, module: ScoreModule) -> SampleSource:
-        return SampleSource(
-            module.denoiser_for("ema"), self.sampler or module.sampler, module.shape, module.labels
-        )
+        denoiser = module.denoiser_for("ema")
+        return SampleSource(denoiser, self.sampler or module.sampler, module.shape, denoiser.labels)
 
 
 class NLLCallback(_EveryNValidations):

@@ -91,7 +91,8 @@ class SampleGridCallback(Callback):
         if step == self._drawn_at or not self._folder:
             return
         self._drawn_at = step
-        source = SampleSource(module.denoiser_for("ema"), module.sampler, module.shape, module.labels)
+        denoiser = module.denoiser_for("ema")
+        source = SampleSource(denoiser, module.sampler, module.shape, denoiser.labels)
         index = torch.arange(self._number(module.shape) if trainer.is_global_zero else 0)
         context = DistributedContext.from_trainer(trainer)
         x = context.agree(lambda: source.draw(self.seed, index)[0] if len(index) else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.guidance.base import Interval, add_score, check_scale, is_constant, scale_at
 from scorelight.processes.base import AnyLevel
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.loading import load_classifier
 
 __all__ = ["ClassifierGuidance"]
 
@@ -28,7 +31,7 @@ class ClassifierGuidance(DenoiserWrapper):
 
     Args:
         denoiser: The model.
-        classifier: p(c | x_t), for the process of the model.
+        classifier: p(c | x_t); or the run folder or checkpoint of one, see `ClassifierModule`.
         scale: s.
         interval: Guide between these values of σ/α only.
         conditional: Whether the model is given the class, too; else it predicts without it.
@@ -37,13 +40,21 @@ class ClassifierGuidance(DenoiserWrapper):
     def __init__(
         self,
         denoiser: Denoiser,
-        classifier: Classifier,
+        classifier: str | Path | Classifier,
         scale: float = 1.0,
         interval: Interval | None = None,
         conditional: bool = False,
     ) -> None:
         super().__init__(denoiser)
         check_scale("ClassifierGuidance", scale, interval)
+        if not isinstance(classifier, Classifier):
+            classifier = load_classifier(find_checkpoint(classifier))
+        if (denoiser.num_classes or classifier.num_classes) != classifier.num_classes:
+            raise ConfigurationError(
+                f"ClassifierGuidance: the classifier knows {classifier.num_classes} classes, the model "
+                f"{denoiser.num_classes}; take a classifier that was trained on the same data"
+            )
+        self.num_classes = classifier.num_classes
         self.classifier = classifier.requires_grad_(False).eval()
         self.scale, self.interval, self.conditional = scale, interval, conditional
 

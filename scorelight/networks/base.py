@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from scorelight.errors import ConfigurationError
+from scorelight.processes.base import Scalar
 from scorelight.storage.component import Component
 
-__all__ = ["NumClasses", "ScoreNetwork"]
+__all__ = ["Encoder", "NumClasses", "ScoreNetwork", "per_example"]
 
 _MOST_CLASSES = 1_000_000
 
@@ -57,3 +59,33 @@ class ScoreNetwork(Component, nn.Module, ABC):
             label: Class of each example, shape (B,), `num_classes` for none; ignored without `num_classes`.
                 `NetworkDenoiser` has checked it.
         """
+
+
+class Encoder(Component, nn.Module, ABC):
+    """A network that turns a noisy example and its noise level into features.
+
+    Args:
+        shape: Shape of one example, (D,) or (C, H, W); the command line fills it in from the data.
+        num_features: Size of the output.
+    """
+
+    def __init__(self, shape: Sequence[int], num_features: int) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.num_features = num_features
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
+        """Features, shape (B, num_features).
+
+        Args:
+            x: Noisy data with a variance of about 1, shape (B, *shape).
+            noise_label: log(σ/α) of each example, shape (B,).
+        """
+
+
+def per_example(value: Scalar, x: Tensor) -> Tensor:
+    """A number of a noise level for each example of x, shape (B,)."""
+    if isinstance(value, Tensor):
+        return value.reshape(-1).expand(len(x))
+    return torch.full((len(x),), value, dtype=x.dtype, device=x.device)

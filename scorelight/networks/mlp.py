@@ -11,7 +11,7 @@ from typing_extensions import override
 from scorelight.networks.base import NumClasses, ScoreNetwork
 from scorelight.networks.embeddings import ConditionEmbedding
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "ResidualLayer"]
 
 
 class MLP(ScoreNetwork):
@@ -39,7 +39,7 @@ class MLP(ScoreNetwork):
         size = math.prod(shape)
         self.embed = ConditionEmbedding(width, self.num_classes)
         self.first = nn.Linear(size, width)
-        self.layers = nn.ModuleList(_Residual(width) for _ in range(depth))
+        self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
         self.last = nn.Linear(width, size * (1 + learned_variance))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -54,7 +54,13 @@ class MLP(ScoreNetwork):
         return output.reshape(len(x), -1, *x.shape[2:])
 
 
-class _Residual(nn.Module):
+class ResidualLayer(nn.Module):
+    """x + W₂ silu(W₁ silu(x) + W₃ condition).
+
+    Args:
+        width: Size of x and of the condition.
+    """
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.inner = nn.Linear(width, width)
@@ -62,6 +68,7 @@ class _Residual(nn.Module):
         self.outer = nn.Linear(width, width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Like x, shape (B, width)."""
         hidden = self.inner(nn.functional.silu(x)) + self.condition(condition)
         residual: Tensor = self.outer(nn.functional.silu(hidden))
         return x + residual

@@ -23,7 +23,7 @@ from scorelight.networks.layers import (
     zero,
 )
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "build_encoder", "check_groups"]
 
 
 class UNet(ScoreNetwork):
@@ -68,12 +68,12 @@ class UNet(ScoreNetwork):
         check_images("UNet", shape, multipliers, num_blocks, attention_stages, patch_size)
         size, channels = 4 * base_channels, shape[0] * patch_size**2
         widths = [base_channels * m for m in multipliers]
-        _check_groups(num_heads, group_size, widths)
+        check_groups("UNet", num_heads, group_size, widths)
         heads = [num_heads * (stage in attention_stages) for stage in range(len(widths))]
         block = partial(ResidualBlock, size=size, dropout=dropout, adaptive=True, group_size=group_size)
         self.embed = ConditionEmbedding(size, self.num_classes)
         self.first = nn.Conv2d(channels, base_channels, 3, padding=1)
-        self.down, skips = _build_encoder(block, widths, heads, num_blocks, base_channels)
+        self.down, skips = build_encoder(block, widths, heads, num_blocks, base_channels)
         self.middle = nn.ModuleList(block(widths[-1], widths[-1], num_heads=n) for n in (num_heads, 0))
         self.up = _build_decoder(block, widths, heads, num_blocks, skips)
         self.last_norm = group_norm(widths[0], group_size)
@@ -99,10 +99,10 @@ class UNet(ScoreNetwork):
 _MakeBlock = Callable[..., ResidualBlock]
 
 
-def _build_encoder(
+def build_encoder(
     block: _MakeBlock, widths: Sequence[int], heads: Sequence[int], num_blocks: int, channels: int
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The encoder, and the channels of its skips."""
+    """The blocks of an encoder, and the channels of their skips."""
     blocks, skips = nn.ModuleList(), [channels]
     for stage, width in enumerate(widths):
         if stage > 0:
@@ -129,10 +129,15 @@ def _build_decoder(
     return blocks
 
 
-def _check_groups(num_heads: int, group_size: int, widths: Sequence[int]) -> None:
+def check_groups(network: str, num_heads: int, group_size: int, widths: Sequence[int]) -> None:
+    """Refuse heads and groups that channels cannot be split into.
+
+    Raises:
+        ConfigurationError: Naming the network and the argument.
+    """
     if num_heads < 1:
-        raise ConfigurationError(f"UNet: num_heads={num_heads}: at least 1")
+        raise ConfigurationError(f"{network}: num_heads={num_heads}: at least 1")
     if bad := [width for width in widths if width % num_heads]:
-        raise ConfigurationError(f"UNet: {bad[0]} channels cannot be split into num_heads={num_heads}")
+        raise ConfigurationError(f"{network}: {bad[0]} channels cannot be split into num_heads={num_heads}")
     if group_size < 1:
-        raise ConfigurationError(f"UNet: group_size={group_size}: at least 1")
+        raise ConfigurationError(f"{network}: group_size={group_size}: at least 1")

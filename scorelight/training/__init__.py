@@ -1,7 +1,8 @@
 """Training under Lightning."""
 
+from scorelight.training.classifier import ClassifierModule
 from scorelight.training.learning_rate import LearningRateSchedule
 from scorelight.training.muon import MuonWithAdam
 from scorelight.training.power_ema import PowerEMA
 
-__all__ = ["LearningRateSchedule", "MuonWithAdam", "PowerEMA"]
+__all__ = ["ClassifierModule", "LearningRateSchedule", "MuonWithAdam", "PowerEMA"]

@@ -16,7 +16,11 @@ from scorelight.data.access import examples_of
 from scorelight.errors import ConfigurationError
 from scorelight.training.lightning_private import given_loader
 
-__all__ = ["check_classes_of_data", "check_stated_classes"]
+__all__ = ["NETWORK_KEY", "check_classes_of_data", "check_stated_classes"]
+
+
+NETWORK_KEY = "model.network.num_classes"
+"""How a message names the number of classes of a network, which may be left out."""
 
 
 class _Labels(NamedTuple):
@@ -27,7 +31,7 @@ class _Labels(NamedTuple):
     """Whether they are those of all examples."""
 
 
-def check_stated_classes(trainer: Trainer, num_classes: int | None) -> None:
+def check_stated_classes(trainer: Trainer, num_classes: int | None, key: str = NETWORK_KEY) -> None:
     """Compare what is known before data are set up, and hence before anything is written.
 
     That is the number of classes that a data module states (`num_classes`, None for no labels), and the
@@ -35,31 +39,39 @@ def check_stated_classes(trainer: Trainer, num_classes: int | None) -> None:
 
     Args:
         trainer: A trainer that has been given the data.
-        num_classes: Number of classes of the network, if any.
+        num_classes: Number of classes of the model, if any.
+        key: How a message names it.
 
     Raises:
-        ConfigurationError: If they are not those of the network.
+        ConfigurationError: If they are not those of the model.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if not num_classes or trainer.state.fn not in ("fit", "validate"):
         return
     if data is None:
-        _check("the training set", _labels_of_loader(given_loader(trainer)), num_classes)
+        _check("the training set", _labels_of_loader(given_loader(trainer)), num_classes, key)
     elif hasattr(data, "num_classes"):
-        _check_number(type(data).__name__, data.num_classes, num_classes)
+        _check_number(type(data).__name__, data.num_classes, num_classes, key)
     elif trainer.state.fn == "fit" and not any(is_overridden(h, data) for h in ("prepare_data", "setup")):
-        check_classes_of_data(data, num_classes)
+        check_classes_of_data(data, num_classes, key)
 
 
-def check_classes_of_data(data: LightningDataModule | None, num_classes: int | None) -> None:
+def check_classes_of_data(
+    data: LightningDataModule | None, num_classes: int | None, key: str = NETWORK_KEY
+) -> None:
     """Compare the labels of a data module that is set up and does not state its number of classes.
 
+    Args:
+        data: The data module.
+        num_classes: Number of classes of the model, if any.
+        key: How a message names it.
+
     Raises:
-        ConfigurationError: If they are not those of the network.
+        ConfigurationError: If they are not those of the model.
     """
     if data is not None and num_classes and not hasattr(data, "num_classes"):
         with isolate_rng():
-            _check(type(data).__name__, _labels_of_module(data), num_classes)
+            _check(type(data).__name__, _labels_of_module(data), num_classes, key)
 
 
 def _labels_of_module(data: LightningDataModule) -> _Labels | None:
@@ -85,24 +97,24 @@ def _labels_of_loader(loader: Any) -> _Labels | None:
     return None if batch is None else _Labels(as_batch(batch).cond.get("label"), False)
 
 
-def _check(name: str, labels: _Labels | None, num_classes: int) -> None:
+def _check(name: str, labels: _Labels | None, num_classes: int, key: str) -> None:
     if labels is None:
         return
     if labels.label is None:
-        return _check_number(name, None, num_classes)
+        return _check_number(name, None, num_classes, key)
     label = check_labels(labels.label, num_classes, f"{name}: label")
     if labels.complete and len(label):
-        _check_number(name, int(label.max()) + 1, num_classes)
+        _check_number(name, int(label.max()) + 1, num_classes, key)
 
 
-def _check_number(name: str, number: int | None, num_classes: int) -> None:
+def _check_number(name: str, number: int | None, num_classes: int, key: str) -> None:
     if number is None:
+        optional = "leave num_classes out, or " * (key == NETWORK_KEY)
         raise ConfigurationError(
-            f"model.network.num_classes={num_classes}: {name} has no labels; leave num_classes out, or give "
-            "each example a label"
+            f"{key}={num_classes}: {name} has no labels; {optional}give each example a label"
         )
     if number != num_classes:
         raise ConfigurationError(
-            f"model.network.num_classes={num_classes}: the number of classes of {name} is {number}; set "
-            f"num_classes to {number}, or on the command line to data"
+            f"{key}={num_classes}: the number of classes of {name} is {number}; set num_classes to {number}, "
+            "or on the command line to data"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -29,6 +29,9 @@ class ConfiguredModule(LightningModule):
         optimizer: Optimizer of the parameters.
         lr_scheduler: Learning-rate schedule, stepped after every optimizer step.
     """
+
+    kind: ClassVar[str] = "model"
+    """What its checkpoints hold, for messages to those who need something else."""
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
@@ -86,7 +89,8 @@ class ConfiguredModule(LightningModule):
         return module.to(device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what data the model was trained on, where that can be written down."""
+        """Store what kind of model it is, and the data that it was trained on if they can be written down."""
+        checkpoint["kind"] = self.kind
         try:
             checkpoint["data"] = spec(getattr(self.trainer, "datamodule", None))
         except TypeError:  # a data module that does not record its arguments
@@ -98,7 +102,7 @@ class ConfiguredModule(LightningModule):
 
 
 def described_settings(
-    owner: type[LightningModule], checkpoint: dict[str, Any], source: Path, elsewhere: Collection[str] = ()
+    owner: type[ConfiguredModule], checkpoint: dict[str, Any], source: Path, elsewhere: Collection[str] = ()
 ) -> dict[str, Any]:
     """The settings under ``hyper_parameters``, as `arguments_of` reads them.
 
@@ -115,6 +119,8 @@ def described_settings(
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not isinstance(settings, dict) or not named:
         raise ConfigurationError(f"{source} is not a checkpoint of scorelight")
+    if isinstance(kind := checkpoint.get("kind"), str) and kind != owner.kind:
+        raise ConfigurationError(f"{source} holds a {kind:.40}; a {owner.kind} is needed here")
     entry = {name: settings[name] for name in INSTANTIATOR if name in settings}
     if entry not in ({}, INSTANTIATOR):
         (name, wanted), *_ = INSTANTIATOR.items()

@@ -17,7 +17,7 @@ from scorelight.batch import as_batch
 from scorelight.errors import ConfigurationError
 from scorelight.processes.noise_levels import largest_distance
 from scorelight.training.divergence import REMEDY
-from scorelight.training.module import ScoreModule, score_module
+from scorelight.training.trained import TrainedModule, trained_module
 
 __all__ = ["NumericsMonitor"]
 
@@ -49,11 +49,11 @@ class NumericsMonitor(Callback):
         """Check the first batch."""
         if not self._checked:
             self._checked = True
-            check_data(score_module(pl_module), as_batch(batch).x0)
+            check_data(trained_module(pl_module), as_batch(batch).x0)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look at the gradients that the host has asked for since the last time."""
-        norms = score_module(pl_module).guard.norms
+        norms = trained_module(pl_module).guard.norms
         new = takewhile(lambda pair: pair[0] > self._last_step, reversed(norms))
         for step, norm in reversed([*new]):
             self._look_at(step, norm)
@@ -71,7 +71,7 @@ class NumericsMonitor(Callback):
         self._norms.append(norm)
 
 
-def check_data(module: ScoreModule, x0: Tensor) -> None:
+def check_data(module: TrainedModule, x0: Tensor) -> None:
     """Refuse images outside of [−1, 1]; warn of noise that is too small for the data.
 
     Raises:
@@ -87,7 +87,7 @@ def check_data(module: ScoreModule, x0: Tensor) -> None:
             f"data: images run from {low:.4g} to {high:.4g}, and [-1, 1] is needed: scale them in the data "
             "module (`scale`), x / 127.5 - 1 for bytes"
         )
-    process = module.denoiser.process
+    process = module.process
     last = process.grid_levels(torch.tensor([process.t_max], dtype=torch.float64))[0]
     noise, distance = last.sigma / last.alpha, largest_distance(x0) if len(x0) > 1 else 0.0
     if noise < distance / 3:

@@ -49,7 +49,10 @@ def digits(make_module):
 
 def evaluator(module, data, folder, context, denoiser=None, sampler=None, **options):
     source = SampleSource(
-        denoiser or module.denoiser_for("ema"), sampler or module.sampler, module.shape, module.labels
+        denoiser or module.denoiser_for("ema"),
+        sampler or module.sampler,
+        module.shape,
+        module.denoiser.labels,
     )
     return Evaluator(source, data, folder, context, **options)
 

@@ -129,7 +129,7 @@ def test_looking_at_labels_changes_nothing_that_is_drawn(fit, monkeypatch):
     for looks in (True, False):
         seen = []
         if not looks:
-            monkeypatch.setattr("scorelight.training.module.check_stated_classes", lambda *_: None)
+            monkeypatch.setattr("scorelight.training.trained.check_stated_classes", lambda *_: None)
 
         def collate(pairs, seen=seen):
             seen.append([x[0].item() for x, _ in pairs])
