@@ -17,9 +17,10 @@ from lightning.pytorch import LightningDataModule
 
 from scorelight.cli.construction import ComponentParser
 from scorelight.cli.launcher import check_number
+from scorelight.cli.lists import as_lists
 from scorelight.cli.parser_errors import explain
 from scorelight.denoisers.base import MakeWrapper
-from scorelight.errors import ConfigurationError
+from scorelight.errors import ConfigurationError, nearest
 from scorelight.evaluation.context import DistributedContext
 from scorelight.evaluation.samples import SampleSource
 from scorelight.samplers.base import Sampler
@@ -54,7 +55,7 @@ def run_command(function: Callable[..., None], args: list[str], **options: Any) 
     try:
         auto_cli(
             function,
-            args=args,
+            args=as_lists(function, args),
             prog=f"scorelight {name}",
             exit_on_error=False,
             allow_abbrev=False,
@@ -117,7 +118,7 @@ def load_source(
     weights: Weights,
     sampler: Sampler | None,
     guidance: MakeWrapper | None,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
 ) -> SampleSource:
     """The model of a checkpoint, on the CPU; its own sampler and classes are the defaults.
 
@@ -128,11 +129,26 @@ def load_source(
     module.guidance, chosen = guidance, sampler or module.sampler
     chosen.levels(module.denoiser.process)
     denoiser = module.denoiser_for(weights)
-    number = denoiser.num_classes or 0
-    if bad := [label for label in labels or () if not 0 <= label < number]:
-        allowed = f"classes are 0 to {number - 1}" if number else "the model is not class-conditional"
-        raise ConfigurationError(f"--labels {bad}: {allowed}")
-    return SampleSource(denoiser, chosen, module.shape, labels or denoiser.labels)
+    chosen_labels = _numbers(labels or (), denoiser.num_classes or 0, module.class_names or ())
+    return SampleSource(denoiser, chosen, module.shape, chosen_labels or denoiser.labels)
+
+
+def _numbers(labels: Sequence[int | str], number: int, names: Sequence[str]) -> list[int]:
+    """The classes that numbers or names stand for.
+
+    Raises:
+        ConfigurationError: If there is no such class.
+    """
+    found = [names.index(label) if label in names else label for label in labels]
+    for label in found:
+        if not number:
+            raise ConfigurationError(f"--labels {label}: the model is not class-conditional")
+        if isinstance(label, str):
+            known = nearest(label, names) if names else f"the classes have no names; give 0 to {number - 1}"
+            raise ConfigurationError(f"--labels {label}: {known}")
+        if not 0 <= label < number:
+            raise ConfigurationError(f"--labels {label}: classes are 0 to {number - 1}")
+    return [label for label in found if isinstance(label, int)]
 
 
 def check_positive(**numbers: int | Literal["auto"] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from scorelight.cli.common import (
 )
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.denoisers.execution import Precision, executed
-from scorelight.errors import ConfigurationError, Stopped
+from scorelight.errors import Stopped
 from scorelight.evaluation.batch_size import BatchSize
 from scorelight.evaluation.evaluator import Evaluator
 from scorelight.evaluation.report import changes, markdown_table, write_report
@@ -34,23 +33,8 @@ __all__ = ["evaluate", "run_evaluate"]
 
 
 def run_evaluate(args: list[str]) -> None:
-    """Parse with the checkpoint's own settings as defaults; --metrics and --seeds take several values."""
-    run_on_checkpoint(evaluate, _joined(args), ["sampler", "guidance", "data"])
-
-
-def _joined(args: list[str]) -> list[str]:
-    """The arguments with the words after --metrics and --seeds made one list, as the parser wants it."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--metrics", nargs="*")
-    parser.add_argument("--seeds", nargs="*")
-    several, rest = parser.parse_known_args(args)
-    for name, words in vars(several).items():
-        if words == []:
-            raise ConfigurationError(f"--{name}: give at least one")
-        if words:
-            listed = words[0] if words[0].startswith(("[", "{")) else f"[{','.join(words)}]"
-            rest.append(f"--{name}={listed}")
-    return rest
+    """Parse with the checkpoint's own settings as defaults."""
+    run_on_checkpoint(evaluate, args, ["sampler", "guidance", "data"])
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from scorelight import __version__
 from scorelight.cli.configs import list_configs, resolve_configs
 from scorelight.cli.error_report import user_message
 from scorelight.cli.launcher import check_environment
+from scorelight.cli.lists import join_words
 from scorelight.cli.rendezvous import (
     end_children,
     end_with_parent,
@@ -123,7 +124,7 @@ def _without_trust(args: Sequence[str]) -> list[str]:
 
 
 def _dispatch(args: list[str], show_traceback: bool) -> int:
-    command, *rest = args or ["--help"]
+    command, *rest = join_words(args) or ["--help"]
     if command in ("-h", "--help", "help"):
         print(_HELP, end="")
     elif command == "--version":

@@ -35,7 +35,7 @@ def sample(
     sampler: Sampler | None = None,
     guidance: MakeWrapper | None = None,
     weights: Weights = "ema",
-    labels: list[int] | None = None,
+    labels: list[int | str] | None = None,
     batch_size: BatchSize = 64,
     precision: Precision = "32-true",
     compile: bool = False,
@@ -55,7 +55,8 @@ def sample(
         sampler: How to sample (default: as in the checkpoint).
         guidance: Wraps the denoiser, such as ClippedDenoiser (default: as in the checkpoint).
         weights: Averaged or raw weights.
-        labels: Classes to draw, taken in turn (default: all of them, for a class-conditional model).
+        labels: Classes to draw, taken in turn, by their numbers or names, such as 3 5 or cat dog (default:
+            all of them, for a class-conditional model).
         batch_size: Samples drawn at once by each device; auto finds what fits and is fast.
         precision: 32-true, or bf16-mixed: products in bf16, which changes samples slightly; see `evaluate`.
         compile: Whether to run the network through torch.compile.

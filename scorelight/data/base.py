@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -63,6 +64,8 @@ class ArrayDataModule(Component, DescribedDataModule, ABC):
     """Shape of one example; the command line passes it to the network."""
     num_bins: int | None = None
     """Number of grey levels, equally spaced from −1 to 1 as the model sees them; None if not quantised."""
+    class_names: Sequence[str] | None = None
+    """Name of each class, if they have names: a checkpoint keeps them, and `sample` takes them as labels."""
 
     def __init__(
         self, batch_size: int = 64, val_batch_size: int = 256, seed: int = 0, flip: bool = False

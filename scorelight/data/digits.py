@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scorelight.data.arrays import Arrays, split
 from scorelight.data.base import ArrayDataModule
+from scorelight.data.labels import DIGITS
 
 __all__ = ["DigitsDataModule"]
 
@@ -27,6 +28,7 @@ class DigitsDataModule(ArrayDataModule):
     shape = (1, 8, 8)
     num_bins = 17
     num_classes = 10
+    class_names = DIGITS
 
     def __init__(
         self, batch_size: int = 64, val_batch_size: int = 256, val_fraction: float = 0.2, seed: int = 0

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 from scorelight.data.arrays import Arrays, Examples, split
 from scorelight.data.base import EightBitDataModule
 from scorelight.data.image_files import REPLACE, ImageFiles
-from scorelight.data.image_labels import labels_of
+from scorelight.data.image_labels import class_folders, labels_of
 from scorelight.data.image_sources import IMAGE_ENDINGS, Folder, Source, Zip, is_image
 from scorelight.data.image_transform import (
     ImageTransform,
@@ -114,6 +114,14 @@ class ImageDataModule(EightBitDataModule):
             return count_classes(npz_labels(self.path), self.path)
         source = _source(self.path)
         return count_classes(labels_of(source, list(source.files())), self.path)
+
+    @cached_property
+    def class_names(self) -> list[str] | None:  # type: ignore[override]
+        """Names of the folders of the classes; None if labels come from elsewhere."""
+        if _is_npz(self.path):
+            return None
+        source = _source(self.path)
+        return class_folders(source, list(source.files()))
 
     def _transform(self, image_size: int | None, grayscale: bool) -> ImageTransform:
         if _is_npz(self.path):

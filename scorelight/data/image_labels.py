@@ -16,7 +16,7 @@ from scorelight.data.labels import as_labels
 from scorelight.data.reading import reading
 from scorelight.errors import ConfigurationError
 
-__all__ = ["labels_of"]
+__all__ = ["class_folders", "labels_of"]
 
 _FORM = 'it should be {"labels": [["NAME", LABEL], ...]}, {"labels": null} or left out'
 
@@ -47,6 +47,20 @@ def labels_of(source: Source, files: Sequence[str]) -> Tensor | None:
     if len(lists) > 1:
         raise ConfigurationError(f"{source.where(lists[1])}: a second one beside {lists[0]}; remove one")
     return _listed_labels(source, names, lists[0]) if lists else _labels_by_folder(source, names, base)
+
+
+def class_folders(source: Source, files: Sequence[str]) -> list[str] | None:
+    """Names of the classes, in the order of their labels, where these are the folders of the images.
+
+    Args:
+        source: Where the images are.
+        files: Names of its images and of its lists of labels.
+    """
+    names = [name for name in files if is_image(name)]
+    base = _common_folder(names)
+    if any(is_label_list(name) for name in files) or all(_folder(name) == base for name in names):
+        return None
+    return source.folders(base)
 
 
 def _folder(name: str) -> str:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["as_labels", "count_classes"]
+__all__ = ["DIGITS", "as_labels", "count_classes"]
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _LARGEST = 1_000_000
 

@@ -13,6 +13,7 @@ from torchvision.datasets.utils import check_integrity
 
 from scorelight.data.arrays import Arrays
 from scorelight.data.base import EightBitDataModule
+from scorelight.data.labels import DIGITS
 from scorelight.data.npz import read_npz
 from scorelight.data.reading import reading
 from scorelight.errors import ConfigurationError
@@ -104,6 +105,7 @@ class MNISTDataModule(_PublishedDataModule):
 
     shape = (1, 28, 28)
     num_classes = 10
+    class_names = DIGITS
     _sizes = (60_000, 10_000)
 
     def __init__(
@@ -151,6 +153,18 @@ class CIFAR10DataModule(_PublishedDataModule):
 
     shape = (3, 32, 32)
     num_classes = 10
+    class_names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     _sizes = (50_000, 10_000)
 
     def __init__(

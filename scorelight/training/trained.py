@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule
@@ -55,6 +55,8 @@ class TrainedModule(ConfiguredModule, ABC):
     """Shape of one example."""
     num_classes: int | None
     """Classes that the model knows."""
+    class_names: Sequence[str] | None = None
+    """Names of the classes, if the data have them."""
     classes_key: str = NETWORK_KEY
     """How a message names `num_classes`."""
     dequantize: bool = False
@@ -108,11 +110,16 @@ class TrainedModule(ConfiguredModule, ABC):
         if trainer is not None and self.strict_loading:
             check_checkpoint(self, checkpoint, resuming=trainer.state.fn == "fit")
         super().on_load_checkpoint(checkpoint)
+        names = checkpoint.get("class_names")
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            self.class_names = names if len(names) == self.num_classes else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to write a checkpoint after a step that was left out."""
         self.guard.read(self)
         super().on_save_checkpoint(checkpoint)
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", self.class_names)
+        checkpoint["class_names"] = list(names) if names and len(names) == self.num_classes else None
 
     def on_validation_start(self) -> None:
         """Refuse to validate after a step that was left out."""

@@ -73,7 +73,7 @@ def test_it_is_validated_by_its_checkpoint(capsys):
 
 @pytest.mark.usefixtures("_here")
 def test_it_guides_a_model_from_its_run_folder(capsys):
-    guided = ["--guidance", "ClassifierGuidance", "--guidance.classifier", RUN, "--labels", "[3]"]
+    guided = ["--guidance", "ClassifierGuidance", "--guidance.classifier", RUN, "--labels", "3"]
     assert main(["sample", MODEL, "--num_samples", "2", "--out", "guided", *guided]) == 0
     missing = error_of(capsys, "sample", MODEL, *guided[:2], "--guidance.classifier", "nowhere", *guided[4:])
     assert "nowhere" in missing

@@ -48,6 +48,7 @@ forms = pytest.mark.parametrize("form", ["folder", "zip"])
 def test_folders_around_all_images_are_passed_over(form, in_memory, prefix, tmp_path):
     data = loaded(write(tmp_path, form, images(prefix)), in_memory=in_memory, val_fraction=0.5)
     assert content(data) == labelled(BY_FOLDER) and data.num_classes == 3
+    assert data.class_names == sorted({name.split("/")[0] for name in NAMES})
 
 
 @forms
@@ -59,6 +60,7 @@ def test_dataset_json_is_found_in_every_folder_around_the_images(form, prefix, p
     names = [f"{prefix}{name}".removeprefix(place) for name in NAMES]
     data = loaded(write(tmp_path, form, images(prefix) | {f"{place}dataset.json": dataset(names)}))
     assert content(data) == labelled(LISTED) and data.num_classes == 5
+    assert data.class_names is None
 
 
 @forms
