@@ -10,7 +10,11 @@ from support.commands import refusal
 from scorelight.cli import main
 from scorelight.cli.configs import config_dir
 
-CONFIGS = sorted(str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml"))
+CONFIGS = sorted(
+    str(p.relative_to(config_dir()).with_suffix(""))
+    for p in config_dir().rglob("*.yaml")
+    if "module: ClassifierModule" not in p.read_text()
+)
 PUBLISHED = {
     "cifar10/ddpm": "35,746,307",
     "cifar10/ddpmpp_vp": "61,804,419",
