@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from scorelight.errors import ConfigurationError
 from scorelight.storage.atomic import atomic_write
 
-__all__ = ["check_drawable", "grid", "save", "to_uint8"]
+__all__ = ["check_drawable", "grid", "save", "titled", "to_uint8"]
+
+
+_LINE = 16
+"""Height of a line of text in pixels."""
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -50,6 +56,23 @@ def save(picture: Tensor, path: Path) -> None:
     """Write a uint8 picture, shape (3 or 1, H, W), atomically as PNG."""
     with atomic_write(path) as file:
         to_pil_image(picture).save(file, "PNG")
+
+
+def titled(picture: Tensor, titles: Sequence[str]) -> Tensor:
+    """The picture with a line of text above it, a title in the middle of each of its equal columns.
+
+    Args:
+        picture: uint8, shape (3 or 1, H, W).
+        titles: One for each column; what is wider than the column is cut off.
+    """
+    band = Image.new("L", (picture.shape[2], _LINE), 255)
+    width = picture.shape[2] / len(titles)
+    for i, title in enumerate(titles):
+        cell = Image.new("L", (math.floor(width), _LINE), 255)
+        draw = ImageDraw.Draw(cell)
+        draw.text((max((width - draw.textlength(title)) / 2, 0), 2), title, fill=0)
+        band.paste(cell, (round(i * width), 0))
+    return torch.cat([pil_to_tensor(band).expand(len(picture), -1, -1), picture], dim=1)
 
 
 def check_drawable(x: Tensor) -> None:

@@ -23,6 +23,7 @@ LESS = {
     "fit": "--trainer.fast_dev_run 2 --trainer.devices 1 --trainer.num_nodes 1 --model.compile_network false "
     "--model.network.base_channels 8 --samples.num_samples 1 --data.val_batch_size 4",
     "sample": "--num_samples 2 --sampler.num_steps 2 --devices 1 --num_nodes 1",
+    "sweep": "--num_samples 2 --values 2 3",
     "evaluate": "--num_samples 1000 --sampler DDIM --sampler.num_steps 2 --num_images 2 --devices 1",
     "statistics": "--features PixelFeatures",
     "configs": "",

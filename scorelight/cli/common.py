@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 
-def run_command(function: Callable[..., None], args: list[str], **options: Any) -> None:
-    """Parse the arguments by the function's signature and call it.
+def run_command(function: Callable[..., Any], args: list[str], **options: Any) -> Any:
+    """Parse the arguments by the function's signature and call it; what it returns.
 
     Args:
         function: The command, named like the function.
@@ -53,7 +53,7 @@ def run_command(function: Callable[..., None], args: list[str], **options: Any) 
     """
     name = function.__name__
     try:
-        auto_cli(
+        return auto_cli(
             function,
             args=as_lists(function, args),
             prog=f"scorelight {name}",
@@ -82,7 +82,7 @@ def stored_config(command: str, args: list[str]) -> tuple[dict[str, Any], dict[s
     )
 
 
-def run_on_checkpoint(function: Callable[..., None], args: list[str], stored: Sequence[str]) -> None:
+def run_on_checkpoint(function: Callable[..., Any], args: list[str], stored: Sequence[str]) -> Any:
     """`run_command` for a command on a checkpoint, with some of its settings as defaults.
 
     A flag can then change one option of the checkpoint's sampler, say; another class that a flag names comes
@@ -98,7 +98,7 @@ def run_on_checkpoint(function: Callable[..., None], args: list[str], stored: Se
     settings = {**model, "data": data}
     defaults = {key: settings[key] for key in stored if settings.get(key)}
     kept = {key: value for key, value in defaults.items() if key == "data" or f"--{key}" not in named}
-    run_command(function, args, set_defaults=kept or None)
+    return run_command(function, args, set_defaults=kept or None)
 
 
 def launch(accelerator: str, devices: int, num_nodes: int = 1) -> DistributedContext:

@@ -31,7 +31,7 @@ from scorelight.storage.trust import trust
 
 __all__ = ["main"]
 
-_FUNCTIONS = ("sample", "evaluate", "statistics", "interpolate", "dequantize", "ema", "advise")
+_FUNCTIONS = ("sample", "sweep", "evaluate", "statistics", "interpolate", "dequantize", "ema", "advise")
 _COMMANDS = ("fit", "validate", *_FUNCTIONS, "configs")
 
 _HELP = """\
@@ -41,6 +41,7 @@ commands:
   fit          train a model:            scorelight fit --config digits/vp_epsilon
   validate     validation loss:          scorelight validate --config CONFIG --ckpt_path CHECKPOINT
   sample       draw samples:             scorelight sample RUN_OR_CHECKPOINT --num_samples 64 --out DIR
+  sweep        one option, several values: scorelight sweep RUN --option sampler.eta --values 0 0.5 1
   evaluate     compute metrics:          scorelight evaluate RUN_OR_CHECKPOINT --metrics FrechetDistance
   statistics   features of real data:    scorelight statistics --data CIFAR10DataModule --out FILE.npz
   interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png

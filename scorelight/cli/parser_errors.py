@@ -26,6 +26,8 @@ PATTERNS = {
     ),
     "option": re.compile(r"(?:unrecognized arguments:|does not accept option) '?([^'\s=]+)"),
     "required": re.compile(r"the following arguments are required: (\w+)"),
+    "class of a factory": re.compile(r"^ *Given value: Namespace\(class_path='([^']+)'", re.MULTILINE),
+    "no class": re.compile(r"Dict must include a class_path"),
     "object around the value": re.compile(r"\. Got value: Namespace\(.*$", re.MULTILINE),
     "expected": re.compile(r"Expected an? (.+?)(?:(?:: |\. Got value: )(.*))?$", re.MULTILINE),
 }
@@ -45,8 +47,9 @@ def explain(message: str, roots: Mapping[str, Callable[..., Any]], options: Iter
     if match := PATTERNS["option of a class"].search(message):
         owner = match[2] or "".join(classes[-1:])
         return f"{key}: {_no_option(match[1], owner)}" if owner else _unknown_option(match[1], options)
-    if classes and (match := PATTERNS["required"].search(message)):
-        return f"{key}: {_name(classes[-1])} needs {match[1]!r}: --{key}.{match[1]} VALUE"
+    incomplete = [*classes, *PATTERNS["class of a factory"].findall(message)]
+    if incomplete and (match := PATTERNS["required"].search(message)):
+        return f"{key}: {_name(incomplete[-1])} needs {match[1]!r}: --{key}.{match[1]} VALUE"
     if match := PATTERNS["option"].search(message):
         return _unknown_option(match[1], options)
     explained = keys and _explain_type(message, key, lambda: _annotation(keys, classes, roots))
@@ -81,6 +84,8 @@ def _no_option(option: str, class_path: str) -> str:
 
 def _explain_type(message: str, key: str, annotation: Callable[[], Any]) -> str:
     """What was expected at a key: a class, one of some choices, or a value of a type; empty if unknown."""
+    if PATTERNS["no class"].search(message) and (bases := [*_bases(annotation())]):
+        return _which(bases[0].__name__, key, bases)
     message = PATTERNS["object around the value"].sub("", message)
     expected = PATTERNS["expected"].findall(message)
     given = next((g for _, g in expected if g), message.partition(_GIVEN)[2].partition("\n")[0])
@@ -91,12 +96,17 @@ def _explain_type(message: str, key: str, annotation: Callable[[], Any]) -> str:
             hint = nearest(value, _class_names(annotation()))
             return f"unknown class {value!r}; {hint}, or the import path of a class of your own"
         if kind.startswith("instantiatable class, but ") and kind.endswith(" is abstract"):
-            base, allowed = _name(kind.split()[-3]), ", ".join(sorted(_class_names(annotation())))
-            return f"which {base}? Its options come after its class: --{key} CLASS; allowed: {allowed}"
+            return _which(_name(kind.split()[-3]), key, annotation())
         if kind.startswith("typing.Literal["):
             other = f", or a value of type {names}" if names else ""
             return f"{value or given!r}; {nearest(value or given, kind.split(chr(39))[1::2])}{other}"
     return f"expected {names}, got {given!r}" if names else ""
+
+
+def _which(base: str, key: str, annotation: Any) -> str:
+    """The question for a class, where only its options are given."""
+    allowed = ", ".join(sorted(_class_names(annotation)))
+    return f"which {base}? Its options come after its class: --{key} CLASS; allowed: {allowed}"
 
 
 def _name(path: str) -> str:

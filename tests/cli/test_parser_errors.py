@@ -27,8 +27,15 @@ class Frame(Shape):
         self,
         inside: Shape | None = None,
         make: Callable[[int], Square] | None = None,
+        outer: Callable[[Shape], Shape] | None = None,
         width: float | Shape = 1.0,
     ) -> None: ...
+
+    def area(self) -> float: ...
+
+
+class Tile(Shape):
+    def __init__(self, inside: Shape, colour: str) -> None: ...
 
     def area(self) -> float: ...
 
@@ -43,7 +50,7 @@ CASES = {
     "--shape=Squar": (["key", "expected"], "shape: unknown class 'Squar'; did you mean 'Square'? allowed: "),
     "--shape=Frame --shape.inside=Foo": (
         ["key", "class", "expected"],
-        "shape.inside: unknown class 'Foo'; allowed: Frame, Square, or the import path of a class",
+        "shape.inside: unknown class 'Foo'; allowed: Frame, Square, Tile, or the import path of a class",
     ),
     "--shape=Square": (["key", "class", "required"], "shape: Square needs 'side': --shape.side VALUE"),
     "--shape=Square --shape.sied=3": (
@@ -70,6 +77,14 @@ CASES = {
     "--shape=Frame --shape.inside.side=1": (
         ["key", "class", "expected"],
         "shape.inside: which Shape? Its options come after its class: --shape.inside CLASS; allowed: ",
+    ),
+    "--shape=Frame --shape.outer.colour=red": (
+        ["key", "class", "no class"],
+        "shape.outer: which Shape? Its options come after its class: --shape.outer CLASS; allowed: ",
+    ),
+    "--shape=Frame --shape.outer=Tile": (
+        ["key", "class", "class of a factory", "required"],
+        "shape.outer: Tile needs 'colour': --shape.outer.colour VALUE",
     ),
     "--shape=Frame --shape.width=wide": (["key", "expected"], "shape.width: expected float, got 'wide'"),
     "--count=many": (["key", "expected"], "count: expected int, got 'many'"),
