@@ -34,6 +34,7 @@ __all__ = [
     "rand_like",
     "randn_like",
     "seed_device",
+    "step_seed",
     "stratified",
 ]
 
@@ -52,6 +53,8 @@ class Stream(IntEnum):
     LIKELIHOOD = 3
     BATCH = 4
     """Numbers that the examples of a batch share."""
+    NETWORK = 5
+    """Seeds of PyTorch's own generators, of which layers such as dropout draw."""
 
 
 class PhiloxGenerator:
@@ -156,6 +159,20 @@ def hash_seed(*keys: int) -> int:
         _check_seed(key)
     words = [word for key in keys for word in (key & _MASK, key >> 32)]
     return int(np.random.SeedSequence([len(keys), *words]).generate_state(1, np.uint64)[0])
+
+
+def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
+    """64 bits for PyTorch's own generators at a micro-batch of a training step.
+
+    Args:
+        seed: Seed of the run, 0 to 2⁶⁴ − 1.
+        step: The step, 0 to 2³² − 1, like the others.
+        micro_batch: Its micro-batch.
+        rank: The process.
+    """
+    counter = (micro_batch, rank, step, Stream.NETWORK * _DRAWS)
+    low, high, *_ = philox_block(counter, (seed & _MASK, seed >> 32))
+    return low | high << 32
 
 
 def seed_device(seed: int, device: torch.device) -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from scorelight.rng import (
     rand,
     rand_like,
     randn_like,
+    step_seed,
     stratified,
 )
 
@@ -73,6 +76,13 @@ def test_mix_refuses_keys_that_do_not_fit(key):
 
 def test_mixed_bits_are_fair():
     bits = [hash_seed(1, i) >> b & 1 for i in range(500) for b in range(64)]
+    assert abs(np.mean(bits) - 0.5) < 5 * 0.5 / np.sqrt(len(bits))  # a fair bit has standard deviation 1/2
+
+
+def test_the_seeds_of_steps_depend_on_every_number_and_are_fair():
+    keys = [*itertools.product((0, 1, 2**64 - 1), (0, 1, 2**32 - 1), (0, 1), (0, 1, 2**32 - 1))]
+    assert len({step_seed(*key) for key in keys}) == len(keys)
+    bits = [step_seed(1, i, 0, 0) >> b & 1 for i in range(500) for b in range(64)]
     assert abs(np.mean(bits) - 0.5) < 5 * 0.5 / np.sqrt(len(bits))  # a fair bit has standard deviation 1/2
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from scorelight.errors import TrainingDivergedError
@@ -61,6 +61,7 @@ class DivergenceGuard:
         self._losses: list[_Losses] = []
         self._norms: list[tuple[int, Tensor]] = []
         self._skip: Tensor | None = None
+        self._norm: Tensor | None = None
 
     def loss(self, module: LightningModule, value: Tensor, mean: Tensor, t: Tensor | None = None) -> Tensor:
         """The loss of a micro-batch, with a gradient of NaN if it is not finite itself.
@@ -81,7 +82,7 @@ class DivergenceGuard:
             TrainingDivergedError: If it is not finite, and the optimizer cannot skip a step.
         """
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norm = get_total_norm(gradients)
+        self._norm = norm = get_total_norm(gradients)
         self._norms.append((module.global_step, norm))
         if _has_scaler(module):
             return  # it skips steps by itself, and lowers its factor
@@ -91,6 +92,12 @@ class DivergenceGuard:
         bad = norm.isfinite().logical_not().to(norm.dtype)
         self._skip = bad if self._skip is None else torch.maximum(self._skip, bad)
         optimizer.found_inf = self._skip  # type: ignore[attr-defined]
+
+    def clip(self, optimizer: Optimizer, largest: float) -> None:
+        """Scale the gradient to a norm of `largest` at most, after `before_step` has taken its norm."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        assert self._norm is not None
+        clip_grads_with_norm_(parameters, largest, self._norm)
 
     def read(self, module: LightningModule) -> None:
         """Ask the device for the norms of the steps since the last time.

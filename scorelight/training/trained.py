@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
@@ -17,7 +19,7 @@ from scorelight.data.loaders import global_seed
 from scorelight.errors import ConfigurationError
 from scorelight.objectives.base import Loss
 from scorelight.processes.base import ForwardProcess
-from scorelight.rng import PhiloxGenerator, Stream, hash_seed, seed_device
+from scorelight.rng import PhiloxGenerator, Stream, seed_device, step_seed
 from scorelight.training.accumulation import MicroBatches
 from scorelight.training.checks import (
     check_checkpoint,
@@ -141,7 +143,7 @@ class TrainedModule(ConfiguredModule, ABC):
         """Make the network's own randomness (dropout) a function of (seed, step, micro-batch, rank)."""
         self.micro_batches.begin(self.trainer)
         number = self.micro_batches.number
-        seed_device(hash_seed(self.seed, self.global_step, number, self.global_rank), self.device)
+        seed_device(step_seed(self.seed, self.global_step, number, self.global_rank), self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss; times and noise depend on (seed, step, place in the batch of the step) alone."""
@@ -157,6 +159,21 @@ class TrainedModule(ConfiguredModule, ABC):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep a step that is not finite away from the weights."""
         self.guard.before_step(self, optimizer)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does; by norm, with the norm that `on_before_optimizer_step` has taken."""
+        plugin = type(self.trainer.precision_plugin)
+        usual = plugin.clip_gradients is Precision.clip_gradients
+        usual = usual and plugin.clip_grad_by_norm is Precision.clip_grad_by_norm
+        if gradient_clip_val and usual and gradient_clip_algorithm in (None, GradClipAlgorithmType.NORM):
+            self.guard.clip(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and log: here, since later hooks come after the checkpoint is written."""

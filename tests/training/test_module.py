@@ -29,6 +29,7 @@ from scorelight import (
 )
 from scorelight.storage.checkpoint import read_checkpoint, write_checkpoint
 from scorelight.training.checkpointing import RollingCheckpoint
+from scorelight.training.trained import TrainedModule
 
 
 def toy(**changes):
@@ -385,3 +386,19 @@ def test_a_checkpoint_with_more_weights_is_loaded_if_they_need_not_fit(make_modu
     with pytest.raises(RuntimeError, match="more"):
         ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt")
     ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt", strict=False)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_as_lightning_clips_them(make_module, make_trainer, monkeypatch, algorithm):
+    def weights(**options):
+        torch.manual_seed(0)
+        module = make_module()
+        fit(module, make_trainer(max_steps=3, **options))
+        return list(module.denoiser.parameters())
+
+    clip = dict(gradient_clip_val=0.01, gradient_clip_algorithm=algorithm)
+    mine, unclipped = weights(**clip), weights()
+    monkeypatch.delattr(TrainedModule, "configure_gradient_clipping")
+    for a, b, c in zip(mine, weights(**clip), unclipped, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
