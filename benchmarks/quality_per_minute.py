@@ -51,7 +51,7 @@ from scorelight.training.loading import load_module
 
 FILE = RESULTS / "quality_per_minute.json"
 SEEDS, SHOWN = (0, 1), 40
-TITLES = {"mnist": "MNIST", "digits": "digits"}
+TITLES = {"mnist": "MNIST", "digits": "digits", "cifar10": "CIFAR-10"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,14 @@ COMPARISONS = [
         "`DigitsFeatures`",
         (1,),
         {"digits/quick": "conditional", "digits/vp_epsilon": "unconditional, made for three minutes"},
+    ),
+    Comparison(
+        "cifar10",
+        "`CIFAR10Features` of quality_features.py",
+        (60,),
+        {"cifar10/quick_unconditional": "unconditional", "cifar10/quick": "conditional"},
+        ("azula",),
+        10,
     ),
 ]
 

@@ -391,7 +391,7 @@ def test_a_checkpoint_with_more_weights_is_loaded_if_they_need_not_fit(make_modu
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_are_clipped_as_lightning_clips_them(make_module, make_trainer, monkeypatch, algorithm):
     def weights(**options):
-        torch.manual_seed(0)
+        seed_everything(0, verbose=False)
         module = make_module()
         fit(module, make_trainer(max_steps=3, **options))
         return list(module.denoiser.parameters())
