@@ -115,6 +115,9 @@ from .guidance import (
     ClassifierGuidance as ClassifierGuidance,
 )
 from .guidance import (
+    ClassLikelihood as ClassLikelihood,
+)
+from .guidance import (
     ExactGuidance as ExactGuidance,
 )
 from .likelihood import (
@@ -299,9 +302,6 @@ from .parameterizations import (
 )
 from .parameterizations import (
     VPrediction as VPrediction,
-)
-from .posterior import (
-    ClassLikelihood as ClassLikelihood,
 )
 from .posterior import (
     Likelihood as Likelihood,

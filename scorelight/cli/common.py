@@ -129,7 +129,8 @@ def load_source(
     module.guidance, chosen = guidance, sampler or module.sampler
     chosen.levels(module.denoiser.process)
     denoiser = module.denoiser_for(weights)
-    chosen_labels = _numbers(labels or (), denoiser.num_classes or 0, module.class_names or ())
+    number = denoiser.num_classes or chosen.num_classes or 0
+    chosen_labels = _numbers(labels or (), number, module.class_names or ())
     return SampleSource(denoiser, chosen, module.shape, chosen_labels or denoiser.labels)
 
 

@@ -84,6 +84,8 @@ def sample(
         how += guided + f", {precision}" * (precision != "32-true") + ", compiled" * compile
         how += f", batches of {batches.used}" * (batch_size == "auto")
         print(f"{num_samples} samples of {path} ({weights} weights) by {how}:")
+        for line in source.sampler.report():
+            print(f"  {line}")
         print(f"  {Path(out) / 'samples.png'}\n  {Path(out) / 'samples.npz'}")
 
 

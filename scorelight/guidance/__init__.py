@@ -1,8 +1,9 @@
 """Guidance: denoisers around denoisers, which change what is sampled."""
 
 from scorelight.guidance.autoguidance import Autoguidance
+from scorelight.guidance.class_likelihood import ClassLikelihood
 from scorelight.guidance.classifier import ClassifierGuidance
 from scorelight.guidance.classifier_free import ClassifierFreeGuidance
 from scorelight.guidance.exact import ExactGuidance
 
-__all__ = ["Autoguidance", "ClassifierFreeGuidance", "ClassifierGuidance", "ExactGuidance"]
+__all__ = ["Autoguidance", "ClassLikelihood", "ClassifierFreeGuidance", "ClassifierGuidance", "ExactGuidance"]

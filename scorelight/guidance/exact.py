@@ -26,9 +26,23 @@ class Diagnosis(NamedTuple):
     acceptance: float
     """Share of the proposals that were accepted, after the warm-up."""
     r_hat: float
-    """Split R̂ of the log-likelihood, after the warm-up; below 1.05 if the chains have mixed."""
+    """Split R̂ of the log-likelihood, after the warm-up, of the class in which it is largest; below 1.05 if
+    the chains have mixed."""
     effective_size: float
-    """Independent draws that the iterations after the warm-up are worth, of the log-likelihood, per chain."""
+    """Independent draws that the iterations after the warm-up are worth, of the log-likelihood, per chain, of
+    the class in which it is smallest."""
+
+
+class _Trace(NamedTuple):
+    """The chains of a batch after the warm-up: log-likelihood and acceptance, shape (iterations, B)."""
+
+    values: Tensor
+    accepted: Tensor
+    label: Tensor
+    """What the chains have as their target, shape (B,)."""
+
+
+_MIXED = 1.05
 
 
 class ExactGuidance(Sampler):
@@ -77,7 +91,8 @@ class ExactGuidance(Sampler):
         self.flow = flow or ExponentialAdams()
         self.betas, self.warmup = tuple(betas), warmup
         self.use_gradient, self.conditional = use_gradient, conditional
-        self._traces: list[tuple[Tensor, Tensor]] = []
+        self.num_classes = likelihood.num_classes
+        self._traces: list[_Trace] = []
 
     @override
     def levels(self, process: ForwardProcess) -> Levels:
@@ -111,19 +126,40 @@ class ExactGuidance(Sampler):
             values.append(state.log_likelihood)
             accepted.append(state.accepted)
             yield state.x0
-        self._traces.append((torch.stack(values), torch.stack(accepted)))
+        label = torch.as_tensor(predict.cond.get("label", 0)).expand(len(x)).cpu()
+        kept = [torch.stack(parts)[self.warmup :].cpu() for parts in (values, accepted)]
+        self._traces.append(_Trace(kept[0], kept[1], label))
 
     def diagnose(self) -> Diagnosis:
-        """The chains of all samples that this sampler has drawn, which must have the same target.
+        """The chains of all samples that this sampler has drawn. Those of a class have the same target.
 
         Raises:
             ConfigurationError: If it has drawn none.
         """
         if not self._traces:
             raise ConfigurationError("ExactGuidance: has drawn no samples")
-        values, accepted = (torch.cat(parts, 1)[self.warmup :] for parts in zip(*self._traces, strict=True))
-        size = effective_sample_size(values) / values.shape[1]
-        return Diagnosis(accepted.double().mean().item(), split_r_hat(values), size)
+        values, accepted = (torch.cat([trace[i] for trace in self._traces], 1) for i in (0, 1))
+        label = torch.cat([trace.label for trace in self._traces])
+        groups = [values[:, label == c] for c in set(label.tolist())]
+        sizes = [effective_sample_size(group) / group.shape[1] for group in groups]
+        r_hat = max(split_r_hat(group) for group in groups)
+        return Diagnosis(accepted.double().mean().item(), r_hat, min(sizes))
+
+    @override
+    def report(self) -> list[str]:
+        """The diagnosis in words, and a warning if the chains have not mixed."""
+        acceptance, r_hat, size = self.diagnose()
+        num = self.num_steps - self.warmup
+        lines = [
+            f"chains: {acceptance:.0%} of the proposals accepted, split R̂ {r_hat:.3f}, {size:.3g} "
+            f"independent draws in {num} iterations"
+        ]
+        if r_hat >= _MIXED:
+            lines.append(
+                f"the chains have not mixed, R̂ should be below {_MIXED}: give --sampler.num_iterations "
+                f"{2 * self.num_steps} or more, smaller --sampler.betas, or --sampler.use_gradient true"
+            )
+        return lines
 
     def _refuse_noise(self, like: Tensor) -> Tensor:
         """The noise of the flow, which must not ask for any."""

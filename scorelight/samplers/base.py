@@ -75,6 +75,8 @@ class Sampler(Component, ABC):
     """Order of accuracy in the step, in the strong (deterministic) or weak (stochastic) sense."""
     default_grid: TimeGrid = UniformGrid()
     """The grid unless another one is given; on a table, rounded to its noise levels."""
+    num_classes: int | None = None
+    """Classes that samples can be asked for through the sampler alone, without the denoiser's help."""
     remedy: str = "more steps, another sampler"
     """What to change in this sampler if its samples are not finite."""
 
@@ -180,6 +182,10 @@ class Sampler(Component, ABC):
             ConfigurationError: If the grid is not defined for the process.
         """
         return process.grid_levels(self.grid(process, self.num_steps + 1 - self.denoise))
+
+    def report(self) -> list[str]:
+        """What is to be known about the samples drawn so far, in lines for people."""
+        return []
 
     def _no_noise(self, like: Tensor) -> Tensor:
         raise ConfigurationError(

@@ -82,6 +82,18 @@ def test_it_guides_a_model_from_its_run_folder(capsys):
 
 
 @pytest.mark.usefixtures("_here")
+def test_exact_guidance_is_a_sampler_with_a_report(capsys):
+    exact = ["--sampler", "ExactGuidance", "--sampler.likelihood", "ClassLikelihood"]
+    exact += ["--sampler.likelihood.classifier", RUN]
+    exact += ["--sampler.num_iterations", "8", "--sampler.warmup", "2"]
+    exact += ["--sampler.flow", "DDIM", "--sampler.flow.num_steps", "3", "--labels", "3", "5"]
+    assert main(["sample", MODEL, "--num_samples", "4", "--out", "exact", *exact]) == 0
+    out = capsys.readouterr().out
+    assert "of the proposals accepted, split R̂" in out and "in 6 iterations" in out
+    assert "--labels 10: classes are 0 to 9" in error_of(capsys, "sample", MODEL, *exact[:-2], "10")
+
+
+@pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -90,6 +90,25 @@ def test_chains_that_have_not_mixed_are_noticed(generator):
     sampler = ExactGuidance(Modes(), flow=DDIM(10), num_iterations=60, betas=(0.02,), warmup=10)
     sampler(denoiser, noise, generator=generator)
     assert sampler.diagnose().r_hat > 1.2
+    assert "the chains have not mixed" in sampler.report()[1]
+    assert "--sampler.num_iterations 120 or more" in sampler.report()[1]
+
+
+def test_the_chains_of_each_class_are_diagnosed_by_themselves(generator):
+    """Classes of other log-likelihoods, whose chains mix: together they would look as if they did not."""
+
+    class Levels(Likelihood):
+        def log_prob(self, x0, label):
+            return -x0.flatten(1).square().sum(1) / 4 + 100.0 * label
+
+    denoiser = AnalyticDenoiser(gaussian((2,), 2.0), VPSDE())
+    sampler = ExactGuidance(Levels(), flow=DDIM(10), num_iterations=120, betas=(1.0, 0.6), warmup=20)
+    for begin in (0, 100):
+        noise = torch.randn(100, 2, dtype=D, generator=generator)
+        sampler(denoiser, noise, generator=generator, label=torch.arange(begin, begin + 100) % 3)
+    found, lines = sampler.diagnose(), sampler.report()
+    assert found.r_hat < 1.05 and found.effective_size > 20
+    assert len(lines) == 1 and f"split R̂ {found.r_hat:.3f}" in lines[0] and "in 100 iterations" in lines[0]
 
 
 @pytest.mark.parametrize(
