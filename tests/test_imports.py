@@ -28,6 +28,7 @@ ORDER = [
     "networks",
     "denoisers",
     "classifiers",
+    "image_text",
     "samplers",
     "likelihood",
     "posterior",
