@@ -102,15 +102,17 @@ class ToyDataModule(ArrayDataModule):
         self.density = density
         self.num_train = num_train
         self.num_val = num_val
+        self.classes = classes
         self.exact = mixture(density, classes)
-        if classes and self.exact is None:
-            raise ConfigurationError(f"data.classes=true: {density} is no mixture; use eight_gaussians")
-        self.num_classes = self.exact.num_classes if classes and self.exact else None
+        if classes:
+            if self.exact is None:
+                raise ConfigurationError(f"data.classes=true: {density} is no mixture; use eight_gaussians")
+            self.num_classes = self.exact.num_classes
 
     def arrays(self) -> tuple[Arrays, Arrays]:
         """Draw both sets at once; they share no point."""
         points = sample(self.density, self.num_train + self.num_val, self.seed)
-        cond = {"label": self._classes_of(points)} if self.num_classes else {}
+        cond = {"label": self._classes_of(points)} if self.classes else {}
         return (
             Arrays(points[: self.num_train], {k: v[: self.num_train] for k, v in cond.items()}),
             Arrays(points[self.num_train :], {k: v[self.num_train :] for k, v in cond.items()}),
