@@ -34,6 +34,7 @@ from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
 from scorelight.training.checks import check_seed, check_trainer
 from scorelight.training.classifier import ClassifierModule
+from scorelight.training.image_text import ImageTextModule
 from scorelight.training.learning_rate import time_limit
 from scorelight.training.lightning_private import (
     PrivateCLI,
@@ -294,6 +295,16 @@ _KINDS = {
         "--labels 3{trust}",
     ),
 }
+
+
+_KINDS["ImageTextModule"] = _Kind(
+    ImageTextModule,
+    {},
+    "metrics             in TensorBoard's files",
+    "",
+    "Guide       {bin}scorelight sample MODEL --guidance CLIPGuidance --guidance.model {run} "
+    '--guidance.prompt "a thick three"{trust}',
+)
 
 
 def _kind_of(args: list[str]) -> _Kind:
