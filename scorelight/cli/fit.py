@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from argparse import ArgumentError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -320,10 +321,11 @@ def _kind_of(args: list[str]) -> _Kind:
         if flag == "--module":
             named = value
         elif flag == "--config" and Path(value).is_file():
-            content = yaml.safe_load(Path(value).read_text())
-            name = content.get("module", name) if isinstance(content, dict) else name
+            with suppress(yaml.YAMLError, UnicodeError, OSError):  # which the parser reports
+                content = yaml.safe_load(Path(value).read_text())
+                name = content.get("module", name) if isinstance(content, dict) else name
     name = named or name
-    if name not in _KINDS:
+    if not isinstance(name, str) or name not in _KINDS:
         raise ConfigurationError(f"--module {name}: {nearest(str(name), list(_KINDS))}")
     return _KINDS[name]
 
