@@ -37,6 +37,9 @@ from .data import (
     ClusteredDataModule as ClusteredDataModule,
 )
 from .data import (
+    DescribedDigitsDataModule as DescribedDigitsDataModule,
+)
+from .data import (
     DigitsDataModule as DigitsDataModule,
 )
 from .data import (
@@ -118,7 +121,19 @@ from .guidance import (
     ClassLikelihood as ClassLikelihood,
 )
 from .guidance import (
+    CLIPGuidance as CLIPGuidance,
+)
+from .guidance import (
     ExactGuidance as ExactGuidance,
+)
+from .image_text import (
+    Captions as Captions,
+)
+from .image_text import (
+    ImageText as ImageText,
+)
+from .image_text import (
+    NoisyCLIP as NoisyCLIP,
 )
 from .likelihood import (
     BitsPerDim as BitsPerDim,
@@ -467,6 +482,9 @@ from .times import (
 )
 from .training import (
     ClassifierModule as ClassifierModule,
+)
+from .training import (
+    ImageTextModule as ImageTextModule,
 )
 from .training.dequantizer import (
     DequantizerModule as DequantizerModule,

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from argparse import ArgumentError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
 from scorelight.training.checks import check_seed, check_trainer
 from scorelight.training.classifier import ClassifierModule
+from scorelight.training.image_text import ImageTextModule
 from scorelight.training.learning_rate import time_limit
 from scorelight.training.lightning_private import (
     PrivateCLI,
@@ -296,6 +298,16 @@ _KINDS = {
 }
 
 
+_KINDS["ImageTextModule"] = _Kind(
+    ImageTextModule,
+    {},
+    "metrics             in TensorBoard's files",
+    "",
+    "Guide       {bin}scorelight sample MODEL --guidance CLIPGuidance --guidance.model {run} "
+    '--guidance.prompt "a thick three"{trust}',
+)
+
+
 def _kind_of(args: list[str]) -> _Kind:
     """The kind of model that a command trains: by its last --module, else by its last configuration.
 
@@ -309,10 +321,11 @@ def _kind_of(args: list[str]) -> _Kind:
         if flag == "--module":
             named = value
         elif flag == "--config" and Path(value).is_file():
-            content = yaml.safe_load(Path(value).read_text())
-            name = content.get("module", name) if isinstance(content, dict) else name
+            with suppress(yaml.YAMLError, UnicodeError, OSError):  # which the parser reports
+                content = yaml.safe_load(Path(value).read_text())
+                name = content.get("module", name) if isinstance(content, dict) else name
     name = named or name
-    if name not in _KINDS:
+    if not isinstance(name, str) or name not in _KINDS:
         raise ConfigurationError(f"--module {name}: {nearest(str(name), list(_KINDS))}")
     return _KINDS[name]
 

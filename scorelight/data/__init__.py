@@ -3,6 +3,7 @@
 from scorelight.data.arrays import Arrays, Examples
 from scorelight.data.base import ArrayDataModule, EightBitDataModule
 from scorelight.data.clusters import ClusteredDataModule
+from scorelight.data.described import DescribedDigitsDataModule
 from scorelight.data.digits import DigitsDataModule
 from scorelight.data.image_folder import ImageDataModule
 from scorelight.data.loaders import EvalLoader, TrainLoader
@@ -15,6 +16,7 @@ __all__ = [
     "Arrays",
     "CIFAR10DataModule",
     "ClusteredDataModule",
+    "DescribedDigitsDataModule",
     "DigitsDataModule",
     "EightBitDataModule",
     "EvalLoader",

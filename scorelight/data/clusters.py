@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from typing_extensions import override
 
-from scorelight.data.arrays import Arrays, Examples
+from scorelight.data.arrays import Arrays
 from scorelight.data.base import ArrayDataModule
+from scorelight.data.wrapped import WrappedDataModule
 from scorelight.errors import ConfigurationError
 from scorelight.rng import hash_seed
 
@@ -19,7 +20,7 @@ __all__ = ["ClusteredDataModule", "assign", "balanced_clusters"]
 _ROUNDS, _PRICE_STEPS = 20, 5
 
 
-class ClusteredDataModule(ArrayDataModule):
+class ClusteredDataModule(WrappedDataModule):
     """The examples of another data module, labelled by clusters of equal size instead of by its labels.
 
     A model of these data is p(x) = Σ_k p(x | k)/K for K clusters: samples of all clusters in turn, as they
@@ -46,35 +47,15 @@ class ClusteredDataModule(ArrayDataModule):
         val_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            data.batch_size if batch_size is None else batch_size,
-            data.val_batch_size if val_batch_size is None else val_batch_size,
-            data.seed,
-            data.flip,
-        )
+        super().__init__(data, batch_size, val_batch_size)
         if num_clusters < 2:
             raise ConfigurationError(f"data.num_clusters={num_clusters}: must be at least 2")
-        self.data = data
-        self.shape = data.shape
-        self.num_bins = data.num_bins
         self.num_classes = num_clusters
         self.cluster_seed = seed
 
     @override
-    def prepare_data(self) -> None:
-        self.data.prepare_data()
-
-    @override
-    def sizes(self) -> tuple[int, int]:
-        return self.data.sizes()
-
-    @override
-    def scale(self, x: Tensor) -> Tensor:
-        return self.data.scale(x)
-
-    @override
     def arrays(self) -> tuple[Arrays, Arrays]:
-        train, val = (_in_memory(examples, self.data) for examples in self.data.arrays())
+        train, val = self.arrays_in_memory()
         if self.num_classes > len(train):
             raise ConfigurationError(
                 f"data.num_clusters={self.num_classes}: there are {len(train)} training examples; choose "
@@ -152,12 +133,3 @@ def _points(examples: Arrays) -> Tensor:
     x = examples.x.float()
     x = x / 255 if examples.x.dtype == torch.uint8 else x
     return (avg_pool2d(x, 2, ceil_mode=True) if x.ndim == 4 else x).flatten(1)
-
-
-def _in_memory(examples: Examples, data: ArrayDataModule) -> Arrays:
-    if not isinstance(examples, Arrays):
-        raise ConfigurationError(
-            f"data.data: {type(data).__name__} reads its examples as they are needed, and clusters need them "
-            "in memory; set data.data.in_memory to true"
-        )
-    return examples

@@ -4,6 +4,14 @@ from scorelight.guidance.autoguidance import Autoguidance
 from scorelight.guidance.class_likelihood import ClassLikelihood
 from scorelight.guidance.classifier import ClassifierGuidance
 from scorelight.guidance.classifier_free import ClassifierFreeGuidance
+from scorelight.guidance.clip import CLIPGuidance
 from scorelight.guidance.exact import ExactGuidance
 
-__all__ = ["Autoguidance", "ClassLikelihood", "ClassifierFreeGuidance", "ClassifierGuidance", "ExactGuidance"]
+__all__ = [
+    "Autoguidance",
+    "CLIPGuidance",
+    "ClassLikelihood",
+    "ClassifierFreeGuidance",
+    "ClassifierGuidance",
+    "ExactGuidance",
+]

@@ -16,7 +16,7 @@ from torch import Tensor
 from scorelight.errors import ConfigurationError, nearest
 from scorelight.rng import Generators, rand
 
-__all__ = ["Captions", "slant", "stroke_width", "terciles"]
+__all__ = ["DIGIT_CAPTIONS", "Captions", "slant", "stroke_width", "terciles"]
 
 _OPENINGS = ("a", "the", "a handwritten", "a picture of a", "an image of a", "a drawing of a", "")
 _DIGITS = (
@@ -31,6 +31,8 @@ _DIGITS = (
     ("eight", "8"),
     ("nine", "9"),
 )
+DIGIT_CAPTIONS = tuple(f"a {words[0]}" for words in _DIGITS)
+"""A caption of each digit, which says nothing else."""
 _WIDTHS = (("thin", "fine"), (), ("thick", "bold"))
 _SLANTS = (("upright", "straight"), (), ("slanted", "italic"))
 _SAID = 0.5

@@ -9,13 +9,15 @@ from lightning.pytorch import LightningDataModule
 
 from scorelight.classifiers.network import NetworkClassifier
 from scorelight.errors import ConfigurationError
+from scorelight.image_text.model import NoisyCLIP
 from scorelight.storage.checkpoint import read_checkpoint
 from scorelight.storage.specs import described, plain
 from scorelight.training.classifier import ClassifierModule
 from scorelight.training.configured import ConfiguredModule, described_settings
+from scorelight.training.image_text import ImageTextModule
 from scorelight.training.module import ScoreModule
 
-__all__ = ["load_classifier", "load_module", "read_config"]
+__all__ = ["load_classifier", "load_image_text", "load_module", "read_config"]
 
 _T = TypeVar("_T", bound=ConfiguredModule)
 
@@ -37,6 +39,15 @@ def load_classifier(path: Path) -> NetworkClassifier:
         ConfigurationError: See `load_module`.
     """
     return _load(ClassifierModule, path).classifier.eval()
+
+
+def load_image_text(path: Path) -> NoisyCLIP:
+    """The encoders of images and captions of a checkpoint, on the CPU and in evaluation mode.
+
+    Raises:
+        ConfigurationError: See `load_module`.
+    """
+    return _load(ImageTextModule, path).model.eval()
 
 
 def _load(owner: type[_T], path: Path) -> _T:

@@ -93,6 +93,21 @@ def test_exact_guidance_is_a_sampler_with_a_report(capsys):
     assert "--labels 10: classes are 0 to 9" in error_of(capsys, "sample", MODEL, *exact[:-2], "10")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"module: 3", "--module 3: allowed: ClassifierModule"),
+        (b"module: [a]", "--module ['a']: allowed: ClassifierModule"),
+        (b"module: Scoremodule", "--module Scoremodule: did you mean 'ScoreModule'?"),
+        (b"a: [1", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML"),
+    ],
+)
+def test_configurations_that_name_no_module_are_refused(content, message, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_bytes(content)
+    assert message in error_of(capsys, "fit", "--config", str(tmp_path / "a.yaml"))
+
+
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     ("args", "message"),
