@@ -295,17 +295,15 @@ _KINDS = {
         "Guide       {bin}scorelight sample MODEL --guidance ClassifierGuidance --guidance.classifier {run} "
         "--labels 3{trust}",
     ),
+    "ImageTextModule": _Kind(
+        ImageTextModule,
+        {},
+        "events.out...       loss and accuracy, for TensorBoard",
+        "",
+        "Guide       {bin}scorelight sample MODEL --guidance CLIPGuidance --guidance.model {run} "
+        '--guidance.prompt "a thick three"{trust}',
+    ),
 }
-
-
-_KINDS["ImageTextModule"] = _Kind(
-    ImageTextModule,
-    {},
-    "metrics             in TensorBoard's files",
-    "",
-    "Guide       {bin}scorelight sample MODEL --guidance CLIPGuidance --guidance.model {run} "
-    '--guidance.prompt "a thick three"{trust}',
-)
 
 
 def _kind_of(args: list[str]) -> _Kind:

@@ -43,9 +43,9 @@ class DescribedDigitsDataModule(WrappedDataModule):
     @override
     def arrays(self) -> tuple[Arrays, Arrays]:
         train, val = self.arrays_in_memory()
-        images, label = self.scale(train.x), train.cond["label"]
-        conds = [dict(train.cond), dict(val.cond)]
+        images, shown = self.scale(train.x), self.scale(val.x)
+        cond, described = dict(train.cond), dict(val.cond)
         for name, measure in (("width", stroke_width), ("slant", slant)):
-            conds[0][name], bounds = terciles(measure(images), label)
-            conds[1][name], _ = terciles(measure(self.scale(val.x)), val.cond["label"], bounds)
-        return Arrays(train.x, conds[0]), Arrays(val.x, conds[1])
+            cond[name], bounds = terciles(measure(images), cond["label"])
+            described[name], _ = terciles(measure(shown), described["label"], bounds)
+        return Arrays(train.x, cond), Arrays(val.x, described)

@@ -92,12 +92,19 @@ class TrainedModule(ConfiguredModule, ABC):
         return []
 
     def setup(self, stage: str) -> None:
-        """Check the data."""
+        """Check the data, and take the names of their classes: later their files may be gone."""
         super().setup(stage)
         check_validation_examples(self.trainer)
         if stage == "fit":
             data = getattr(self.trainer, "datamodule", None)
             check_classes_of_data(data, self.num_classes, self.classes_key)
+            self._name_classes(getattr(data, "class_names", None))
+
+    def _name_classes(self, names: Any) -> None:
+        """Keep the names, if they are one for each class: a stranger's file may hold anything."""
+        strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if strings and len(names) == self.num_classes:
+            self.class_names = list(names)
 
     def on_train_start(self) -> None:
         """Count the micro-batches of optimizer steps."""
@@ -112,16 +119,14 @@ class TrainedModule(ConfiguredModule, ABC):
         if trainer is not None and self.strict_loading:
             check_checkpoint(self, checkpoint, resuming=trainer.state.fn == "fit")
         super().on_load_checkpoint(checkpoint)
-        names = checkpoint.get("class_names")
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            self.class_names = names if len(names) == self.num_classes else None
+        if self.class_names is None:  # otherwise the data at hand have told
+            self._name_classes(checkpoint.get("class_names"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to write a checkpoint after a step that was left out."""
         self.guard.read(self)
         super().on_save_checkpoint(checkpoint)
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", self.class_names)
-        checkpoint["class_names"] = list(names) if names and len(names) == self.num_classes else None
+        checkpoint["class_names"] = self.class_names
 
     def on_validation_start(self) -> None:
         """Refuse to validate after a step that was left out."""
