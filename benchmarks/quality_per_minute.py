@@ -98,32 +98,30 @@ class CPUClock:
     monotonic = staticmethod(time.process_time)
 
 
-def train_ours(config, minutes, seed):
-    """The module of a configuration, trained as it is shipped."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = yaml.safe_load(shipped_configs()[config].read_text())
-        clustered = settings["data"]["class_path"] == "ClusteredDataModule"
-        root = {"data.data.root" if clustered else "data.root": ROOT}
-        options = ({} if config.startswith("digits") else root) | {
-            "seed_everything": seed,
-            "trainer.max_time": f"00:00:{minutes:02}:00",
-            "trainer.default_root_dir": folder,
-            "trainer.max_steps": -1,
-            "trainer.limit_val_batches": 0,
-            "trainer.enable_progress_bar": "false",
-            "trainer.logger": "false",
-            "samples.every_n_steps": 10**9,
-        }
-        flags = [f"--{name}={value}" for name, value in options.items()]
-        with mock.patch("lightning.pytorch.callbacks.timer.time", CPUClock):
-            assert main(["fit", "--config", config, *flags]) == 0
-        path = find_checkpoint(folder)
-        steps = torch.load(path, weights_only=True)["global_step"]
-        return load_module(path), steps
+def fit_for(config, minutes, seed, folder, *flags):
+    """Train a configuration as it is shipped for some minutes of CPU time; the checkpoint."""
+    settings = yaml.safe_load(shipped_configs()[config].read_text())
+    wrapped = "data" in settings["data"].get("init_args", {})
+    root = {"data.data.root" if wrapped else "data.root": ROOT}
+    options = ({} if config.startswith("digits") else root) | {
+        "seed_everything": seed,
+        "trainer.max_time": f"00:00:{minutes:02}:00",
+        "trainer.default_root_dir": folder,
+        "trainer.max_steps": -1,
+        "trainer.limit_val_batches": 0,
+        "trainer.enable_progress_bar": "false",
+        "trainer.logger": "false",
+    }
+    given = [f"--{name}={value}" for name, value in options.items()]
+    with mock.patch("lightning.pytorch.callbacks.timer.time", CPUClock):
+        assert main(["fit", "--config", config, *given, *flags]) == 0
+    return find_checkpoint(folder)
 
 
 def ours(data, config, minutes, seed, sample_seed):
-    module, steps = train_ours(config, minutes, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = fit_for(config, minutes, seed, folder, f"--samples.every_n_steps={10**9}")
+        module, steps = load_module(path), torch.load(path, weights_only=True)["global_step"]
     labels = torch.arange(NUM_SAMPLES) % module.num_classes if module.num_classes else None
     samples = draw(module.denoiser_for("ema"), module.sampler, module.shape, sample_seed, labels, NUM_SAMPLES)
     notes = dict(steps=steps, parameters=sum(p.numel() for p in module.denoiser.parameters()))

@@ -129,6 +129,7 @@ def _model(
     if num_classes:
         network["num_classes"] = "data"
     times = _described("LogNormalTime", mean=0.4, std=1.5)
+    dropout = {"condition_dropout": 0.1} if num_classes else {}
     return {
         "process": _described("VPSDE"),
         "parameterization": _described("EDM", sigma_data=sigma_data),
@@ -141,6 +142,7 @@ def _model(
         "sampler": _described("DDIM", num_steps=50, eta=1.0, grid=_described("QuadraticGrid")),
         "optimizer": _described("MuonWithAdam", lr=5e-3),
         "ema_decay": 0.995,
+        **dropout,
     }
 
 
