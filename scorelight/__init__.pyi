@@ -135,6 +135,9 @@ from .image_text import (
 from .image_text import (
     NoisyCLIP as NoisyCLIP,
 )
+from .image_text import (
+    OpenCLIP as OpenCLIP,
+)
 from .likelihood import (
     BitsPerDim as BitsPerDim,
 )

@@ -2,5 +2,6 @@
 
 from scorelight.image_text.captions import Captions, slant, stroke_width, terciles
 from scorelight.image_text.model import ImageText, NoisyCLIP
+from scorelight.image_text.open_clip import OpenCLIP
 
-__all__ = ["Captions", "ImageText", "NoisyCLIP", "slant", "stroke_width", "terciles"]
+__all__ = ["Captions", "ImageText", "NoisyCLIP", "OpenCLIP", "slant", "stroke_width", "terciles"]

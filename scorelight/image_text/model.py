@@ -26,8 +26,6 @@ class ImageText(Component, nn.Module, ABC):
     That is what a contrastive loss learns (van den Oord et al., 2018, sec. 2.3, with captions for their x).
     """
 
-    process: ForwardProcess
-
     @abstractmethod
     def encode_images(self, x_t: Tensor, level: AnyLevel) -> Tensor:
         """F(x_t), shape (B, D), of noisy images at a level of floats or of broadcastable tensors."""
