@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scorelight.batch import Batch
 from scorelight.denoisers.analytic import AnalyticDenoiser, EmpiricalDenoiser, GaussianMixture
-from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
+from scorelight.denoisers.base import DelegatingDenoiser, Denoiser, Prediction
 from scorelight.denoisers.network import NetworkDenoiser
 from scorelight.networks import Energy, ScoreNetwork
 from scorelight.objectives.base import Objective
@@ -294,7 +294,7 @@ class _Function(ScoreNetwork):
         return self.function(x, self.level)
 
 
-class _KnownDenoiser(DenoiserWrapper):
+class _KnownDenoiser(DelegatingDenoiser):
     """A network denoiser that passes the noise level itself to its network, beside the noise label."""
 
     def __init__(self, denoiser: NetworkDenoiser, function: _Function) -> None:

@@ -19,7 +19,7 @@ from scorelight.parameterizations import Parameterization
 from scorelight.processes.base import AnyLevel, ForwardProcess, Scalar
 from scorelight.storage.component import Component
 
-__all__ = ["Denoiser", "DenoiserWrapper", "MakeWrapper", "Prediction", "wrap"]
+__all__ = ["DelegatingDenoiser", "Denoiser", "DenoiserWrapper", "MakeWrapper", "Prediction", "wrap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +117,12 @@ class Denoiser(Component, nn.Module, ABC):
         return self.predict(x_t, level, **cond), self.unconditional(x_t, level, **cond)
 
 
-class DenoiserWrapper(Denoiser, ABC):
-    """A denoiser around another one, with the same process: the base of guidance.
-
-    A subclass takes the wrapped denoiser as its first argument and its options after it, so that
-    ``class_path`` and ``init_args`` name it in YAML: `model.guidance`, or ``--guidance CLASS`` as a flag.
+class DelegatingDenoiser(Denoiser, ABC):
+    """A denoiser around another one, with the same process.
 
     Args:
         denoiser: The denoiser that is wrapped.
     """
-
-    needs_condition_dropout: bool = False
-    """Whether it asks a conditional model for its prediction without the condition."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -143,6 +137,20 @@ class DenoiserWrapper(Denoiser, ABC):
     def evaluations(self, level: AnyLevel) -> int:
         """Those of the wrapped denoiser."""
         return self.denoiser.evaluations(level)
+
+
+class DenoiserWrapper(DelegatingDenoiser, ABC):
+    """A denoiser around another one that changes what is sampled: the base of guidance.
+
+    A subclass takes the wrapped denoiser as its first argument and its options after it, so that
+    ``class_path`` and ``init_args`` name it in YAML: `model.guidance`, or ``--guidance CLASS`` as a flag.
+
+    Args:
+        denoiser: The denoiser that is wrapped.
+    """
+
+    needs_condition_dropout: bool = False
+    """Whether it asks a conditional model for its prediction without the condition."""
 
 
 MakeWrapper = Callable[[Denoiser], DenoiserWrapper]

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
+from scorelight.denoisers.base import DelegatingDenoiser, Denoiser, Prediction
 from scorelight.processes.base import AnyLevel
 
 __all__ = ["CountingDenoiser"]
 
 
-class CountingDenoiser(DenoiserWrapper):
+class CountingDenoiser(DelegatingDenoiser):
     """Counts the evaluations of networks that the predictions of another denoiser take, for each example.
 
     They are in `num_evaluations`: of a guided denoiser more than the calls, see `Denoiser.evaluations`.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
+from scorelight.denoisers.base import DelegatingDenoiser, Denoiser, Prediction
 from scorelight.networks.base import ScoreNetwork
 from scorelight.processes.base import AnyLevel
 
@@ -18,7 +18,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 """Lightning's names: all in float32, or matrix products and convolutions in bf16."""
 
 
-class AutocastDenoiser(DenoiserWrapper):
+class AutocastDenoiser(DelegatingDenoiser):
     """Another denoiser, whose matrix products and convolutions are computed in bf16 (``bf16-mixed``).
 
     Weights, the states of the sampler and the prediction stay in float32. bf16 has 8 significant bits: each
@@ -39,7 +39,7 @@ class AutocastDenoiser(DenoiserWrapper):
             return self.denoiser.unconditional(x_t, level, **cond)
 
 
-class CompiledDenoiser(DenoiserWrapper):
+class CompiledDenoiser(DelegatingDenoiser):
     """Another denoiser, whose networks are compiled by `torch.compile`, in place: they stay so.
 
     Compiled code adds and rounds in another order; differences are of the size of float32's rounding.
