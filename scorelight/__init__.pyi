@@ -138,6 +138,9 @@ from .image_text import (
 from .image_text import (
     OpenCLIP as OpenCLIP,
 )
+from .image_text import (
+    ZeroShotClassifier as ZeroShotClassifier,
+)
 from .likelihood import (
     BitsPerDim as BitsPerDim,
 )

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
+import json
 import struct
 from collections import Counter
 
@@ -95,6 +96,30 @@ def train(tmp_path_factory):
         return folder
 
     return fit
+
+
+@pytest.fixture(scope="module")
+def open_clip(tmp_path_factory):
+    """The package, which knows a small architecture, ViT-tiny-for-tests."""
+    package = pytest.importorskip("open_clip")
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    path = tmp_path_factory.mktemp("configs") / "ViT-tiny-for-tests.json"
+    path.write_text(json.dumps(config))
+    package.add_model_config(path)
+    return package
+
+
+@pytest.fixture(scope="module")
+def open_clip_weights(open_clip, tmp_path_factory):
+    """A file of random weights of that architecture."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    torch.save(open_clip.create_model("ViT-tiny-for-tests").state_dict(), path)
+    return str(path)
 
 
 @pytest.fixture

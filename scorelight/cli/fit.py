@@ -297,8 +297,8 @@ _KINDS = {
     ),
     "ImageTextModule": _Kind(
         ImageTextModule,
-        {},
-        "events.out...       loss and accuracy, for TensorBoard",
+        {"accuracy": ClassifierReport},
+        "accuracy.csv        accuracy and calibration by noise level, of plain captions",
         "",
         "Guide       {bin}scorelight sample MODEL --guidance CLIPGuidance --guidance.model {run} "
         '--guidance.prompt "a thick three"{trust}',

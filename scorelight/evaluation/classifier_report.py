@@ -16,9 +16,12 @@ from scorelight.errors import ConfigurationError
 from scorelight.storage.atomic import atomic_write
 from scorelight.times import LogSNRGrid, NearestLevels
 from scorelight.training.classifier import ClassifierModule
+from scorelight.training.image_text import ImageTextModule
 from scorelight.training.run_folder import check_run_folder, run_folder
 
 __all__ = ["ClassifierReport"]
+
+_REPORTED = ClassifierModule, ImageTextModule
 
 
 class ClassifierReport(Callback):
@@ -27,7 +30,8 @@ class ClassifierReport(Callback):
     ``accuracy.csv`` has a row of `LevelAccuracy` for each level. On data that are a mixture in closed form
     with classes, such as ``ToyDataModule(classes=True)``, the columns ``bayes_...`` are those of the exact
     classifier, on the same examples with the same noise. ``val/accuracy_at_...`` is logged for each level
-    σ/α, and ``val/calibration_error`` is the mean over the levels.
+    σ/α, and ``val/calibration_error`` is the mean over the levels. Of encoders of images and captions, the
+    `ZeroShotClassifier` is evaluated.
 
     Args:
         num_examples: Validation examples, from the first on.
@@ -46,7 +50,7 @@ class ClassifierReport(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate on the first process, and write."""
         data: Any = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or data is None or not isinstance(pl_module, ClassifierModule):
+        if trainer.sanity_checking or data is None or not isinstance(pl_module, _REPORTED):
             return
         folder = run_folder(trainer) if trainer.state.fn == "fit" else None
         if not trainer.is_global_zero:
@@ -65,7 +69,7 @@ class ClassifierReport(Callback):
             with atomic_write(folder / "accuracy.csv") as file:
                 file.write(text.getvalue().encode())
 
-    def _rows(self, module: ClassifierModule, data: Any) -> list[dict[str, float]]:
+    def _rows(self, module: ClassifierModule | ImageTextModule, data: Any) -> list[dict[str, float]]:
         """The trained classifier at each level and, where there is one, the exact one."""
         process, exact = module.process, getattr(data, "exact", None)
         levels = process.grid_levels(NearestLevels(LogSNRGrid())(process, self.num_levels))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from typing_extensions import override
 
+from scorelight.classifiers.base import Classifier
 from scorelight.classifiers.network import encode
 from scorelight.image_text.captions import Captions
 from scorelight.networks.base import Encoder
@@ -17,7 +18,7 @@ from scorelight.networks.text import TextEncoder
 from scorelight.processes.base import AnyLevel, ForwardProcess
 from scorelight.storage.component import Component
 
-__all__ = ["ImageText", "NoisyCLIP"]
+__all__ = ["ImageText", "NoisyCLIP", "ZeroShotClassifier"]
 
 
 class ImageText(Component, nn.Module, ABC):
@@ -77,3 +78,27 @@ class NoisyCLIP(ImageText):
 
 _LARGEST = 4.6
 """Of τ: CLIP clips e^τ to 100."""
+
+
+class ZeroShotClassifier(Classifier):
+    """p(c | x_t) = softmax_c f(x_t) · g(caption of c), of classes that are equally likely.
+
+    The source is Radford et al. (2021), sec. 3.1.2.
+
+    Args:
+        model: The encoders.
+        captions: One for each class.
+        process: The process whose levels the classifier is asked for.
+    """
+
+    def __init__(self, model: ImageText, captions: Sequence[str], process: ForwardProcess) -> None:
+        super().__init__()
+        self.model = model
+        self.captions = tuple(captions)
+        self.process = process
+        self.num_classes = len(self.captions)
+
+    @override
+    def log_prob(self, x_t: Tensor, level: AnyLevel) -> Tensor:
+        products = self.model.encode_images(x_t, level) @ self.model.encode_captions(self.captions).to(x_t).T
+        return products.log_softmax(1)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.image_text.captions import DIGIT_CAPTIONS
-from scorelight.image_text.model import NoisyCLIP
+from scorelight.image_text.model import NoisyCLIP, ZeroShotClassifier
 from scorelight.networks.base import Encoder
 from scorelight.objectives.base import Loss, NoisyBatch, sample_noisy
 from scorelight.processes.base import ForwardProcess
@@ -74,6 +74,11 @@ class ImageTextModule(TrainedModule):
         """That of the encoders."""
         return self.model.process
 
+    @property
+    def classifier(self) -> ZeroShotClassifier:
+        """Of the ten digits, by their plain captions."""
+        return ZeroShotClassifier(self.model, DIGIT_CAPTIONS, self.process)
+
     @override
     def training_loss(self, x0: Tensor, cond: Mapping[str, Any], generator: PhiloxGenerator) -> Loss:
         noisy = sample_noisy(self.process, x0, self.time_sampler, generator)
@@ -83,8 +88,7 @@ class ImageTextModule(TrainedModule):
     @override
     def validation_loss(self, x0: Tensor, cond: Mapping[str, Any], generator: PhiloxGenerator) -> Tensor:
         noisy = sample_noisy(self.process, x0, self.time_sampler, generator)
-        images = self.model.encode_images(noisy.x_t, noisy.level)
-        guess = (images @ self.model.encode_captions(DIGIT_CAPTIONS).T).argmax(1)
+        guess = self.classifier.log_prob(noisy.x_t, noisy.level).argmax(1)
         self.val_accuracy.update((guess == cond["label"]).float())
         self.log("val/accuracy", self.val_accuracy)
         return noisy.weight * self._contrast(noisy, cond, generator)

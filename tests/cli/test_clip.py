@@ -1,5 +1,8 @@
 """Encoders of images and captions are trained by the commands of every model, and guide another one."""
 
+import csv
+import json
+
 import pytest
 
 from scorelight.cli import main
@@ -31,6 +34,22 @@ def test_a_prompt_guides_a_model_without_classes(capsys):
     prompts = ["--option", "guidance.prompt", "--values", "a thin 3", "seven"]
     assert main(["sweep", MODEL, *guided, *prompts]) == 0
     assert "a thin 3: 3 network evaluations" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_folder_of_a_run_has_the_accuracy_of_plain_captions_at_each_level():
+    with open(f"{RUN}/accuracy.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+
+
+@pytest.mark.usefixtures("_here")
+def test_encoders_are_named_by_their_class(open_clip_weights, capsys):
+    options = {"name": "ViT-tiny-for-tests", "pretrained": open_clip_weights}
+    encoders = json.dumps({"class_path": "OpenCLIP", "init_args": options})
+    guided = ["--guidance", "CLIPGuidance", "--guidance.model", encoders, "--guidance.prompt", "a cat"]
+    assert main(["sample", MODEL, *guided, "--num_samples", "2"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_here")

@@ -17,6 +17,7 @@ from scorelight import (
     MLPEncoder,
     NoisyCLIP,
     RectifiedFlow,
+    ZeroShotClassifier,
 )
 
 D = torch.float64
@@ -29,7 +30,7 @@ class Exact(ImageText):
 
     def __init__(self, process):
         super().__init__()
-        self.process, self.bayes = process, BayesClassifier(classes(), process)
+        self.bayes = BayesClassifier(classes(), process)
 
     def encode_images(self, x_t, level):
         return self.bayes.log_prob(x_t, level)
@@ -96,3 +97,11 @@ def test_outside_of_the_interval_nothing_is_added(generator):
 def test_an_unknown_word_is_refused_before_anything_runs():
     with pytest.raises(ConfigurationError, match=r"caption 'a cat': 'cat'"):
         CLIPGuidance(AnalyticDenoiser(classes(), VPSDE()), clip(VPSDE()), "a cat")
+
+
+@every_process
+def test_with_exact_encoders_the_zero_shot_classifier_is_that_of_bayes(process, generator):
+    x, level = inputs(process, generator)
+    exact = BayesClassifier(classes(), process)
+    found = ZeroShotClassifier(Exact(process), ["0", "1"], process).log_prob(x, level)
+    torch.testing.assert_close(found, exact.log_prob(x, level), rtol=1e-12, atol=1e-12)

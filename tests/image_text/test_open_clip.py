@@ -1,7 +1,6 @@
 """OpenCLIP: its loading and its encodings, with random weights."""
 
 import builtins
-import json
 
 import pytest
 import torch
@@ -17,29 +16,6 @@ from scorelight import (
 )
 
 NAME = "ViT-tiny-for-tests"
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def open_clip(tmp_path_factory):
-    """The package, which knows a small architecture."""
-    package = pytest.importorskip("open_clip")
-    path = tmp_path_factory.mktemp("configs") / f"{NAME}.json"
-    path.write_text(json.dumps(CONFIG))
-    package.add_model_config(path)
-    return package
-
-
-@pytest.fixture(scope="module")
-def weights(open_clip, tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "weights.pt"
-    torch.save(open_clip.create_model(NAME).state_dict(), path)
-    return str(path)
 
 
 def level_at(t=0.2):
@@ -47,27 +23,25 @@ def level_at(t=0.2):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_clean_images_and_captions_have_the_encodings_of_open_clip(open_clip, weights, channels, generator):
-    level = level_at()
+def test_clean_images_have_the_encodings_of_the_package(open_clip, open_clip_weights, channels, generator):
+    level, captions = level_at(), ["a cat", "two dogs"]
     x = torch.rand(3, channels, 32, 32, generator=generator)
-    ours = OpenCLIP(NAME, weights)
-    theirs = open_clip.create_model(NAME, weights).eval()
+    ours = OpenCLIP(NAME, open_clip_weights)
+    theirs = open_clip.create_model(NAME, open_clip_weights).eval()
     shown = Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)(x.expand(-1, 3, -1, -1))
     with torch.no_grad():
-        logits, _ = theirs.get_logits(shown, open_clip.get_tokenizer(NAME)(["a cat", "two dogs"]))
-        found = (
-            ours.encode_images(level.alpha * (2 * x - 1), level)
-            @ ours.encode_captions(["a cat", "two dogs"]).T
-        )
+        logits, _ = theirs.get_logits(shown, open_clip.get_tokenizer(NAME)(captions))
+        images = ours.encode_images(level.alpha * (2 * x - 1), level)
+        found = images @ ours.encode_captions(captions).T
     torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
 
 
-def test_it_guides_towards_a_caption(weights, generator):
+def test_it_guides_towards_a_caption(open_clip_weights, generator):
     """The score changes by the gradient of the product, which finite differences confirm."""
     process, shape = VPSDE(), (1, 28, 28)
     density = GaussianMixture(torch.ones(1), torch.zeros(1, *shape), torch.ones(1))
     model = AnalyticDenoiser(density, process)
-    guided = CLIPGuidance(model, OpenCLIP(NAME, weights), "a photo of a three", 2.0)
+    guided = CLIPGuidance(model, OpenCLIP(NAME, open_clip_weights), "a photo of a three", 2.0)
     x, level = torch.randn(2, *shape, generator=generator), level_at()
     change = guided.predict(x, level).score - model.predict(x, level).score
     direction = torch.randn(x.shape, generator=generator)
