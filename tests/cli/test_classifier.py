@@ -57,6 +57,18 @@ def test_the_exact_classifier_stands_beside_that_of_a_mixture(tmp_path, monkeypa
     assert float(clean["accuracy"]) < 0.9
 
 
+@pytest.mark.slow
+def test_a_trained_classifier_is_about_as_accurate_as_the_exact_one(tmp_path, monkeypatch):
+    """2,000 points at each level: the difference of two shares on the same points has an error below 1 %."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "toy/classifier"]) == 0
+    with open("runs/toy/classifier/version_0/accuracy.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    accuracy, exact = ([float(row[name]) for row in rows] for name in ("accuracy", "bayes_accuracy"))
+    assert accuracy == pytest.approx(exact, abs=0.03)
+    assert min(exact) < 0.2 and max(exact) > 0.99  # levels from noise to data
+
+
 @pytest.mark.usefixtures("_here")
 def test_a_run_is_continued_by_the_command_that_it_prints(capsys):
     flags = ["--config", f"{RUN}/config.yaml", "--ckpt_path", RUN, "--trainer.max_steps", "6"]
