@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -59,20 +59,38 @@ def save(picture: Tensor, path: Path) -> None:
 
 
 def titled(picture: Tensor, titles: Sequence[str]) -> Tensor:
-    """The picture with a line of text above it, a title in the middle of each of its equal columns.
+    """The picture with text above it, a title in the middle of each of its equal columns.
 
     Args:
         picture: uint8, shape (3 or 1, H, W).
-        titles: One for each column; what is wider than the column is cut off.
+        titles: One for each column; what is wider than the column goes on in the next line.
     """
-    band = Image.new("L", (picture.shape[2], _LINE), 255)
     width = picture.shape[2] / len(titles)
-    for i, title in enumerate(titles):
-        cell = Image.new("L", (math.floor(width), _LINE), 255)
-        draw = ImageDraw.Draw(cell)
-        draw.text((max((width - draw.textlength(title)) / 2, 0), 2), title, fill=0)
-        band.paste(cell, (round(i * width), 0))
+    measure = ImageDraw.Draw(Image.new("L", (1, 1))).textlength
+    lines = [_lines(title, width, measure) for title in titles]
+    band = Image.new("L", (picture.shape[2], _LINE * max(map(len, lines))), 255)
+    draw = ImageDraw.Draw(band)
+    for i, title in enumerate(lines):
+        for j, line in enumerate(title):
+            left = i * width + (width - measure(line)) / 2
+            draw.text((left, j * _LINE + 2), line, fill=0)
     return torch.cat([pil_to_tensor(band).expand(len(picture), -1, -1), picture], dim=1)
+
+
+def _lines(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
+    """The text in lines that are not wider, broken between words or, if one is too wide, inside it."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if measure(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines += [""] * bool(lines[-1])
+        for letter in word:
+            if lines[-1] and measure(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 def check_drawable(x: Tensor) -> None:

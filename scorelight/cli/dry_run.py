@@ -72,7 +72,7 @@ def _step(c: RunCost) -> Iterable[str]:
         ("random numbers", f"{c.random_numbers:,}"),
         (
             "gradient sent",
-            f"{_bytes(c.sent_bytes)} in about {c.gradient_collectives} parts"
+            f"{_bytes(c.sent_bytes)}, {c.gradient_collectives} collectives or so"
             if c.plan.processes > 1
             else "nothing",
         ),

@@ -87,6 +87,15 @@ def test_titles_are_above_their_columns_and_change_nothing_below(channels):
     assert torch.equal(both[:, :TITLE, 60:], second[:, :TITLE, 60:])
 
 
+@pytest.mark.parametrize("title", ["a thick slanted three", "antidisestablishmentarianism"])
+def test_a_wide_title_goes_on_in_the_next_line(title):
+    picture = torch.zeros(1, 20, 120, dtype=torch.uint8)
+    dark = (titled(picture, [title, "1"])[:, :-20] < 128).any(0)
+    assert dark.shape[0] % TITLE == 0 and dark.shape[0] > TITLE
+    assert all(line.any() for line in dark[:, :60].split(TITLE))
+    assert not dark[TITLE:, 60:].any()
+
+
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     ("args", "message"),
