@@ -72,7 +72,8 @@ def _step(c: RunCost) -> Iterable[str]:
         ("random numbers", f"{c.random_numbers:,}"),
         (
             "gradient sent",
-            f"{_bytes(c.sent_bytes)}, {c.gradient_collectives} collectives or so"
+            f"{_bytes(c.sent_bytes)} in about {c.gradient_collectives} "
+            f"collective{'s' * (c.gradient_collectives > 1)}"
             if c.plan.processes > 1
             else "nothing",
         ),

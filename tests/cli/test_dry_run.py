@@ -61,7 +61,7 @@ def test_more_processes_share_a_step_and_send_the_gradient(capsys):
     many = dry_run(capsys, *args, "--trainer.devices", "8", "--trainer.num_nodes", "128")
     assert "Step of each of 1,024 processes" in many["text"]
     assert (one["gradient sent"], one["further collectives"]) == ("nothing", "0")
-    assert many["gradient sent"] == "1.46 MB in about 1 parts"  # 2 · 1023/1024 · 182,274 · 4 B
+    assert many["gradient sent"] == "1.46 MB in about 1 collective"  # 2 · 1023/1024 · 182,274 · 4 B
     assert many["further collectives"] == "2"  # whether to stop, and the losses
     assert one["computed"] == many["computed"] == "269 MFLOP"  # 256 examples of 1,051,136
 
