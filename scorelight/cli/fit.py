@@ -7,13 +7,12 @@ import os
 import shutil
 import sys
 from argparse import ArgumentError
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info
@@ -22,20 +21,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scorelight.cli.classes import fill_in_classes
 from scorelight.cli.construction import construct
 from scorelight.cli.dry_run import cost_of_run, report
+from scorelight.cli.kinds import KINDS, Kind, kind_of
 from scorelight.cli.launcher import check_number
 from scorelight.cli.parser_errors import explain, unknown_flag
 from scorelight.cli.working_folder import has_checkpoints
-from scorelight.errors import ConfigurationError, Stopped, nearest
-from scorelight.evaluation.classifier_report import ClassifierReport
-from scorelight.evaluation.sample_grid import SampleGridCallback
+from scorelight.errors import ConfigurationError, Stopped
 from scorelight.storage.component import Component, refuse_none
 from scorelight.storage.runs import find_checkpoint
 from scorelight.storage.specs import arguments_of
 from scorelight.storage.trust import packages_named
 from scorelight.training.checkpointing import RollingCheckpoint, VerifiedCheckpointIO
 from scorelight.training.checks import check_seed, check_trainer
-from scorelight.training.classifier import ClassifierModule
-from scorelight.training.image_text import ImageTextModule
 from scorelight.training.learning_rate import time_limit
 from scorelight.training.lightning_private import (
     PrivateCLI,
@@ -58,8 +54,8 @@ class RunCLI(PrivateCLI):
     """The flags of a run: trainer, model, data, checkpoint, and pictures or reports."""
 
     @property
-    def _kind(self) -> _Kind:
-        return next(kind for kind in _KINDS.values() if kind.module is self.model_class)
+    def _kind(self) -> Kind:
+        return next(kind for kind in KINDS.values() if kind.module is self.model_class)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -78,7 +74,7 @@ class RunCLI(PrivateCLI):
         parser.add_argument(
             "--module",
             default=self._kind.module.__name__,
-            help=f"What is trained: {' or '.join(_KINDS)}. It decides on the keys of model.",
+            help=f"What is trained: {' or '.join(KINDS)}. It decides on the keys of model.",
         )
         parser.add_argument(
             "--resume",
@@ -224,7 +220,7 @@ def _checkpoint_defaults(path: Path, owner: type[TrainedModule]) -> dict[str, An
     return defaults | {f"model.{k}": v for k, v in model.items()} | ({"data": data} if data else {})
 
 
-def _check_configs_of_runs(args: list[str], kind: _Kind) -> None:
+def _check_configs_of_runs(args: list[str], kind: Kind) -> None:
     """Check each --config that is in a run folder: a stranger may have written it, as the checkpoint there.
 
     Raises:
@@ -267,67 +263,6 @@ Train on    {bin}scorelight fit --config {run}/config.yaml --ckpt_path {run} {mo
 Monitor     {bin}tensorboard --logdir {root}"""
 
 
-class _Kind(NamedTuple):
-    """What depends on the kind of model that is trained."""
-
-    module: type[TrainedModule]
-    callbacks: dict[str, type[Callback]]
-    """The run's own callbacks, by their keys."""
-    files: str
-    weights: str
-    use: str
-    """What to do next."""
-
-
-_KINDS = {
-    "ScoreModule": _Kind(
-        ScoreModule,
-        {"samples": SampleGridCallback},
-        "samples/            sample grids, the last one of the last step; data.png for comparison",
-        ": raw weights (denoiser.*) and their average (ema.*)",
-        "Sample      {bin}scorelight sample {run} --num_samples 64 --seed 1 --out {run}/more{trust}",
-    ),
-    "ClassifierModule": _Kind(
-        ClassifierModule,
-        {"accuracy": ClassifierReport},
-        "accuracy.csv        accuracy and calibration by noise level",
-        "",
-        "Guide       {bin}scorelight sample MODEL --guidance ClassifierGuidance --guidance.classifier {run} "
-        "--labels 3{trust}",
-    ),
-    "ImageTextModule": _Kind(
-        ImageTextModule,
-        {"accuracy": ClassifierReport},
-        "accuracy.csv        accuracy and calibration by noise level, of plain captions",
-        "",
-        "Guide       {bin}scorelight sample MODEL --guidance CLIPGuidance --guidance.model {run} "
-        '--guidance.prompt "a thick three"{trust}',
-    ),
-}
-
-
-def _kind_of(args: list[str]) -> _Kind:
-    """The kind of model that a command trains: by its last --module, else by its last configuration.
-
-    Raises:
-        ConfigurationError: If there is none of that name.
-    """
-    name, named = "ScoreModule", None
-    for i, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        value = value if equals else "".join(args[i + 1 : i + 2])
-        if flag == "--module":
-            named = value
-        elif flag == "--config" and Path(value).is_file():
-            with suppress(yaml.YAMLError, UnicodeError, OSError):  # which the parser reports
-                content = yaml.safe_load(Path(value).read_text())
-                name = content.get("module", name) if isinstance(content, dict) else name
-    name = named or name
-    if not isinstance(name, str) or name not in _KINDS:
-        raise ConfigurationError(f"--module {name}: {nearest(str(name), list(_KINDS))}")
-    return _KINDS[name]
-
-
 def _twice_as_long(trainer: Trainer) -> str:
     """The flag that doubles what limits a run: its steps, or else its time."""
     seconds = time_limit(trainer)
@@ -350,7 +285,7 @@ def run(args: list[str]) -> None:
         monitor="val/loss", filename="best", enable_version_counter=False, save_on_train_epoch_end=False
     )
     shutdown = GracefulShutdown()
-    kind = _kind_of(args)
+    kind = kind_of(args)
     try:
         RunCLI(
             kind.module,
