@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.densities import classes
 from support.networks import random_denoiser
+from support.processes import every_kind_of_process
 
 from scorelight import (
     DDIM,
@@ -18,14 +19,12 @@ from scorelight import (
     Classifier,
     ClassifierGuidance,
     ConfigurationError,
-    DDPMProcess,
     Epsilon,
     EulerMaruyama,
     GaussianMixture,
     Heun,
     RectifiedFlow,
     Score,
-    SubVPSDE,
     Velocity,
     VPrediction,
 )
@@ -33,7 +32,7 @@ from scorelight.conditions import NO_CLASS
 from scorelight.metrics import sliced_wasserstein
 
 D = torch.float64
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow(), DDPMProcess(50)]
+PROCESSES = every_kind_of_process()
 name = lambda value: type(value).__name__  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
 

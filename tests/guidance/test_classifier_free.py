@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.densities import classes
 from support.networks import random_mlp
+from support.processes import every_kind_of_process
 
 from scorelight import (
     DDIM,
@@ -18,23 +19,20 @@ from scorelight import (
     ClassifierFreeGuidance,
     ConfigurationError,
     CountingDenoiser,
-    DDPMProcess,
     Denoiser,
     Epsilon,
     GaussianMixture,
     Heun,
     LogSNRGrid,
     NetworkDenoiser,
-    RectifiedFlow,
     Score,
-    SubVPSDE,
     Velocity,
     VPrediction,
 )
 from scorelight.conditions import NO_CLASS
 
 D = torch.float64
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow(), DDPMProcess(50)]
+PROCESSES = every_kind_of_process()
 PARAMETERIZATIONS = [Epsilon(), Score(), X0(), VPrediction(), Velocity(), EDM(0.7)]
 name = lambda value: type(value).__name__  # noqa: E731
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from support.densities import classes
 from support.networks import randomized
+from support.processes import every_kind_of_process
 
 from scorelight import (
-    VESDE,
     VPSDE,
     AnalyticDenoiser,
     BayesClassifier,
@@ -16,12 +16,11 @@ from scorelight import (
     ImageText,
     MLPEncoder,
     NoisyCLIP,
-    RectifiedFlow,
     ZeroShotClassifier,
 )
 
 D = torch.float64
-PROCESSES = [VPSDE(), VESDE(), RectifiedFlow()]
+PROCESSES = every_kind_of_process()
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 
 

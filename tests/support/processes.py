@@ -3,7 +3,25 @@
 import torch
 from torch import Tensor, nn
 
-from scorelight import ForwardProcess
+from scorelight import (
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DDPMProcess,
+    ForwardProcess,
+    KarrasVESDE,
+    LearnedVPSDE,
+    RectifiedFlow,
+    SMLDProcess,
+    SubVPSDE,
+)
+
+
+def every_kind_of_process() -> list[ForwardProcess]:
+    """One of each, the discrete ones with fifty steps."""
+    torch.manual_seed(0)  # the weights of the learned one
+    continuous = [VESDE(), VPSDE(), SubVPSDE(), CosineVPSDE(), KarrasVESDE(), LearnedVPSDE(), RectifiedFlow()]
+    return [*continuous, DDPMProcess(50), SMLDProcess(50)]
 
 
 class LearnedRate(ForwardProcess):
