@@ -34,24 +34,22 @@ import torch
 from common import RESULTS, commit
 from quality_models import distance, examples, features_of
 from quality_per_minute import fit_for
+from support.denoisers import GaussianPair
 from torch import nn
 from torch.nn import functional
 
 from scorelight import (
     DDIM,
     VESDE,
-    AnalyticDenoiser,
     AncestralSampler,
     Autoguidance,
     ClassifierFreeGuidance,
     ClassifierGuidance,
     CLIPGuidance,
     CountingDenoiser,
-    Denoiser,
     ExactGuidance,
     ExponentialAdams,
     FeatureSet,
-    GaussianMixture,
     Heun,
     Likelihood,
     LogSNRGrid,
@@ -82,23 +80,6 @@ ACCURACIES = (0.98, 0.985, 0.99, 0.995)
 # Closed forms
 
 
-class Pair(Denoiser):
-    """p(x | c) = N(0, 1) and p(x) = N(0, 2)."""
-
-    def __init__(self, process):
-        super().__init__()
-        self.process = process
-        mean, ones = torch.zeros(1, 1, dtype=D), torch.ones(1, dtype=D)
-        self.of_class = AnalyticDenoiser(GaussianMixture(ones, mean, ones), process)
-        self.of_all = AnalyticDenoiser(GaussianMixture(ones, mean, 2 * ones), process)
-
-    def predict(self, x_t, level, **cond):
-        return self.of_class.predict(x_t, level)
-
-    def unconditional(self, x_t, level, **cond):
-        return self.of_all.predict(x_t, level)
-
-
 class ClassRatio(Likelihood):
     """log p(x | c)/p(x) = −x²/4, up to a constant."""
 
@@ -121,7 +102,7 @@ CLOSED_TITLES = {
 def closed(gamma):
     """Variances of 40,000 draws, whose standard error is 0.7 %; 100,000 for the SDE; the flow is linear."""
     process = VESDE(sigma_min=1e-3, sigma_max=1e4)
-    guided = ClassifierFreeGuidance(Pair(process), gamma)
+    guided = ClassifierFreeGuidance(GaussianPair(process), gamma)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(100_000, 1, dtype=D, generator=generator)
     end = Heun(500, LogSNRGrid())(guided, torch.ones(1, 1, dtype=D)).item()
@@ -129,7 +110,7 @@ def closed(gamma):
     exact = ExactGuidance(
         ClassRatio(), gamma, ExponentialAdams(30, prediction="v", order=4), 24, (1.0, 0.6), 4
     )
-    unguided = Pair(VESDE(sigma_min=1e-3, sigma_max=100.0)).of_all
+    unguided = GaussianPair(VESDE(sigma_min=1e-3, sigma_max=100.0)).of_all
     x = exact(unguided, noise[:40_000], generator=generator)
     draws = torch.cat([end * noise[:20_000], sde[:20_000], x[:20_000]], 1).T
     found = dict(flow=end**2, sde=sde.var().item(), exact=x.var().item(), r_hat=exact.diagnose().r_hat)

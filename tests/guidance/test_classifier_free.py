@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.denoisers import GaussianPair
 from support.densities import classes
 from support.networks import random_mlp
 from support.processes import every_kind_of_process
@@ -14,12 +15,10 @@ from scorelight import (
     VESDE,
     VPSDE,
     X0,
-    AnalyticDenoiser,
     AncestralSampler,
     ClassifierFreeGuidance,
     ConfigurationError,
     CountingDenoiser,
-    Denoiser,
     Epsilon,
     GaussianMixture,
     Heun,
@@ -114,23 +113,6 @@ def test_outside_of_the_interval_it_is_the_conditional_model_by_one_evaluation(g
     assert torch.equal((found - alone).abs().sum(1) > 1e-9, expected)
 
 
-class Pair(Denoiser):
-    """p(x|c) = N(0, 1) and p(x) = N(0, 2), whatever the condition."""
-
-    def __init__(self, process):
-        super().__init__()
-        self.process = process
-        mean, ones = torch.zeros(1, 1, dtype=D), torch.ones(1, dtype=D)
-        self.with_class = AnalyticDenoiser(GaussianMixture(ones, mean, ones), process)
-        self.without = AnalyticDenoiser(GaussianMixture(ones, mean, 2 * ones), process)
-
-    def predict(self, x_t, level, **cond):
-        return self.with_class.predict(x_t, level)
-
-    def unconditional(self, x_t, level, **cond):
-        return self.without.predict(x_t, level)
-
-
 GAMMAS = [1.5, 2.0, 3.0, 5.0]
 
 
@@ -139,7 +121,7 @@ GAMMAS = [1.5, 2.0, 3.0, 5.0]
 def test_the_probability_flow_ends_at_its_closed_form(gamma, sampler):
     """The flow is linear: one example has the standard deviation. σ_max = 10⁴ stands for infinity."""
     process = VESDE(sigma_min=1e-3, sigma_max=1e4)
-    x = sampler(ClassifierFreeGuidance(Pair(process), gamma), torch.ones(1, 1, dtype=D))
+    x = sampler(ClassifierFreeGuidance(GaussianPair(process), gamma), torch.ones(1, 1, dtype=D))
     assert x.item() ** 2 == pytest.approx(2 ** (1 - gamma), rel=0.01)
 
 
@@ -150,7 +132,7 @@ def test_the_reverse_sde_ends_at_its_closed_form(gamma, generator):
     process = VESDE(sigma_min=1e-3, sigma_max=1e4)
     sampler = AncestralSampler(1500, LogSNRGrid())
     noise = torch.randn(100_000, 1, dtype=D, generator=generator)
-    x = sampler(ClassifierFreeGuidance(Pair(process), gamma), noise, generator=generator)
+    x = sampler(ClassifierFreeGuidance(GaussianPair(process), gamma), noise, generator=generator)
     assert x.var().item() == pytest.approx((2 - 2 ** (2 - 2 * gamma)) / (2 * gamma - 1), rel=0.02)
 
 

@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorelight import Denoiser, DenoiserWrapper, Epsilon, ForwardProcess, Parameterization, Prediction
+from scorelight import (
+    AnalyticDenoiser,
+    Denoiser,
+    DenoiserWrapper,
+    Epsilon,
+    ForwardProcess,
+    GaussianMixture,
+    Parameterization,
+    Prediction,
+)
 from scorelight.processes.base import AnyLevel
 
 
@@ -95,3 +104,22 @@ class ZeroDenoiser(Denoiser):
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         """ε̂ = 0."""
         return Prediction(x_t, level, torch.zeros_like(x_t), Epsilon())
+
+
+class GaussianPair(Denoiser):
+    """p(x | c) = N(0, 1), whatever the condition, and p(x) = N(0, 2), in one dimension."""
+
+    def __init__(self, process: ForwardProcess) -> None:
+        super().__init__()
+        self.process = process
+        mean, ones = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        self.of_class = AnalyticDenoiser(GaussianMixture(ones, mean, ones), process)
+        self.of_all = AnalyticDenoiser(GaussianMixture(ones, mean, 2 * ones), process)
+
+    def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """Of p(x | c)."""
+        return self.of_class.predict(x_t, level)
+
+    def unconditional(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
+        """Of p(x)."""
+        return self.of_all.predict(x_t, level)
