@@ -10,11 +10,13 @@ from scorelight.inverse.proximal import DDRM, DiffPIR
 from scorelight.inverse.replacement import RePaint, Replacement
 from scorelight.inverse.scores import MMPS, TMPD, PiGDM
 from scorelight.inverse.separable import Downsample, Grayscale, SeparableOperator
+from scorelight.inverse.twisted import TDS
 
 __all__ = [
     "DDRM",
     "DPS",
     "MMPS",
+    "TDS",
     "TMPD",
     "Convolution",
     "DiffPIR",

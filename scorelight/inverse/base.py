@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from typing_extensions import override
 
 from scorelight.denoisers.base import DelegatingDenoiser, Denoiser, Prediction
 from scorelight.errors import ConfigurationError
-from scorelight.guidance.base import add_score
 from scorelight.inverse.measurement import Measurement
 from scorelight.inverse.operators import LinearOperator
 from scorelight.processes.base import AnyLevel
@@ -190,5 +190,7 @@ class _Conditioned(DelegatingDenoiser):
 
             y = cond["measurement"].clone()
             score = self.method.likelihood_score(x0.detach(), level, y, jacobian)
-        alone = Prediction(x_t, level, pred.output.detach(), pred.parameterization, pred.variance_fraction)
-        return add_score(alone, score.detach(), 1.0)
+        fraction = pred.variance_fraction
+        fraction = None if fraction is None else fraction.detach()
+        alone = replace(pred, x_t=x_t, output=pred.output.detach(), variance_fraction=fraction)
+        return alone.plus_score(score.detach())
