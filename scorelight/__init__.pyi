@@ -123,9 +123,6 @@ from .guidance import (
 from .guidance import (
     CLIPGuidance as CLIPGuidance,
 )
-from .guidance import (
-    ExactGuidance as ExactGuidance,
-)
 from .image_text import (
     Captions as Captions,
 )
@@ -164,6 +161,9 @@ from .inverse import (
 )
 from .inverse import (
     Downsample as Downsample,
+)
+from .inverse import (
+    ExactPosterior as ExactPosterior,
 )
 from .inverse import (
     GaussianBlur as GaussianBlur,
@@ -392,6 +392,9 @@ from .parameterizations import (
 )
 from .parameterizations import (
     VPrediction as VPrediction,
+)
+from .posterior import (
+    ExactGuidance as ExactGuidance,
 )
 from .posterior import (
     Likelihood as Likelihood,

@@ -3,6 +3,7 @@
 from scorelight.inverse.base import PosteriorSampler, PosteriorScore
 from scorelight.inverse.convolution import Convolution, GaussianBlur, MotionBlur
 from scorelight.inverse.dps import DPS
+from scorelight.inverse.exact import ExactPosterior
 from scorelight.inverse.mask import Mask
 from scorelight.inverse.measurement import Measurement, mixture_posterior
 from scorelight.inverse.operators import LinearOperator, MatrixOperator, Operator
@@ -21,6 +22,7 @@ __all__ = [
     "Convolution",
     "DiffPIR",
     "Downsample",
+    "ExactPosterior",
     "GaussianBlur",
     "Grayscale",
     "LinearOperator",

@@ -20,6 +20,7 @@ from scorelight.inverse import (
     TDS,
     TMPD,
     DiffPIR,
+    ExactPosterior,
     Mask,
     MatrixOperator,
     Measurement,
@@ -101,15 +102,19 @@ def test_the_true_covariance_draws_of_the_posterior_of_gaussian_data(generator):
     assert ((x.T.cov() - expected).abs() < 0.08 * deviation[:, None] * deviation).all()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda m: TDS(m, 100, num_particles=64), lambda m: ExactPosterior(m, Heun(20), 60, (1.0, 0.5), 20)],
+    ids=["TDS", "ExactPosterior"],
+)
 @pytest.mark.parametrize("process", [VPSDE(), RectifiedFlow()], ids=name)
-def test_many_particles_draw_of_the_posterior_of_a_mixture(process, generator):
-    """2,000 runs of 64 particles in 100 steps: the weight of a mode has a standard error of 0.011."""
+def test_particles_and_chains_draw_of_the_posterior_of_a_mixture(process, make, generator):
+    """2,000 draws: the weight of a mode has a standard error of 0.011."""
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=D)
     density = GaussianMixture(torch.tensor([0.6, 0.4]), means, torch.tensor([0.05, 0.05]))
     measurement = Measurement(MatrixOperator((2,), torch.tensor([[0.1, 1.0]], dtype=D)), 0.5)
     y = torch.tensor([0.35], dtype=D)
-    exact = mixture_posterior(density, measurement, y)
-    sampler = TDS(measurement, 100, num_particles=64)
+    exact, sampler = mixture_posterior(density, measurement, y), make(measurement)
     noise = torch.randn(2000, 2, dtype=D, generator=generator)
     model = AnalyticDenoiser(density, process)
     x = sampler(model, noise, generator=generator, measurement=y.expand(2000, 1))
@@ -118,6 +123,14 @@ def test_many_particles_draw_of_the_posterior_of_a_mixture(process, generator):
     for k, of in enumerate((first, ~first)):
         assert (x[of].mean(0) - exact.means[k]).abs().max() < 0.03
         assert (x[of].T.cov() - covariance(exact, k)).abs().max() < 0.15 * exact.eigenvalues[k].max()
+
+
+def test_chains_report_how_they_went(generator):
+    model, measurement = images(VPSDE())
+    sampler = ExactPosterior(measurement, DDIM(10), 20, warmup=10)
+    y = measurement.observe(model.density.sample(2, generator))
+    sampler(model, draws(4, *SHAPE, seed=6), generator=generator, measurement=y[[0, 0, 1, 1]])
+    assert "accepted" in sampler.report()[0]
 
 
 SHAPE = (1, 4, 4)
@@ -131,6 +144,7 @@ METHODS = {
     "DiffPIR": lambda m: DiffPIR(m, 20),
     "DDRM": lambda m: DDRM(m, 20),
     "TDS": lambda m: TDS(m, 20, num_particles=4),
+    "ExactPosterior": lambda m: ExactPosterior(m, DDIM(10), 60, warmup=40, use_gradient=True),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
