@@ -17,7 +17,6 @@ from scorelight.cli.common import check_positive, launch, load_source, run_on_ch
 from scorelight.data.access import examples_of
 from scorelight.data.image_folder import ImageDataModule
 from scorelight.denoisers.base import MakeWrapper
-from scorelight.denoisers.counting import CountingDenoiser
 from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.reference import default_features
 from scorelight.evaluation.restoration import restore_images
@@ -94,12 +93,12 @@ def restore(
     chosen.levels(source.denoiser.process)
     batch = _images(images, data, path, source.shape, num_images)
     context = launch(accelerator, 1)
-    counting = CountingDenoiser(source.denoiser.to(context.device))
-    stores = ResultStores(Path(out), source.denoiser, context)
-    cond = {"label": batch.cond["label"]} if source.denoiser.num_classes and "label" in batch.cond else {}
+    denoiser = source.denoiser.to(context.device)
+    stores = ResultStores(Path(out), denoiser, context)
+    cond = {"label": batch.cond["label"]} if denoiser.num_classes and "label" in batch.cond else {}
     try:
         with written(Path(out)):
-            found = restore_images(counting, chosen, batch.x0, cond, num_samples, seed, stores, batch_size)
+            found = restore_images(denoiser, chosen, batch.x0, cond, num_samples, seed, stores, batch_size)
     except Stopped as stopped:
         stopped.add_note(f"Finished samples are stored in {out}; rerun the same command to resume")
         raise

@@ -126,6 +126,7 @@ def restore_images(
     total, device = len(x0) * num_samples, device_of(denoiser)
     store = stores.store("restored", method, x0, cond, seed, num_samples)
     bar = samples_bar("restoring", total, hidden=False)
+    method.measurement.to(device)
     with stores.missing(store, total) as (missing, _), torch.no_grad(), bar:
         bar.update(total - len(missing))
         for index in torch.split(missing, batch_size) if len(missing) else ():
@@ -138,7 +139,7 @@ def restore_images(
             states = method.sample_path(denoiser, noise, generator=generator, **rows)
             store.write(index, x=final_state(counted(states, bar, len(index) / method.num_steps)).float())
     samples = store.merged(total, ["x"])["x"].reshape(len(x0), num_samples, *x0.shape[1:])
-    return Restoration(x0, y, samples, method.measurement)
+    return Restoration(x0, y, samples, method.measurement.cpu())
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class DPS(PosteriorSampler):
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         sigma = self.measurement.noise.to(x)
-        weight = sigma.mean() / sigma if sigma.ndim else 1.0
+        weight = sigma.mean() / sigma if sigma.ndim and sigma.all() else 1.0
         y = predict.cond["measurement"].clone()
         for t, s in pairwise(levels):
             lost = noise_lost(t, s)

@@ -120,7 +120,7 @@ class MatrixOperator(LinearOperator):
 
     values: Tensor
     right: Tensor
-    matrix_: Tensor
+    rows: Tensor
 
     def __init__(self, shape: Sequence[int], matrix: Tensor | Sequence[Any]) -> None:
         super().__init__(shape)
@@ -131,17 +131,17 @@ class MatrixOperator(LinearOperator):
                 f"examples of shape {self.shape}"
             )
         _, values, right = torch.linalg.svd(a, full_matrices=True)
-        self.register_buffer("matrix_", a)
+        self.register_buffer("rows", a)
         self.register_buffer("values", torch.cat([values, values.new_zeros(len(right) - len(values))]))
         self.register_buffer("right", right)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.matrix_.to(x).mT
+        return x.flatten(1) @ self.rows.to(x).mT
 
     @override
     def adjoint(self, y: Tensor) -> Tensor:
-        return (y @ self.matrix_.to(y)).reshape(-1, *self.shape)
+        return (y @ self.rows.to(y)).reshape(-1, *self.shape)
 
     @override
     def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:

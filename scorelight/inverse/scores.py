@@ -58,17 +58,18 @@ class TMPD(PosteriorScore):
     It is exact for Gaussian data and a single measurement. Row sums below 0 are taken for 0.
 
     Args:
-        measurement: A and σ_y.
+        measurement: A and σ_y > 0.
         sampler: Samples by the score (default: `DDIM` of 100 steps with η = 1).
     """
+
+    needs_noise = True
 
     @override
     def likelihood_score(self, x0: Tensor, level: AnyLevel, y: Tensor, jacobian: VectorJacobian) -> Tensor:
         sums = self.operator(jacobian(self.operator.adjoint(torch.ones_like(y))))
         variance = level.sigma**2 / level.alpha * sums
         total = variance.clamp(min=0) + self.measurement.noise.to(y) ** 2
-        residual = (y - self.operator(x0)) / total.clamp(min=torch.finfo(y.dtype).tiny)
-        return jacobian(self.operator.adjoint(residual))
+        return jacobian(self.operator.adjoint((y - self.operator(x0)) / total))
 
 
 class MMPS(PosteriorScore):

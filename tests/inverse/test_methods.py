@@ -200,6 +200,7 @@ class Absolute(Operator):
             "Replacement needs a linear operator, and Absolute",
         ),
         (DDRM, Measurement(Mask(SHAPE, half="top"), [0.1] * 8), "DDRM needs the same noise for all"),
+        (TMPD, Measurement(Mask(SHAPE, half="top")), "TMPD needs noise of the measurement"),
         (lambda m: MMPS(m, num_iterations=0), Measurement(Mask(SHAPE, half="top")), "num_iterations=0"),
         (lambda m: DPS(m, step=0.0), Measurement(Mask(SHAPE, half="top")), "step=0.0"),
         (lambda m: RePaint(m, repeats=0), Measurement(Mask(SHAPE, half="top")), "repeats=0"),
