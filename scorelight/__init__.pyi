@@ -123,9 +123,6 @@ from .guidance import (
 from .guidance import (
     CLIPGuidance as CLIPGuidance,
 )
-from .guidance import (
-    ExactGuidance as ExactGuidance,
-)
 from .image_text import (
     Captions as Captions,
 )
@@ -140,6 +137,78 @@ from .image_text import (
 )
 from .image_text import (
     ZeroShotClassifier as ZeroShotClassifier,
+)
+from .inverse import (
+    DDRM as DDRM,
+)
+from .inverse import (
+    DPS as DPS,
+)
+from .inverse import (
+    MMPS as MMPS,
+)
+from .inverse import (
+    TDS as TDS,
+)
+from .inverse import (
+    TMPD as TMPD,
+)
+from .inverse import (
+    Convolution as Convolution,
+)
+from .inverse import (
+    DiffPIR as DiffPIR,
+)
+from .inverse import (
+    Downsample as Downsample,
+)
+from .inverse import (
+    ExactPosterior as ExactPosterior,
+)
+from .inverse import (
+    GaussianBlur as GaussianBlur,
+)
+from .inverse import (
+    Grayscale as Grayscale,
+)
+from .inverse import (
+    LinearOperator as LinearOperator,
+)
+from .inverse import (
+    Mask as Mask,
+)
+from .inverse import (
+    MatrixOperator as MatrixOperator,
+)
+from .inverse import (
+    Measurement as Measurement,
+)
+from .inverse import (
+    MotionBlur as MotionBlur,
+)
+from .inverse import (
+    Operator as Operator,
+)
+from .inverse import (
+    PiGDM as PiGDM,
+)
+from .inverse import (
+    PosteriorSampler as PosteriorSampler,
+)
+from .inverse import (
+    PosteriorScore as PosteriorScore,
+)
+from .inverse import (
+    RePaint as RePaint,
+)
+from .inverse import (
+    Replacement as Replacement,
+)
+from .inverse import (
+    SeparableOperator as SeparableOperator,
+)
+from .inverse import (
+    mixture_posterior as mixture_posterior,
 )
 from .likelihood import (
     BitsPerDim as BitsPerDim,
@@ -323,6 +392,9 @@ from .parameterizations import (
 )
 from .parameterizations import (
     VPrediction as VPrediction,
+)
+from .posterior import (
+    ExactGuidance as ExactGuidance,
 )
 from .posterior import (
     Likelihood as Likelihood,

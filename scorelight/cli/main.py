@@ -31,7 +31,17 @@ from scorelight.storage.trust import trust
 
 __all__ = ["main"]
 
-_FUNCTIONS = ("sample", "sweep", "evaluate", "statistics", "interpolate", "dequantize", "ema", "advise")
+_FUNCTIONS = (
+    "sample",
+    "sweep",
+    "evaluate",
+    "statistics",
+    "restore",
+    "interpolate",
+    "dequantize",
+    "ema",
+    "advise",
+)
 _COMMANDS = ("fit", "validate", *_FUNCTIONS, "configs")
 
 _HELP = """\
@@ -44,6 +54,7 @@ commands:
   sweep        one option, several values: scorelight sweep RUN --option sampler.eta --values 0 0.5 1
   evaluate     compute metrics:          scorelight evaluate RUN_OR_CHECKPOINT --metrics FrechetDistance
   statistics   features of real data:    scorelight statistics --data CIFAR10DataModule --out FILE.npz
+  restore      from measurements:        scorelight restore RUN --operator Mask --operator.half left
   interpolate  between two images:       scorelight interpolate RUN_OR_CHECKPOINT --out FILE.png
   dequantize   learned dequantization:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
   ema          another average of weights: scorelight ema RUN --sigma_rel 0.1

@@ -89,19 +89,23 @@ class ImageDataModule(EightBitDataModule):
 
     def arrays(self) -> tuple[Examples, Examples]:
         """Split the images; decode them, or check that they can be decoded."""
-        if _is_npz(self.path):
-            return split(
-                _prepared(read_npz(self.path), self.transform, self.path), self.val_fraction, self.seed
-            )
-        source = _source(self.path)
-        found = list(source.files())
-        names, labels = list(filter(is_image, found)), labels_of(source, found)
-        files = ImageFiles(source, names, labels, self.transform, self.num_workers)
+        files = self.all_images()
+        if not isinstance(files, ImageFiles):
+            return split(files, self.val_fraction, self.seed)
         train, val = split(files, self.val_fraction, self.seed)
         if self.in_memory or (self.in_memory is None and files.num_bytes <= _IN_MEMORY):
             return train.load(), val.load()
         files.check()
         return train, val
+
+    def all_images(self) -> Arrays | ImageFiles:
+        """Every image, in the order of their names or of the .npz; files are decoded when asked for."""
+        if _is_npz(self.path):
+            return _prepared(read_npz(self.path), self.transform, self.path)
+        source = _source(self.path)
+        found = list(source.files())
+        names, labels = list(filter(is_image, found)), labels_of(source, found)
+        return ImageFiles(source, names, labels, self.transform, self.num_workers)
 
     @cached_property
     def num_classes(self) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,6 +73,17 @@ class Prediction:
         """dz/dθ of the probability flow, in the coordinates (20) of `scorelight.samplers.adaptive`."""
         length = self.level.length
         return self.combine(-self.level.sigma / length, self.level.alpha / length)
+
+    def plus_score(self, gradient: Tensor, scale: Scalar = 1.0) -> Prediction:
+        """The prediction with `scale` times a gradient added to its score.
+
+        ε̂ changes by −σ s g and x̂0 by (σ²/α) s g, so that x_t = α x̂0 + σ ε̂ stays; by (5) the output changes by
+        −(σΔ/α) s g.
+        """
+        level, space = self.level, self.parameterization
+        factor = -level.sigma * space.determinant(level) / level.alpha * scale
+        output = self.output + (factor * gradient).to(self.output)
+        return replace(self, output=output)
 
     def residual(self, x0: Tensor, epsilon: Tensor, space: Parameterization) -> Tensor:
         """Error of the prediction against (x0, ε), measured in another space by Δ_space/Δ_output.

@@ -18,7 +18,7 @@ from scorelight.samplers.base import Sampler, final_state
 from scorelight.samplers.generate import device_of, generate
 from scorelight.storage.shards import ShardStore
 
-__all__ = ["SampleSource", "cycle_labels", "emptied", "quantize", "samples_bar"]
+__all__ = ["SampleSource", "counted", "cycle_labels", "emptied", "quantize", "samples_bar"]
 
 
 def quantize(x: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ class SampleSource(NamedTuple):
         here = {name: value.to(device_of(self.denoiser)) for name, value in cond.items()}
         states = generate(self.denoiser, self.sampler, self.shape, seed, index.tolist(), here)
         if progress is not None:
-            states = _counted(states, progress, len(index) / self.sampler.num_steps)
+            states = counted(states, progress, len(index) / self.sampler.num_steps)
         return final_state(states), cond
 
 
-def _counted(states: Iterator[Tensor], progress: Any, step: float) -> Iterator[Tensor]:
+def counted(states: Iterator[Tensor], progress: Any, step: float) -> Iterator[Tensor]:
     """The states; the bar is moved at each of them."""
     for state in states:
         progress.update(min(step, progress.total - progress.n))

@@ -5,7 +5,6 @@ from scorelight.guidance.class_likelihood import ClassLikelihood
 from scorelight.guidance.classifier import ClassifierGuidance
 from scorelight.guidance.classifier_free import ClassifierFreeGuidance
 from scorelight.guidance.clip import CLIPGuidance
-from scorelight.guidance.exact import ExactGuidance
 
 __all__ = [
     "Autoguidance",
@@ -13,5 +12,4 @@ __all__ = [
     "ClassLikelihood",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
-    "ExactGuidance",
 ]

@@ -11,7 +11,7 @@ from scorelight.denoisers.base import Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import AnyLevel, Scalar
 
-__all__ = ["Interval", "add_score", "check_scale", "extrapolate", "is_constant", "scale_at"]
+__all__ = ["Interval", "check_scale", "extrapolate", "is_constant", "scale_at"]
 
 Interval = tuple[float, float]
 """Bounds of σ/α, both included."""
@@ -58,15 +58,3 @@ def extrapolate(away: Prediction, towards: Prediction, scale: Scalar) -> Predict
     scale = scale.to(output) if isinstance(scale, Tensor) else scale
     guided = output + scale * (towards.output - output)
     return Prediction(towards.x_t, towards.level, guided, space, towards.variance_fraction)
-
-
-def add_score(pred: Prediction, gradient: Tensor, scale: Scalar) -> Prediction:
-    """The prediction with `scale` times a gradient added to its score.
-
-    ε̂ changes by −σ s g and x̂0 by (σ²/α) s g, so that x_t = α x̂0 + σ ε̂ stays; by (5) the output changes by
-    −(σΔ/α) s g.
-    """
-    level, space = pred.level, pred.parameterization
-    factor = -level.sigma * space.determinant(level) / level.alpha * scale
-    output = pred.output + (factor * gradient).to(pred.output)
-    return Prediction(pred.x_t, level, output, space, pred.variance_fraction)

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from scorelight.denoisers.base import Denoiser, DenoiserWrapper, Prediction
-from scorelight.guidance.base import Interval, add_score, check_scale, is_constant, scale_at
+from scorelight.guidance.base import Interval, check_scale, is_constant, scale_at
 from scorelight.processes.base import AnyLevel
 
 __all__ = ["GradientGuidance"]
@@ -47,4 +47,4 @@ class GradientGuidance(DenoiserWrapper, ABC):
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_likelihood(x, level, **cond).sum(), x)
-        return add_score(pred, gradient, scale)
+        return pred.plus_score(gradient, scale)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class _Trace(NamedTuple):
 
     values: Tensor
     accepted: Tensor
-    label: Tensor
-    """What the chains have as their target, shape (B,)."""
+    targets: list[bytes]
+    """The conditions of each chain: chains with the same ones have the same target."""
 
 
 _MIXED = 1.05
@@ -126,21 +126,23 @@ class ExactGuidance(Sampler):
             values.append(state.log_likelihood)
             accepted.append(state.accepted)
             yield state.x0
-        label = torch.as_tensor(predict.cond.get("label", 0)).expand(len(x)).cpu()
         kept = [torch.stack(parts)[self.warmup :].cpu() for parts in (values, accepted)]
-        self._traces.append(_Trace(kept[0], kept[1], label))
+        self._traces.append(_Trace(kept[0], kept[1], _targets(predict.cond, len(x))))
 
     def diagnose(self) -> Diagnosis:
-        """The chains of all samples that this sampler has drawn. Those of a class have the same target.
+        """The chains of all samples that this sampler has drawn. Those of the same conditions are compared.
 
         Raises:
             ConfigurationError: If it has drawn none.
         """
         if not self._traces:
             raise ConfigurationError("ExactGuidance: has drawn no samples")
-        values, accepted = (torch.cat([trace[i] for trace in self._traces], 1) for i in (0, 1))
-        label = torch.cat([trace.label for trace in self._traces])
-        groups = [values[:, label == c] for c in set(label.tolist())]
+        values = torch.cat([trace.values for trace in self._traces], 1)
+        accepted = torch.cat([trace.accepted for trace in self._traces], 1)
+        chains: dict[bytes, list[int]] = {}
+        for i, target in enumerate(target for trace in self._traces for target in trace.targets):
+            chains.setdefault(target, []).append(i)
+        groups = [values[:, of_target] for of_target in chains.values()]
         sizes = [effective_sample_size(group) / group.shape[1] for group in groups]
         r_hat = max(split_r_hat(group) for group in groups)
         return Diagnosis(accepted.double().mean().item(), r_hat, min(sizes))
@@ -167,3 +169,9 @@ class ExactGuidance(Sampler):
             f"ExactGuidance: flow={type(self.flow).__name__} draws noise; take a deterministic sampler, such "
             "as DDIM, Heun or ExponentialAdams"
         )
+
+
+def _targets(cond: Mapping[str, Any], num: int) -> list[bytes]:
+    """What the conditions of each of `num` examples are, as bytes."""
+    each = [value for value in cond.values() if isinstance(value, Tensor) and value.shape[:1] == (num,)]
+    return [b"".join(value[i].cpu().numpy().tobytes() for value in each) for i in range(num)]

@@ -1,0 +1,177 @@
+"""``scorelight restore``: images from measurements of them, by a trained model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from scorelight.batch import Batch
+from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, stored_data, written
+from scorelight.data.access import examples_of
+from scorelight.data.image_folder import ImageDataModule
+from scorelight.denoisers.base import MakeWrapper
+from scorelight.errors import ConfigurationError, Stopped
+from scorelight.evaluation.reference import default_features
+from scorelight.evaluation.restoration import restore_images
+from scorelight.evaluation.stores import ResultStores
+from scorelight.images import save
+from scorelight.inverse import DPS, MMPS, LinearOperator, Measurement, Operator, PosteriorSampler
+from scorelight.metrics import FeatureExtractor, InceptionFeatures
+from scorelight.storage.atomic import atomic_write
+from scorelight.storage.component import spec
+from scorelight.storage.npz import write_npz
+from scorelight.storage.runs import find_checkpoint
+from scorelight.training.module import Weights
+
+__all__ = ["restore", "run_restore"]
+
+MakeOperator = Callable[[Sequence[int]], Operator]
+MakeMethod = Callable[[Measurement], PosteriorSampler]
+
+
+def run_restore(args: list[str]) -> None:
+    """Parse with the checkpoint's own data and guidance as the defaults."""
+    run_on_checkpoint(restore, args, ["guidance", "data"])
+
+
+def restore(
+    checkpoint: str,
+    operator: MakeOperator | None = None,
+    method: MakeMethod | None = None,
+    noise: float = 0.05,
+    images: str = "val",
+    num_images: int = 8,
+    num_samples: int = 4,
+    seed: int = 0,
+    out: str = "restored",
+    data: LightningDataModule | None = None,
+    guidance: MakeWrapper | None = None,
+    features: FeatureExtractor | None = None,
+    weights: Weights = "ema",
+    batch_size: int = 64,
+    accelerator: str = "auto",
+) -> None:
+    """Measure images, and draw what they may have been: samples of p(x0 | y).
+
+    Inpainting is --operator Mask --operator.box 8 8 20 20, super-resolution --operator Downsample,
+    deblurring --operator GaussianBlur, colourisation --operator Grayscale. Writes restored.png with truth,
+    measurement, samples, their mean and standard deviation; results.json and .md; and restored.npz. Rerun the
+    same command to resume.
+
+    Args:
+        checkpoint: Run folder, or a .ckpt file.
+        operator: What is measured of an image: Mask, Downsample, GaussianBlur, MotionBlur, Grayscale, ...
+        method: How to draw (default: MMPS for a linear operator, else DPS); ExactPosterior has the model's
+            own posterior as its law, the others approximate it.
+        noise: Standard deviation σ_y of the noise of the measurement, for images of [−1, 1].
+        images: A folder, a zip or an .npz of images; or val, the validation images of the model's data.
+        num_images: Images, from the first on.
+        num_samples: Samples of each.
+        seed: Seed of noise and samples; image i depends on (seed, i) alone.
+        out: Folder to write to.
+        data: Data module whose validation images to take (default: as in the checkpoint).
+        guidance: Wraps the denoiser (default: as in the checkpoint).
+        features: Feature network of the feature distance (default: ours for digits and MNIST, else none).
+        weights: Averaged or raw weights.
+        batch_size: Samples drawn at once.
+        accelerator: Lightning's accelerator: auto, cpu, gpu, ...
+    """
+    check_positive(num_images=num_images, num_samples=num_samples, batch_size=batch_size)
+    if operator is None:
+        raise ConfigurationError("what is measured? --operator Mask --operator.box 8 8 20 20, for example")
+    path = find_checkpoint(checkpoint)
+    source = load_source(path, weights, None, guidance)
+    measurement = Measurement(operator(source.shape), noise)
+    chosen = _method(method, measurement)
+    chosen.levels(source.denoiser.process)
+    batch = _images(images, data, path, source.shape, num_images)
+    context = launch(accelerator, 1)
+    denoiser = source.denoiser.to(context.device)
+    stores = ResultStores(Path(out), denoiser, context)
+    cond = {"label": batch.cond["label"]} if denoiser.num_classes and "label" in batch.cond else {}
+    try:
+        with written(Path(out)):
+            found = restore_images(denoiser, chosen, batch.x0, cond, num_samples, seed, stores, batch_size)
+    except Stopped as stopped:
+        stopped.add_note(f"Finished samples are stored in {out}; rerun the same command to resume")
+        raise
+    default = default_features(source.shape)
+    features = features or (None if isinstance(default, InceptionFeatures) else default)
+    protocol = {
+        "checkpoint": str(path),
+        "weights": weights,
+        "operator": spec(measurement.operator),
+        "noise": noise,
+        "method": type(chosen).__name__,
+        "images": f"{images}, the first {len(batch.x0)}",
+        "samples of each": num_samples,
+        "seed": seed,
+    }
+    numbers = found.numbers(features)
+    with written(Path(out)):
+        _write(Path(out), numbers, protocol)
+        save(found.picture(), Path(out) / "restored.png")
+        arrays = {"truth": found.x0, "measurement": found.y, "samples": found.samples}
+        write_npz(Path(out) / "restored.npz", {name: value.numpy() for name, value in arrays.items()})
+    print(f"\n{_table(numbers)}")
+    for line in chosen.report():
+        print(f"  {line}")
+    for name in ("restored.png", "restored.npz", "results.json", "results.md"):
+        print(f"  {Path(out) / name}")
+
+
+def _method(method: MakeMethod | None, measurement: Measurement) -> PosteriorSampler:
+    if method is not None:
+        return method(measurement)
+    return MMPS(measurement) if isinstance(measurement.operator, LinearOperator) else DPS(measurement)
+
+
+def _images(
+    images: str, data: LightningDataModule | None, path: Path, shape: Sequence[int], num: int
+) -> Batch:
+    """The first images of what --images names.
+
+    Raises:
+        ConfigurationError: If there are none of the model's shape.
+    """
+    if images == "val":
+        data = stored_data(data, path)
+        data.prepare_data()
+        batch = examples_of(data, "val").first(num)
+    else:
+        own = ImageDataModule(images, grayscale=shape[0] == 1)
+        stored = own.all_images()
+        x, cond, _ = stored.batch(torch.arange(min(num, len(stored))))
+        batch = Batch(own.scale(x), cond)
+    if tuple(batch.x0.shape[1:]) != tuple(shape):
+        raise ConfigurationError(
+            f"--images {images}: have shape {tuple(batch.x0.shape[1:])}, the model's {tuple(shape)}"
+        )
+    return batch
+
+
+def _write(folder: Path, numbers: dict[str, Tensor], protocol: dict[str, Any]) -> None:
+    results = {name: value.tolist() for name, value in numbers.items()}
+    with atomic_write(folder / "results.json") as file:
+        file.write((json.dumps({"protocol": protocol, "images": results}, indent=1) + "\n").encode())
+    lines = [_table(numbers), "", *(f"* {name}: {value}" for name, value in protocol.items()), ""]
+    with atomic_write(folder / "results.md") as file:
+        file.write("\n".join(lines).encode())
+
+
+def _table(numbers: dict[str, Tensor]) -> str:
+    """Mean and standard error over the images."""
+    lines = ["| | mean ± standard error |", "| --- | --- |"]
+    for name, value in numbers.items():
+        error = value.std().item() / math.sqrt(len(value)) if len(value) > 1 else math.nan
+        lines.append(
+            f"| {name} | {value.mean().item():.4g}" + (f" ± {error:.2g} |" if error == error else " |")
+        )
+    return "\n".join(lines)

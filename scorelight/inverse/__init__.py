@@ -1,0 +1,41 @@
+"""Inverse problems: x0 from a measurement of it."""
+
+from scorelight.inverse.base import PosteriorSampler, PosteriorScore
+from scorelight.inverse.convolution import Convolution, GaussianBlur, MotionBlur
+from scorelight.inverse.dps import DPS
+from scorelight.inverse.exact import ExactPosterior
+from scorelight.inverse.mask import Mask
+from scorelight.inverse.measurement import Measurement, mixture_posterior
+from scorelight.inverse.operators import LinearOperator, MatrixOperator, Operator
+from scorelight.inverse.proximal import DDRM, DiffPIR
+from scorelight.inverse.replacement import RePaint, Replacement
+from scorelight.inverse.scores import MMPS, TMPD, PiGDM
+from scorelight.inverse.separable import Downsample, Grayscale, SeparableOperator
+from scorelight.inverse.twisted import TDS
+
+__all__ = [
+    "DDRM",
+    "DPS",
+    "MMPS",
+    "TDS",
+    "TMPD",
+    "Convolution",
+    "DiffPIR",
+    "Downsample",
+    "ExactPosterior",
+    "GaussianBlur",
+    "Grayscale",
+    "LinearOperator",
+    "Mask",
+    "MatrixOperator",
+    "Measurement",
+    "MotionBlur",
+    "Operator",
+    "PiGDM",
+    "PosteriorSampler",
+    "PosteriorScore",
+    "RePaint",
+    "Replacement",
+    "SeparableOperator",
+    "mixture_posterior",
+]

@@ -1,0 +1,109 @@
+"""`scorelight restore`: images from measurements, resumable, each independent of the others."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scorelight.cli import main
+from scorelight.denoisers.network import NetworkDenoiser
+
+RUN = "runs/digits/quick/version_0"
+BOX = ["--operator", "Mask", "--operator.box", "2", "2", "6", "6"]
+FAST = ["--method", "DDRM", "--method.num_steps", "4", "--num_samples", "3"]
+
+
+@pytest.fixture(scope="module")
+def trained(train):
+    short = "--trainer.max_steps 2 --trainer.max_time 00:00:01:00 --trainer.val_check_interval 2"
+    small = f"{short} --model.network.base_channels 8 --model.sampler.num_steps 3 --samples.num_samples 4"
+    return train("--config", "digits/quick", *small.split())
+
+
+@pytest.fixture(autouse=True)
+def _here(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+
+
+def restored(out, *flags):
+    assert main(["restore", RUN, *BOX, *FAST, "--out", out, *flags]) == 0
+    with np.load(f"{out}/restored.npz") as file:
+        return dict(file)
+
+
+def test_it_writes_images_numbers_and_a_picture(capsys):
+    arrays = restored("first", "--num_images", "5")
+    assert arrays["truth"].shape == (5, 1, 8, 8) and arrays["samples"].shape == (5, 3, 1, 8, 8)
+    assert arrays["measurement"].shape == (5, 1, 48)
+    results = json.loads(Path("first/results.json").read_text())
+    assert results["protocol"]["operator"]["init_args"]["box"] == [2, 2, 6, 6]
+    numbers = results["images"]
+    assert all(len(values) == 5 for values in numbers.values())
+    assert {"psnr", "ssim", "feature distance", "residual", "coverage"} < numbers.keys()
+    assert all(0 <= v <= 1 for v in numbers["coverage"])
+    with Image.open("first/restored.png") as picture:
+        assert picture.width > picture.height  # seven columns of five images
+    assert "| coverage |" in capsys.readouterr().out
+
+
+def test_an_image_depends_on_its_number_alone():
+    few = restored("few", "--num_images", "2", "--batch_size", "4")
+    many = restored("many", "--num_images", "5", "--batch_size", "7")
+    for name in ("truth", "measurement"):
+        np.testing.assert_array_equal(few[name], many[name][:2])
+    np.testing.assert_allclose(few["samples"], many["samples"][:2], rtol=0, atol=1e-5)
+
+
+def test_what_is_done_is_not_done_again(monkeypatch):
+    first = restored("again", "--num_images", "3")
+    assert len(list(Path("again").glob("restored-*/*.npz"))) == 1
+
+    def fail(self, *args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(NetworkDenoiser, "predict", fail)
+    np.testing.assert_array_equal(restored("again", "--num_images", "3")["samples"], first["samples"])
+
+
+def test_images_of_ones_own_are_taken_from_a_folder(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    for i, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    arrays = restored("own", "--images", str(tmp_path))
+    np.testing.assert_allclose(arrays["truth"][:, 0], values / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", ["Downsample", "GaussianBlur", "MotionBlur --operator.length 3"])
+def test_other_measurements_and_the_default_method(operator):
+    flags = ["--operator", *operator.split(), "--num_images", "2", "--num_samples", "1", "--out", "other"]
+    assert main(["restore", RUN, *flags]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "what is measured? --operator Mask"),
+        (["--operator", "Mask"], "Mask: 0 of box, random, half and file are given"),
+        (["--operator", "Mask", "--operator.box", "0", "0", "8", "8"], "no pixel is known"),
+        (["--operator", "Grayscale"], "Grayscale: colour images are needed"),
+        (["--operator", "Mask", "--operator.box", "0", "0", "9", "9"], "inside 8 by 8 pixels"),
+        (["--operator", "Downsample", "--operator.factor", "3"], "factor=3: a divisor of 8 and 8"),
+        ([*BOX, "--noise", "-1"], "noise=-1.0: from 0 on"),
+        ([*BOX, "--noise", "0", "--method", "TDS"], "TDS needs noise of the measurement"),
+        ([*BOX, "--method", "DDIM"], "DDIM"),
+        ([*BOX, "--num_images", "0"], "--num_images 0: must be at least 1"),
+        ([*BOX, "--images", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_get_one_message(flags, message, capsys):
+    assert main(["restore", RUN, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_images_of_another_size_are_refused(tmp_path, capsys):
+    Image.new("L", (9, 8)).save(tmp_path / "a.png")
+    assert main(["restore", RUN, *BOX, "--images", str(tmp_path)]) == 2
+    assert "have shape (1, 8, 9), the model's (1, 8, 8)" in capsys.readouterr().err
