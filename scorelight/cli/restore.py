@@ -109,7 +109,7 @@ def restore(
         "weights": weights,
         "operator": spec(measurement.operator),
         "noise": noise,
-        "method": type(chosen).__name__,
+        "method": _described(chosen),
         "images": f"{images}, the first {len(batch.x0)}",
         "samples of each": num_samples,
         "seed": seed,
@@ -131,6 +131,13 @@ def _method(method: MakeMethod | None, measurement: Measurement) -> PosteriorSam
     if method is not None:
         return method(measurement)
     return MMPS(measurement) if isinstance(measurement.operator, LinearOperator) else DPS(measurement)
+
+
+def _described(method: PosteriorSampler) -> dict[str, Any]:
+    """The class of the method and its options but for the measurement."""
+    found: dict[str, Any] = spec(method)
+    options = {name: value for name, value in found.get("init_args", {}).items() if name != "measurement"}
+    return found | {"init_args": options}
 
 
 def _images(

@@ -39,6 +39,8 @@ def test_it_writes_images_numbers_and_a_picture(capsys):
     assert arrays["measurement"].shape == (5, 1, 48)
     results = json.loads(Path("first/results.json").read_text())
     assert results["protocol"]["operator"]["init_args"]["box"] == [2, 2, 6, 6]
+    assert results["protocol"]["method"]["class_path"] == "scorelight.DDRM"
+    assert results["protocol"]["method"]["init_args"]["num_steps"] == 4
     numbers = results["images"]
     assert all(len(values) == 5 for values in numbers.values())
     assert {"psnr", "ssim", "feature distance", "residual", "coverage"} < numbers.keys()
