@@ -18,12 +18,12 @@ from scorelight.data.access import examples_of
 from scorelight.data.image_folder import ImageDataModule
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError, Stopped
-from scorelight.evaluation.reference import default_features
+from scorelight.evaluation.reference import own_features
 from scorelight.evaluation.restoration import restore_images
 from scorelight.evaluation.stores import ResultStores
 from scorelight.images import save
 from scorelight.inverse import DPS, MMPS, LinearOperator, Measurement, Operator, PosteriorSampler
-from scorelight.metrics import FeatureExtractor, InceptionFeatures
+from scorelight.metrics import FeatureExtractor
 from scorelight.storage.atomic import atomic_write
 from scorelight.storage.component import spec
 from scorelight.storage.npz import write_npz
@@ -102,8 +102,7 @@ def restore(
     except Stopped as stopped:
         stopped.add_note(f"Finished samples are stored in {out}; rerun the same command to resume")
         raise
-    default = default_features(source.shape)
-    features = features or (None if isinstance(default, InceptionFeatures) else default)
+    features = features or own_features(source.shape)
     protocol = {
         "checkpoint": str(path),
         "weights": weights,

@@ -32,18 +32,24 @@ from scorelight.metrics import (
 )
 from scorelight.storage.npz import read_npz, write_npz
 
-__all__ = ["cache_dir", "default_features", "reference_set"]
+__all__ = ["cache_dir", "default_features", "own_features", "reference_set"]
 
 
 def default_features(shape: Sequence[int]) -> FeatureExtractor:
     """By the shape of the examples: our classifiers for grey 8×8 and 28×28, Inception for other images."""
     if len(shape) != 3:
         return PixelFeatures()
+    return own_features(shape) or InceptionFeatures()
+
+
+def own_features(shape: Sequence[int]) -> FeatureExtractor | None:
+    """Our classifiers for grey images of 8×8 and 28×28, which need no download; None for other shapes."""
     known: dict[tuple[int, ...], Callable[[], FeatureExtractor]] = {
         (1, 8, 8): DigitsFeatures,
         (1, 28, 28): MNISTFeatures,
     }
-    return known.get(tuple(shape), InceptionFeatures)()
+    make = known.get(tuple(shape))
+    return make() if make else None
 
 
 def cache_dir() -> Path:
