@@ -75,7 +75,7 @@ class PosteriorSampler(Sampler, ABC):
         if self.needs_linear and not isinstance(measurement.operator, LinearOperator):
             raise ConfigurationError(
                 f"{name} needs a linear operator, and {type(measurement.operator).__name__} is not; take DPS "
-                "or ExactGuidance"
+                "or ExactPosterior"
             )
         if self.needs_noise and not measurement.noise.all():
             raise ConfigurationError(f"{name} needs noise of the measurement; give --noise 0.01 or so")

@@ -109,3 +109,16 @@ def test_images_of_another_size_are_refused(tmp_path, capsys):
     Image.new("L", (9, 8)).save(tmp_path / "a.png")
     assert main(["restore", RUN, *BOX, "--images", str(tmp_path)]) == 2
     assert "have shape (1, 8, 9), the model's (1, 8, 8)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_folder_with_data")
+def test_colours_are_restored_without_a_network_of_features():
+    small = "--model.network.base_channels 8 --trainer.max_steps 1 --trainer.val_check_interval 1"
+    flags = f"{small} --model.sampler.num_steps 2 --samples.num_samples 2 --data.batch_size 4"
+    assert main(["fit", "--config", "cifar10/quick", *flags.split()]) == 0
+    run = "runs/cifar10/quick/version_0"
+    options = "--operator Grayscale --method DDRM --method.num_steps 3 --num_images 2"
+    assert main(["restore", run, *options.split()]) == 0
+    with np.load("restored/restored.npz") as file:
+        assert file["measurement"].shape == (2, 1, 32, 32)
