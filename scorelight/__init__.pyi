@@ -145,6 +145,9 @@ from .inverse import (
     DPS as DPS,
 )
 from .inverse import (
+    JPEG as JPEG,
+)
+from .inverse import (
     MMPS as MMPS,
 )
 from .inverse import (
@@ -164,6 +167,9 @@ from .inverse import (
 )
 from .inverse import (
     ExactPosterior as ExactPosterior,
+)
+from .inverse import (
+    FourierMagnitude as FourierMagnitude,
 )
 from .inverse import (
     GaussianBlur as GaussianBlur,

@@ -6,6 +6,7 @@ from scorelight.inverse.dps import DPS
 from scorelight.inverse.exact import ExactPosterior
 from scorelight.inverse.mask import Mask
 from scorelight.inverse.measurement import Measurement, mixture_posterior
+from scorelight.inverse.nonlinear import JPEG, FourierMagnitude
 from scorelight.inverse.operators import LinearOperator, MatrixOperator, Operator
 from scorelight.inverse.proximal import DDRM, DiffPIR
 from scorelight.inverse.replacement import RePaint, Replacement
@@ -16,6 +17,7 @@ from scorelight.inverse.twisted import TDS
 __all__ = [
     "DDRM",
     "DPS",
+    "JPEG",
     "MMPS",
     "TDS",
     "TMPD",
@@ -23,6 +25,7 @@ __all__ = [
     "DiffPIR",
     "Downsample",
     "ExactPosterior",
+    "FourierMagnitude",
     "GaussianBlur",
     "Grayscale",
     "LinearOperator",
