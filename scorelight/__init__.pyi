@@ -178,6 +178,9 @@ from .inverse import (
     Grayscale as Grayscale,
 )
 from .inverse import (
+    Identity as Identity,
+)
+from .inverse import (
     LinearOperator as LinearOperator,
 )
 from .inverse import (
@@ -209,6 +212,9 @@ from .inverse import (
 )
 from .inverse import (
     Replacement as Replacement,
+)
+from .inverse import (
+    SDEdit as SDEdit,
 )
 from .inverse import (
     SeparableOperator as SeparableOperator,

@@ -11,7 +11,8 @@ from scorelight.inverse.operators import LinearOperator, MatrixOperator, Operato
 from scorelight.inverse.proximal import DDRM, DiffPIR
 from scorelight.inverse.replacement import RePaint, Replacement
 from scorelight.inverse.scores import MMPS, TMPD, PiGDM
-from scorelight.inverse.separable import Downsample, Grayscale, SeparableOperator
+from scorelight.inverse.sdedit import SDEdit
+from scorelight.inverse.separable import Downsample, Grayscale, Identity, SeparableOperator
 from scorelight.inverse.twisted import TDS
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "FourierMagnitude",
     "GaussianBlur",
     "Grayscale",
+    "Identity",
     "LinearOperator",
     "Mask",
     "MatrixOperator",
@@ -39,6 +41,7 @@ __all__ = [
     "PosteriorScore",
     "RePaint",
     "Replacement",
+    "SDEdit",
     "SeparableOperator",
     "mixture_posterior",
 ]

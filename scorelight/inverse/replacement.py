@@ -60,7 +60,7 @@ class Replacement(PosteriorSampler):
         return x - operator.measured_part(x) + level.alpha * operator.pseudo_inverse(y) + fresh
 
     @override
-    def _states(
+    def states(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         for state in self.trajectory(predict, x, levels, noise):

@@ -13,7 +13,7 @@ from typing_extensions import override
 from scorelight.errors import ConfigurationError
 from scorelight.inverse.operators import LinearOperator, SpectralFunction
 
-__all__ = ["Downsample", "Grayscale", "SeparableOperator"]
+__all__ = ["Downsample", "Grayscale", "Identity", "SeparableOperator"]
 
 
 class SeparableOperator(LinearOperator):
@@ -73,6 +73,17 @@ class SeparableOperator(LinearOperator):
 def _along(x: Tensor, dim: int, matrix: Tensor) -> Tensor:
     """The matrix applied along one dimension."""
     return (x.movedim(dim, -1) @ matrix.to(x).mT).movedim(-1, dim)
+
+
+class Identity(SeparableOperator):
+    """All of an image: its inverse problem is denoising.
+
+    Args:
+        shape: Shape of an example.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(shape, [None] * len(shape))
 
 
 class Grayscale(SeparableOperator):

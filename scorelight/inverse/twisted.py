@@ -62,7 +62,7 @@ class TDS(PosteriorSampler):
         self.variance = variance
 
     @override
-    def _states(
+    def states(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         yield from self.trajectory(predict, x, levels, noise)

@@ -120,10 +120,10 @@ class Sampler(Component, ABC):
         """
         levels = self.levels(denoiser.process)
         source = noise_source or functools.partial(randn_like, generator=generator)
-        states = self._states(BoundDenoiser(denoiser, **cond), levels[0].sigma * noise, levels, source)
+        states = self.states(BoundDenoiser(denoiser, **cond), levels[0].sigma * noise, levels, source)
         yield from self._checked(states, levels, denoiser)
 
-    def _states(
+    def states(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         """The trajectory, and with `denoise` the posterior mean at its end."""
