@@ -59,9 +59,13 @@ def test_gradients_pass_the_rounding(generator):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda m: DPS(m, 30), lambda m: ExactPosterior(m, num_iterations=30, warmup=20)]
+    "make",
+    [lambda m: DPS(m, 30), lambda m: ExactPosterior(m, num_iterations=30, warmup=20)],
+    ids=["DPS", "ExactPosterior"],
 )
-@pytest.mark.parametrize("operator", [FourierMagnitude((1, 8, 8)), JPEG((1, 8, 8), 20)], ids=str)
+@pytest.mark.parametrize(
+    "operator", [FourierMagnitude((1, 8, 8)), JPEG((1, 8, 8), 20)], ids=["magnitude", "JPEG"]
+)
 def test_methods_for_any_function_take_them(make, operator, generator):
     mean = 0.5 * torch.randn(2, 1, 8, 8, dtype=D, generator=generator)
     density = GaussianMixture(torch.ones(2), mean, torch.tensor([0.01, 0.01]))
