@@ -4,16 +4,55 @@ With BENCHMARK_RESULTS=FOLDER in the environment the results are written to that
 """
 
 import argparse
+import fcntl
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
 
 HERE = Path(__file__).parent
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", HERE)).resolve()
 CONFIG = "digits/vp_epsilon"
 
 sys.path.append(str(HERE.parent / "tests"))
+
+
+class Pieces:
+    """Pieces of long work in a .json, and arrays of them in an .npz; several processes may add to them.
+
+    Args:
+        file: The .json.
+        **about: Entries beside the pieces.
+    """
+
+    def __init__(self, file, **about):
+        self.file, self.about = file, about
+
+    def read(self):
+        """The rows of all pieces by their names."""
+        return self._content()["pieces"]
+
+    def add(self, key, row, array=None):
+        """Write a piece beside what other processes wrote in the meantime."""
+        with self.file.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            result = self._content() | self.about
+            result["pieces"][key] = row
+            self.file.write_text(json.dumps(result, indent=1) + "\n")
+            if array is not None:
+                np.savez_compressed(self.file.with_suffix(".npz"), **self.arrays() | {key: array})
+
+    def arrays(self):
+        """The arrays of pieces that have one."""
+        path = self.file.with_suffix(".npz")
+        return dict(np.load(path)) if path.exists() else {}
+
+    def _content(self):
+        text = self.file.read_text() if self.file.exists() else ""
+        return json.loads(text or '{"pieces": {}}')
 
 
 def commit():

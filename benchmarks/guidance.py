@@ -20,10 +20,8 @@ The results are guidance.json with a row for each piece of work, guidance.npz wi
 
 import argparse
 import csv
-import fcntl
 import functools
 import itertools
-import json
 import statistics
 import time
 from pathlib import Path
@@ -31,7 +29,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from common import RESULTS, commit
+from common import RESULTS, Pieces, commit
 from quality_models import distance, examples, features_of
 from quality_per_minute import fit_for
 from support.denoisers import GaussianPair
@@ -67,6 +65,7 @@ from scorelight.training.loading import load_module
 from scorelight.training.power_ema import PowerEMA, reconstruct
 
 FILE = RESULTS / "guidance.json"
+PIECES = Pieces(FILE, torch=torch.__version__)
 RUNS = Path("runs/guidance")
 SEEDS, NUM, BATCH, SHOWN = (0, 1), 2000, 100, 20
 D = torch.float64
@@ -298,24 +297,6 @@ def jobs():
     return work
 
 
-def read():
-    return json.loads((FILE.read_text() if FILE.exists() else "") or '{"pieces": {}}')
-
-
-def add(key, row, samples):
-    """Write a piece beside what other processes wrote in the meantime."""
-    with FILE.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        result = read()
-        result["pieces"][key] = row | {"commit": commit(), "date": time.strftime("%Y-%m-%d")}
-        result["torch"] = torch.__version__
-        FILE.write_text(json.dumps(result, indent=1) + "\n")
-        if samples is not None:
-            pictures = FILE.with_suffix(".npz")
-            shown = dict(np.load(pictures)) if pictures.exists() else {}
-            np.savez_compressed(pictures, **shown | {key: samples})
-
-
 # Report
 
 
@@ -464,7 +445,7 @@ def picture(pieces):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    shown = np.load(FILE.with_suffix(".npz"))
+    shown = PIECES.arrays()
     figure, axes = pyplot.subplots(2, 3, figsize=(15, 9), layout="constrained")
     draw_densities(axes[0, 0], shown)
     draw_variances(axes[0, 1], pieces)
@@ -565,12 +546,13 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    work = {key: job for key, job in jobs().items() if arguments.only in key and key not in read()["pieces"]}
+    known = PIECES.read()
+    work = {key: job for key, job in jobs().items() if arguments.only in key and key not in known}
     for key, (function, *rest) in list(work.items())[: arguments.pieces]:
         row, samples = function(*rest)
-        add(key, row, samples)
+        PIECES.add(key, row | {"commit": commit(), "date": time.strftime("%Y-%m-%d")}, samples)
         print(key, {k: v for k, v in row.items() if k != "levels"}, flush=True)
-    text = report(read()["pieces"])
+    text = report(PIECES.read())
     FILE.with_suffix(".md").write_text(text)
-    picture(read()["pieces"])
+    picture(PIECES.read())
     print(text)

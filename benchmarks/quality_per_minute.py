@@ -23,10 +23,8 @@ model, and the .md and .png that are made of both. A piece that is in the .json 
 """
 
 import argparse
-import fcntl
 import importlib.metadata
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -34,10 +32,9 @@ from dataclasses import dataclass
 from unittest import mock
 
 import matplotlib
-import numpy as np
 import torch
 import yaml
-from common import RESULTS, commit
+from common import RESULTS, Pieces, commit
 from quality_models import NUM_SAMPLES, ROOT, SEARCH_SEED, distance, draw, examples
 from quality_peers import BATCH, EVALUATIONS, PEERS
 from torch import nn
@@ -50,6 +47,12 @@ from scorelight.storage.runs import find_checkpoint
 from scorelight.training.loading import load_module
 
 FILE = RESULTS / "quality_per_minute.json"
+PACKAGES = ("torch", "lightning", "azula", "smalldiffusion", "diffusers", "denoising-diffusion-pytorch")
+PIECES = Pieces(
+    FILE,
+    versions={name: importlib.metadata.version(name) for name in PACKAGES},
+    processor=torch.backends.cpu.get_cpu_capability(),
+)
 SEEDS, SHOWN = (0, 1), 40
 TITLES = {"mnist": "MNIST", "digits": "digits", "cifar10": "CIFAR-10"}
 
@@ -215,31 +218,6 @@ def do(job):
     return row | notes, samples[:SHOWN].numpy()
 
 
-def read():
-    text = FILE.read_text() if FILE.exists() else ""
-    return json.loads(text or '{"pieces": {}}')
-
-
-def add(key, row, samples):
-    """Write a piece beside what other processes wrote in the meantime; returns all pieces."""
-    with FILE.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        result = read()
-        result["pieces"][key] = row
-        write(result, key, samples)
-    return result["pieces"]
-
-
-def write(result, key, samples):
-    packages = ("torch", "lightning", "azula", "smalldiffusion", "diffusers", "denoising-diffusion-pytorch")
-    result["versions"] = {name: importlib.metadata.version(name) for name in packages}
-    result["processor"] = torch.backends.cpu.get_cpu_capability()
-    FILE.write_text(json.dumps(result, indent=1) + "\n")
-    pictures = FILE.with_suffix(".npz")
-    shown = dict(np.load(pictures)) if pictures.exists() else {}
-    np.savez_compressed(pictures, **shown | {key: samples})
-
-
 # Report
 
 
@@ -299,7 +277,7 @@ def picture(pieces):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    shown = np.load(FILE.with_suffix(".npz"))
+    shown = PIECES.arrays()
     keys = {
         f"{c.data} final {name} {c.minutes[-1]} 0": f"{name}, {TITLES[c.data]}, {c.minutes[-1]} CPU min"
         for c in COMPARISONS
@@ -327,14 +305,15 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    pieces, done = read()["pieces"], 0
+    pieces, done = PIECES.read(), 0
     while done != arguments.pieces:
         left = [(key, job) for key, job in work(pieces).items() if arguments.only in key]
         if not left:
             break
         key, job = left[0]
         row, samples = do(job)
-        pieces = add(key, row, samples)
+        PIECES.add(key, row, samples)
+        pieces = PIECES.read()
         print(key, row, flush=True)
         done += 1
     text = report(pieces)

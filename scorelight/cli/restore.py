@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from scorelight.data.image_folder import ImageDataModule
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.reference import own_features
-from scorelight.evaluation.restoration import restore_images
+from scorelight.evaluation.report import markdown_table
+from scorelight.evaluation.restoration import Restoration, restore_images
 from scorelight.evaluation.stores import ResultStores
 from scorelight.images import save
 from scorelight.inverse import DPS, MMPS, LinearOperator, Measurement, Operator, PosteriorSampler
-from scorelight.metrics import FeatureExtractor
+from scorelight.metrics import FeatureExtractor, MetricResult
 from scorelight.storage.atomic import atomic_write
 from scorelight.storage.component import spec
 from scorelight.storage.npz import write_npz
@@ -102,7 +102,7 @@ def restore(
     except Stopped as stopped:
         stopped.add_note(f"Finished samples are stored in {out}; rerun the same command to resume")
         raise
-    features = features or own_features(source.shape)
+    numbers = found.numbers(features or own_features(source.shape))
     protocol = {
         "checkpoint": str(path),
         "weights": weights,
@@ -113,17 +113,12 @@ def restore(
         "samples of each": num_samples,
         "seed": seed,
     }
-    numbers = found.numbers(features)
+    table = markdown_table({k: MetricResult.over_examples(v[None]) for k, v in numbers.items()}, protocol)
     with written(Path(out)):
-        _write(Path(out), numbers, protocol)
-        save(found.picture(), Path(out) / "restored.png")
-        arrays = {"truth": found.x0, "measurement": found.y, "samples": found.samples}
-        write_npz(Path(out) / "restored.npz", {name: value.numpy() for name, value in arrays.items()})
-    print(f"\n{_table(numbers)}")
-    for line in chosen.report():
+        names = _write(Path(out), found, numbers, protocol, table)
+    print(f"\n{table}")
+    for line in [*chosen.report(), *names]:
         print(f"  {line}")
-    for name in ("restored.png", "restored.npz", "results.json", "results.md"):
-        print(f"  {Path(out) / name}")
 
 
 def _method(method: MakeMethod | None, measurement: Measurement) -> PosteriorSampler:
@@ -163,21 +158,15 @@ def _images(
     return batch
 
 
-def _write(folder: Path, numbers: dict[str, Tensor], protocol: dict[str, Any]) -> None:
-    results = {name: value.tolist() for name, value in numbers.items()}
-    with atomic_write(folder / "results.json") as file:
-        file.write((json.dumps({"protocol": protocol, "images": results}, indent=1) + "\n").encode())
-    lines = [_table(numbers), "", *(f"* {name}: {value}" for name, value in protocol.items()), ""]
-    with atomic_write(folder / "results.md") as file:
-        file.write("\n".join(lines).encode())
-
-
-def _table(numbers: dict[str, Tensor]) -> str:
-    """Mean and standard error over the images."""
-    lines = ["| | mean ± standard error |", "| --- | --- |"]
-    for name, value in numbers.items():
-        error = value.std().item() / math.sqrt(len(value)) if len(value) > 1 else math.nan
-        lines.append(
-            f"| {name} | {value.mean().item():.4g}" + (f" ± {error:.2g} |" if error == error else " |")
-        )
-    return "\n".join(lines)
+def _write(
+    folder: Path, found: Restoration, numbers: dict[str, Tensor], protocol: dict[str, Any], table: str
+) -> list[Path]:
+    """The files, the numbers of each image among them."""
+    save(found.picture(), folder / "restored.png")
+    arrays = {"truth": found.x0, "measurement": found.y, "samples": found.samples}
+    write_npz(folder / "restored.npz", {name: value.numpy() for name, value in arrays.items()})
+    results = {"protocol": protocol, "images": {name: value.tolist() for name, value in numbers.items()}}
+    for name, text in (("results.json", json.dumps(results, indent=1) + "\n"), ("results.md", table)):
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+    return [folder / name for name in ("restored.png", "restored.npz", "results.json", "results.md")]

@@ -127,15 +127,15 @@ def _model(
         "patch_size": patch,
         "group_size": 8,
     }
-    if num_classes:
-        network["num_classes"] = "data"
-    times = _described(
-        "LogNormalTime", **({"mean": -1.2, "std": 1.2} if photographs else {"mean": 0.4, "std": 1.5})
-    )
-    sampler = _described("DDIM", num_steps=50, eta=1.0, grid=_described("QuadraticGrid"))
     if photographs:
+        times = _described("LogNormalTime", mean=-1.2, std=1.2)
         sampler = _described("ExponentialAdams", num_steps=50)
-    dropout = {"condition_dropout": 0.1} if num_classes else {}
+    else:
+        times = _described("LogNormalTime", mean=0.4, std=1.5)
+        sampler = _described("DDIM", num_steps=50, eta=1.0, grid=_described("QuadraticGrid"))
+    conditions: dict[str, Any] = {}
+    if num_classes:
+        network["num_classes"], conditions["condition_dropout"] = "data", 0.1
     return {
         "process": _described("VPSDE"),
         "parameterization": _described("EDM", sigma_data=sigma_data),
@@ -148,7 +148,7 @@ def _model(
         "sampler": sampler,
         "optimizer": _described("MuonWithAdam", lr=5e-3),
         "ema_decay": 0.995,
-        **dropout,
+        **conditions,
     }
 
 

@@ -14,7 +14,7 @@ from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.samples import counted, samples_bar
 from scorelight.evaluation.stores import ResultStores
-from scorelight.images import grid, titled
+from scorelight.images import grid, titled, to_uint8
 from scorelight.inverse import Measurement, PosteriorSampler
 from scorelight.metrics import FeatureExtractor
 from scorelight.rng import PhiloxGenerator, Stream, randn_like
@@ -76,17 +76,15 @@ class Restoration(NamedTuple):
         """Rows of truth, measurement, some samples, their mean and their standard deviation, as uint8."""
         shown = min(num, len(self.x0))
         samples = self.samples[:shown, :4]
-        spread = self.samples[:shown].std(1, correction=0) if self.samples.shape[1] > 1 else None
-        columns = {"truth": self.x0[:shown], "measured": _fitted(self._measured(shown), self.x0)}
+        measured = self.measurement.operator.picture(self.y[:shown])
+        columns = {"truth": self.x0[:shown], "measured": _fitted(measured, self.x0)}
         columns |= {f"sample {j + 1}": samples[:, j] for j in range(samples.shape[1])}
-        if spread is not None:
+        if self.samples.shape[1] > 1:
             columns["mean"] = self.samples[:shown].mean(1)
+            spread = self.samples[:shown].std(1, correction=0)
             columns["deviation"] = 2 * spread - 1  # black is none, white is 1
-        images = torch.stack([x.clamp(-1, 1) for x in columns.values()], 1).flatten(0, 1)
+        images = torch.stack(list(columns.values()), 1).flatten(0, 1)
         return titled(grid(images, len(columns)), list(columns))
-
-    def _measured(self, num: int) -> Tensor:
-        return self.measurement.operator.picture(self.y[:num])
 
 
 def observe(measurement: Measurement, x0: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
@@ -162,8 +160,7 @@ def _window(x: Tensor) -> int:
 
 
 def _features(extract: FeatureExtractor, x: Tensor) -> Tensor:
-    shown = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return torch.cat([extract(part).values for part in torch.split(shown, 256)]).double()
+    return torch.cat([extract(part).values for part in torch.split(to_uint8(x), 256)]).double()
 
 
 def _fitted(picture: Tensor, like: Tensor) -> Tensor:

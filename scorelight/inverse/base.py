@@ -15,19 +15,19 @@ from scorelight.denoisers.base import DelegatingDenoiser, Denoiser, Prediction
 from scorelight.errors import ConfigurationError
 from scorelight.inverse.measurement import Measurement
 from scorelight.inverse.operators import LinearOperator
-from scorelight.processes.base import AnyLevel
+from scorelight.processes.base import AnyLevel, ForwardProcess
 from scorelight.rng import Generators
 from scorelight.samplers.ancestral import DDIM
-from scorelight.samplers.base import NoiseSource, Sampler
+from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
 from scorelight.times import TimeGrid
 
-__all__ = ["PosteriorSampler", "PosteriorScore", "VectorJacobian", "WithoutMeasurement"]
+__all__ = ["PosteriorSampler", "PosteriorScore", "ThroughSampler", "VectorJacobian"]
 
 VectorJacobian = Callable[[Tensor], Tensor]
 """(∂x̂0/∂x_t)ᵀ v, of v of x_t's shape."""
 
 
-class WithoutMeasurement(DelegatingDenoiser):
+class _WithoutMeasurement(DelegatingDenoiser):
     """A denoiser that is given the conditions of its network alone, and not the measurement."""
 
     @override
@@ -108,8 +108,12 @@ class PosteriorSampler(Sampler, ABC):
     ) -> Iterator[Tensor]:
         self._check(noise, cond)
         yield from super().sample_path(
-            WithoutMeasurement(denoiser), noise, generator=generator, noise_source=noise_source, **cond
+            self.conditioned(denoiser), noise, generator=generator, noise_source=noise_source, **cond
         )
+
+    def conditioned(self, denoiser: Denoiser) -> Denoiser:
+        """What the steps ask for predictions: by default the model, without the measurement."""
+        return _WithoutMeasurement(denoiser)
 
     def _check(self, noise: Tensor, cond: dict[str, Any]) -> None:
         """Refuse a measurement that is missing or does not fit.
@@ -132,42 +136,53 @@ class PosteriorSampler(Sampler, ABC):
             )
 
 
-class PosteriorScore(PosteriorSampler, ABC):
-    """∇log p_t(x_t | y) ≈ ∇log p_t(x_t) + g(x_t, y), for any sampler.
-
-    A subclass writes g, `likelihood_score`.
+class ThroughSampler(PosteriorSampler, ABC):
+    """A method whose steps are those of another sampler.
 
     Args:
         measurement: A and σ_y.
-        sampler: Samples by the score (default: `DDIM` of 100 steps with η = 1).
+        sampler: The other sampler (default: `DDIM` of 100 steps with η = 1).
     """
 
     def __init__(self, measurement: Measurement, sampler: Sampler | None = None) -> None:
         self.sampler = sampler or DDIM(100, eta=1.0)
         super().__init__(measurement, self.sampler.num_steps, self.sampler.grid, self.sampler.denoise)
+        self.remedy = self.sampler.remedy
+
+    @override
+    def levels(self, process: ForwardProcess) -> Levels:
+        return self.sampler.levels(process)
+
+    @override
+    def states(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
+        yield from self.sampler.states(predict, x, levels, noise)
+
+    @override
+    def trajectory(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
+    ) -> Iterator[Tensor]:
+        yield from self.sampler.trajectory(predict, x, levels, noise)
+
+    @override
+    def report(self) -> list[str]:
+        return self.sampler.report()
+
+
+class PosteriorScore(ThroughSampler, ABC):
+    """∇log p_t(x_t | y) ≈ ∇log p_t(x_t) + g(x_t, y), for any sampler.
+
+    A subclass writes g, `likelihood_score`.
+    """
 
     @abstractmethod
     def likelihood_score(self, x0: Tensor, level: AnyLevel, y: Tensor, jacobian: VectorJacobian) -> Tensor:
         """G ≈ ∇log p(y | x_t), of x0 = E[x0 | x_t] and the transpose of its derivative in x_t."""
 
     @override
-    def sample_path(
-        self,
-        denoiser: Denoiser,
-        noise: Tensor,
-        *,
-        generator: Generators = None,
-        noise_source: NoiseSource | None = None,
-        **cond: Any,
-    ) -> Iterator[Tensor]:
-        self._check(noise, cond)
-        yield from self.sampler.sample_path(
-            _Conditioned(denoiser, self), noise, generator=generator, noise_source=noise_source, **cond
-        )
-
-    @override
-    def trajectory(self, *args: Any) -> Iterator[Tensor]:
-        raise NotImplementedError("it is the sampler's")
+    def conditioned(self, denoiser: Denoiser) -> Denoiser:
+        return _Conditioned(denoiser, self)
 
 
 class _Conditioned(DelegatingDenoiser):

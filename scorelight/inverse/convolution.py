@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.inverse.operators import LinearOperator, SpectralFunction
+from scorelight.inverse.operators import LinearOperator
 
 __all__ = ["Convolution", "GaussianBlur", "MotionBlur"]
 
@@ -45,27 +45,41 @@ class Convolution(LinearOperator):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return self._filtered(x, torch.view_as_complex(self.transfer))
+        return self._multiplied(x, self._factor)
 
     @override
     def adjoint(self, y: Tensor) -> Tensor:
-        return self._filtered(y, torch.view_as_complex(self.transfer).conj())
+        return self._multiplied(y, self._factor.conj())
 
     @override
-    def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:
-        return self._filtered(x, function(torch.view_as_complex(self.transfer).abs()))
+    def coordinates(self, x: Tensor) -> Tensor:
+        spectrum: Tensor = torch.fft.rfft2(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return spectrum
+
+    @override
+    def from_coordinates(self, c: Tensor) -> Tensor:
+        x: Tensor = torch.fft.irfft2(c, s=self.shape[1:])
+        return x
+
+    @property
+    @override
+    def coordinate_values(self) -> Tensor:
+        return self._factor.abs()
 
     @property
     @override
     def singular_values(self) -> Tensor:
-        kernel = torch.fft.irfft2(torch.view_as_complex(self.transfer), s=self.shape[1:])
+        kernel = torch.fft.irfft2(self._factor, s=self.shape[1:])
         of_channel: Tensor = torch.fft.fft2(kernel).abs().flatten()
         return of_channel.repeat(self.shape[0])
 
-    def _filtered(self, x: Tensor, factor: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(x.to(torch.promote_types(x.dtype, torch.float32)))
-        filtered: Tensor = torch.fft.irfft2(spectrum * factor.to(spectrum.dtype), s=self.shape[1:])
-        return filtered.to(x.dtype)
+    @property
+    def _factor(self) -> Tensor:
+        return torch.view_as_complex(self.transfer)
+
+    def _multiplied(self, x: Tensor, factor: Tensor) -> Tensor:
+        c = self.coordinates(x)
+        return self.from_coordinates(c * factor.to(c)).to(x.dtype)
 
 
 class GaussianBlur(Convolution):

@@ -12,7 +12,7 @@ from typing_extensions import override
 from scorelight.errors import ConfigurationError
 from scorelight.inverse.base import PosteriorSampler
 from scorelight.inverse.measurement import Measurement
-from scorelight.samplers.ancestral import noise_lost
+from scorelight.samplers.ancestral import ancestral_step
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource
 from scorelight.times import TimeGrid
 
@@ -59,13 +59,12 @@ class DPS(PosteriorSampler):
         weight = sigma.mean() / sigma if sigma.ndim and sigma.all() else 1.0
         y = predict.cond["measurement"].clone()
         for t, s in pairwise(levels):
-            lost = noise_lost(t, s)
             with torch.inference_mode(False), torch.enable_grad():
                 x = x.detach().clone().requires_grad_()
                 pred = predict(x, t)
                 distance = ((y - self.measurement.operator(pred.x0)) * weight).flatten(1).norm(dim=1)
-                (gradient,) = torch.autograd.grad(distance.sum(), x, retain_graph=False)
-            mean = pred.combine(s.alpha, s.sigma * (1 - lost) ** 0.5).detach()
-            x = mean + s.sigma * lost**0.5 * noise(mean)
+                (gradient,) = torch.autograd.grad(distance.sum(), x)
+                mean, deviation = ancestral_step(pred, t, s)
+            x = mean.detach() + deviation * noise(x.detach())
             x = x - self.step * t.length * s.length * gradient.nan_to_num()  # a norm of 0 has no gradient
             yield x

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from torch import Tensor
-from typing_extensions import override
-
-from scorelight.denoisers.base import Denoiser
-from scorelight.inverse.base import PosteriorSampler, WithoutMeasurement
+from scorelight.inverse.base import ThroughSampler
 from scorelight.inverse.measurement import Measurement
 from scorelight.posterior.exact import ExactGuidance
-from scorelight.processes.base import ForwardProcess
-from scorelight.rng import Generators
-from scorelight.samplers.base import Levels, NoiseSource, Sampler
+from scorelight.samplers.base import Sampler
 
 __all__ = ["ExactPosterior"]
 
 
-class ExactPosterior(PosteriorSampler):
+class ExactPosterior(ThroughSampler):
     """`ExactGuidance` by a measurement: a Markov chain for each sample, whose law is p(x0 | y).
 
     p(x0) is the law of a deterministic sampler. The chains of an image are several samples of it, and
@@ -47,34 +40,7 @@ class ExactPosterior(PosteriorSampler):
         warmup: int = 50,
         use_gradient: bool = False,
     ) -> None:
-        super().__init__(measurement, num_iterations, denoise=False)
-        self.chains = ExactGuidance(
+        chains = ExactGuidance(
             measurement, 1.0, flow, num_iterations, betas, warmup, use_gradient, conditional=True
         )
-
-    @override
-    def levels(self, process: ForwardProcess) -> Levels:
-        return self.chains.levels(process)
-
-    @override
-    def sample_path(
-        self,
-        denoiser: Denoiser,
-        noise: Tensor,
-        *,
-        generator: Generators = None,
-        noise_source: NoiseSource | None = None,
-        **cond: Any,
-    ) -> Iterator[Tensor]:
-        self._check(noise, cond)
-        yield from self.chains.sample_path(
-            WithoutMeasurement(denoiser), noise, generator=generator, noise_source=noise_source, **cond
-        )
-
-    @override
-    def trajectory(self, *args: Any) -> Iterator[Tensor]:
-        raise NotImplementedError("it is that of the chains")
-
-    @override
-    def report(self) -> list[str]:
-        return self.chains.report()
+        super().__init__(measurement, chains)

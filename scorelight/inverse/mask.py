@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.inverse.operators import LinearOperator, SpectralFunction
+from scorelight.inverse.operators import LinearOperator
 
 __all__ = ["Mask"]
 
@@ -79,13 +79,17 @@ class Mask(LinearOperator):
         return x
 
     @override
-    def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:
-        return x * function(self.known.to(x))
+    def coordinates(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def from_coordinates(self, c: Tensor) -> Tensor:
+        return c
 
     @property
     @override
-    def singular_values(self) -> Tensor:
-        return self.known.double().flatten().repeat(self.shape[0])
+    def coordinate_values(self) -> Tensor:
+        return self.known.double().expand(self.shape)
 
 
 def _outside(box: tuple[int, int, int, int], size: tuple[int, ...]) -> Tensor:

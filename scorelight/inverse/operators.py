@@ -15,12 +15,16 @@ from scorelight.errors import ConfigurationError
 from scorelight.processes.base import Scalar
 from scorelight.storage.component import Component
 
-__all__ = ["LinearOperator", "MatrixOperator", "Operator", "SpectralFunction"]
+__all__ = ["LinearOperator", "MatrixOperator", "Operator", "SpectralFunction", "is_measured"]
 
 SpectralFunction = Callable[[Tensor], Tensor]
 """A function of singular values s ≥ 0, for each of them."""
 _SMALLEST = 1e-6
-"""Singular values below this share of the largest count as 0 in a pseudo-inverse."""
+
+
+def is_measured(s: Tensor) -> Tensor:
+    """Which singular values do not count as 0: those above 10⁻⁶ of the largest."""
+    return s > _SMALLEST * s.max()
 
 
 class Operator(Component, nn.Module, ABC):
@@ -58,13 +62,31 @@ class LinearOperator(Operator, ABC):
         """Aᵀ y, shape (B, *shape)."""
 
     @abstractmethod
-    def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:
-        """V f(s) Vᵀ x, shape (B, *shape), with s = 0 for what A does not measure."""
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Vᵀ x, shape (B, ...)."""
+
+    @abstractmethod
+    def from_coordinates(self, c: Tensor) -> Tensor:
+        """V c, shape (B, *shape)."""
 
     @property
     @abstractmethod
+    def coordinate_values(self) -> Tensor:
+        """S of each coordinate, 0 for what A does not measure; broadcastable to the coordinates."""
+
+    @property
     def singular_values(self) -> Tensor:
         """S, one for each dimension of x, zeros included; shape (D,), in no order."""
+        return self.coordinate_values.flatten()
+
+    def values_like(self, c: Tensor) -> Tensor:
+        """S of each coordinate, on the device and in the real type of coordinates c."""
+        return self.coordinate_values.to(c.device, c.dtype.to_real())
+
+    def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:
+        """V f(s) Vᵀ x, shape (B, *shape)."""
+        c = self.coordinates(x)
+        return self.from_coordinates(c * function(self.values_like(c))).to(x.dtype)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A⁺ y = V s⁻² Vᵀ Aᵀ y, where s is not 0: the shortest x of those for which A x is nearest to y."""
@@ -72,8 +94,7 @@ class LinearOperator(Operator, ABC):
 
     def measured_part(self, x: Tensor) -> Tensor:
         """A⁺A x: the projection of x on what A measures."""
-        least = self.least
-        return self.spectral(x, lambda s: (s > least).to(s))
+        return self.spectral(x, lambda s: is_measured(s).to(s))
 
     def solve(self, x: Tensor, scale: Scalar, shift: Scalar) -> Tensor:
         """V (a s² + b)⁻¹ Vᵀ x, and 0 where s is 0.
@@ -85,17 +106,12 @@ class LinearOperator(Operator, ABC):
             scale: a ≥ 0, a number or broadcastable to x.
             shift: b ≥ 0, likewise.
         """
-        least = self.least
 
         def inverse(s: Tensor) -> Tensor:
-            return torch.where(s > least, 1 / (scale * s.clamp(min=least) ** 2 + shift), 0.0)
+            known = is_measured(s)
+            return torch.where(known, 1 / (scale * torch.where(known, s, 1) ** 2 + shift), 0.0)
 
         return self.spectral(x, inverse)
-
-    @property
-    def least(self) -> float:
-        """Singular values up to this one count as 0."""
-        return max(_SMALLEST * self.singular_values.max().item(), torch.finfo(torch.float64).tiny)
 
     def matrix(self) -> Tensor:
         """A as a matrix of shape (M, D), float64: its columns are the measurements of unit vectors."""
@@ -144,11 +160,14 @@ class MatrixOperator(LinearOperator):
         return (y @ self.rows.to(y)).reshape(-1, *self.shape)
 
     @override
-    def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:
-        right = self.right.to(x)
-        return ((x.flatten(1) @ right.mT * function(self.values.to(x))) @ right).reshape(x.shape)
+    def coordinates(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.right.to(x).mT
+
+    @override
+    def from_coordinates(self, c: Tensor) -> Tensor:
+        return (c @ self.right.to(c)).reshape(-1, *self.shape)
 
     @property
     @override
-    def singular_values(self) -> Tensor:
+    def coordinate_values(self) -> Tensor:
         return self.values

@@ -12,7 +12,8 @@ from typing_extensions import override
 from scorelight.errors import ConfigurationError
 from scorelight.inverse.base import PosteriorSampler
 from scorelight.inverse.measurement import Measurement
-from scorelight.inverse.operators import SpectralFunction
+from scorelight.inverse.operators import is_measured
+from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource
 from scorelight.times import LogSNRGrid, TimeGrid
 
@@ -108,41 +109,35 @@ class DDRM(PosteriorSampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        inverse = self.operator.pseudo_inverse(predict.cond["measurement"])
+        operator = self.operator
+        y = operator.coordinates(operator.pseudo_inverse(predict.cond["measurement"]))
         begin, nothing = levels[0], torch.zeros_like(x)
-        unit = x / begin.sigma
-        x = begin.alpha * self._mixed(begin.sigma / begin.alpha, 1.0, 1.0, nothing, nothing, inverse, unit)
+        x = begin.alpha * self._mixed(begin, 1.0, 1.0, nothing, nothing, y, x / begin.sigma)
         for t, s in pairwise(levels):
             pred = predict(x, t)
-            x = s.alpha * self._mixed(
-                s.sigma / s.alpha, self.eta, self.eta_measured, pred.x0, pred.epsilon, inverse, noise(x)
-            )
+            x = s.alpha * self._mixed(s, self.eta, self.eta_measured, pred.x0, pred.epsilon, y, noise(x))
             yield x
 
     def _mixed(
         self,
-        sigma: float,
+        level: NoiseLevel[float],
         eta: float,
         eta_measured: float,
         x0: Tensor,
         epsilon: Tensor,
-        inverse: Tensor,
+        y: Tensor,
         z: Tensor,
     ) -> Tensor:
-        """x̄ at the noise σ̄, the sum of four terms whose factors depend on the singular value."""
-
-        def factors(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            measured = s > self.operator.least
-            of_y = self.noise_of_measurement / s.clamp(min=self.operator.least)
-            late = measured & (sigma < of_y)
-            early = measured & ~late
-            kept = (1 - eta**2) ** 0.5 * sigma
-            towards = torch.where(late, kept / of_y.clamp(min=sigma), eta_measured * early)
-            rest = (sigma**2 - (eta_measured * of_y) ** 2).clamp(min=0).sqrt()
-            return 1 - towards, kept * ~measured, towards, torch.where(early, rest, eta * sigma)
-
-        def part(i: int) -> SpectralFunction:
-            return lambda s: factors(s)[i]
-
-        values = (x0, epsilon, inverse, z)
-        return torch.stack([self.operator.spectral(v, part(i)) for i, v in enumerate(values)]).sum(0)
+        """x̄ at a level, by the coordinates y of ȳ: a sum with factors that depend on the singular value."""
+        sigma, s = level.sigma / level.alpha, self.operator.values_like(y)
+        measured = is_measured(s)
+        of_y = self.noise_of_measurement / torch.where(measured, s, 1)
+        late = measured & (sigma < of_y)
+        early = measured & ~late
+        kept = (1 - eta**2) ** 0.5 * sigma
+        towards = torch.where(late, kept / of_y.clamp(min=sigma), eta_measured * early)
+        rest = (sigma**2 - (eta_measured * of_y) ** 2).clamp(min=0).sqrt()
+        spread = torch.where(early, rest, eta * sigma)
+        a, b, c = map(self.operator.coordinates, (x0, epsilon, z))
+        mixed = (1 - towards) * a + kept * ~measured * b + towards * y + spread * c
+        return self.operator.from_coordinates(mixed).to(x0.dtype)

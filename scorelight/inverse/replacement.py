@@ -12,8 +12,9 @@ from typing_extensions import override
 from scorelight.errors import ConfigurationError
 from scorelight.inverse.base import PosteriorSampler
 from scorelight.inverse.measurement import Measurement
+from scorelight.inverse.operators import is_measured
 from scorelight.processes.base import NoiseLevel
-from scorelight.samplers.ancestral import diffuse, noise_lost
+from scorelight.samplers.ancestral import ancestral_step, diffuse
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource
 from scorelight.times import TimeGrid
 
@@ -42,22 +43,27 @@ class Replacement(PosteriorSampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        y = predict.cond["measurement"]
+        inverse = self.operator.pseudo_inverse(predict.cond["measurement"])
         for t, s in pairwise(levels):
-            x = self._replaced(_ancestral(predict, x, t, s, noise), y, s, noise)
+            mean, deviation = ancestral_step(predict(x, t), t, s)
+            x = mean + deviation * noise(x)
+            x = self._replaced(x, s.alpha * inverse) + self._fresh(noise(x), s)
             yield x
 
-    def _replaced(self, x: Tensor, y: Tensor, level: NoiseLevel[float], noise: NoiseSource) -> Tensor:
-        """The state with the measurement's part, of the same noise level."""
-        operator, of_y = self.operator, level.alpha * self.noise_of_measurement
+    def _replaced(self, x: Tensor, inverse: Tensor) -> Tensor:
+        """The measured part of x replaced by that of the measurement."""
+        return x - self.operator.measured_part(x) + inverse
+
+    def _fresh(self, noise: Tensor, level: NoiseLevel[float]) -> Tensor:
+        """The noise that the measured part lacks at a level."""
+        of_y = level.alpha * self.noise_of_measurement
 
         def missing(s: Tensor) -> Tensor:
-            known = s > operator.least
-            variance = level.sigma**2 - (of_y / s.clamp(min=operator.least)) ** 2
+            known = is_measured(s)
+            variance = level.sigma**2 - (of_y / torch.where(known, s, 1)) ** 2
             return known * variance.clamp(min=0).sqrt()
 
-        fresh = operator.spectral(noise(x), missing)
-        return x - operator.measured_part(x) + level.alpha * operator.pseudo_inverse(y) + fresh
+        return self.operator.spectral(noise, missing)
 
     @override
     def states(
@@ -67,9 +73,8 @@ class Replacement(PosteriorSampler):
             x = state
             yield x
         if self.denoise:
-            x0 = predict(x, levels[-1]).x0
-            y = predict.cond["measurement"]
-            yield x0 - self.operator.measured_part(x0) + self.operator.pseudo_inverse(y)
+            inverse = self.operator.pseudo_inverse(predict.cond["measurement"])
+            yield self._replaced(predict(x, levels[-1]).x0, inverse)
 
 
 class RePaint(Replacement):
@@ -114,12 +119,3 @@ class RePaint(Replacement):
             for state in super().trajectory(predict, x, stretch, noise):
                 x = state
                 yield x
-
-
-def _ancestral(
-    predict: BoundDenoiser, x: Tensor, t: NoiseLevel[float], s: NoiseLevel[float], noise: NoiseSource
-) -> Tensor:
-    """x_s of `AncestralSampler`, with the small variance."""
-    lost = noise_lost(t, s)
-    mean = predict(x, t).combine(s.alpha, s.sigma * (1 - lost) ** 0.5)
-    return torch.add(mean, noise(x), alpha=s.sigma * lost**0.5)

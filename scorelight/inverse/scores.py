@@ -127,5 +127,4 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, num_itera
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Of each example, shape (B, 1, ...)."""
-    products: Tensor = (a * b).flatten(1).sum(1)
-    return products.reshape(-1, *(1,) * (a.ndim - 1))
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
-from scorelight.denoisers.base import Denoiser
 from scorelight.errors import ConfigurationError
-from scorelight.inverse.base import PosteriorSampler, WithoutMeasurement
+from scorelight.inverse.base import ThroughSampler
 from scorelight.inverse.measurement import Measurement
 from scorelight.processes.base import ForwardProcess
-from scorelight.rng import Generators, randn_like
-from scorelight.samplers.ancestral import DDIM
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
 
 __all__ = ["SDEdit"]
 
 
-class SDEdit(PosteriorSampler):
+class SDEdit(ThroughSampler):
     """Noise A⁺y to a level on the way, and denoise it from there (Meng et al., 2022, algorithm 1).
 
     With the operator `Identity`, y is an image itself, such as a sketch that is to look real. Little noise
@@ -35,8 +30,7 @@ class SDEdit(PosteriorSampler):
     """
 
     def __init__(self, measurement: Measurement, sampler: Sampler | None = None, start: float = 0.5) -> None:
-        self.sampler = sampler or DDIM(100, eta=1.0)
-        super().__init__(measurement, self.sampler.num_steps, self.sampler.grid, self.sampler.denoise)
+        super().__init__(measurement, sampler)
         if not 0 < start <= 1:
             raise ConfigurationError(f"SDEdit: start={start}: above 0 and at most 1")
         self.start = start
@@ -44,7 +38,7 @@ class SDEdit(PosteriorSampler):
     @override
     def levels(self, process: ForwardProcess) -> Levels:
         last = process.t_min + self.start * (process.t_max - process.t_min)
-        levels = [level for level in self.sampler.levels(process) if float(level.time) <= last * (1 + 1e-9)]
+        levels = [level for level in super().levels(process) if float(level.time) <= last * (1 + 1e-9)]
         if len(levels) < 2:
             raise ConfigurationError(
                 f"SDEdit: start={self.start}: {type(self.sampler).__name__} has no step there; give a larger "
@@ -53,22 +47,8 @@ class SDEdit(PosteriorSampler):
         return levels
 
     @override
-    def sample_path(
-        self,
-        denoiser: Denoiser,
-        noise: Tensor,
-        *,
-        generator: Generators = None,
-        noise_source: NoiseSource | None = None,
-        **cond: Any,
+    def states(
+        self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        self._check(noise, cond)
-        levels = self.levels(denoiser.process)
-        source = noise_source or functools.partial(randn_like, generator=generator)
-        x = levels[0].alpha * self.operator.pseudo_inverse(cond["measurement"]) + levels[0].sigma * noise
-        predict = BoundDenoiser(WithoutMeasurement(denoiser), **cond)
-        yield from self._checked(self.sampler.states(predict, x, levels, source), levels, denoiser)
-
-    @override
-    def trajectory(self, *args: Any) -> Iterator[Tensor]:
-        raise NotImplementedError("it is the sampler's")
+        image = self.operator.pseudo_inverse(predict.cond["measurement"])
+        yield from super().states(predict, levels[0].alpha * image + x, levels, noise)

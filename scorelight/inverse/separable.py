@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.inverse.operators import LinearOperator, SpectralFunction
+from scorelight.inverse.operators import LinearOperator
 
 __all__ = ["Downsample", "Grayscale", "Identity", "SeparableOperator"]
 
@@ -56,18 +56,21 @@ class SeparableOperator(LinearOperator):
         return y
 
     @override
-    def spectral(self, x: Tensor, function: SpectralFunction) -> Tensor:
+    def coordinates(self, x: Tensor) -> Tensor:
         for dim in self.dims:
             x = _along(x, dim, self.get_buffer(f"right_{dim}"))
-        x = x * function(self.values.to(x))
-        for dim in self.dims:
-            x = _along(x, dim, self.get_buffer(f"right_{dim}").mT)
         return x
+
+    @override
+    def from_coordinates(self, c: Tensor) -> Tensor:
+        for dim in self.dims:
+            c = _along(c, dim, self.get_buffer(f"right_{dim}").mT)
+        return c
 
     @property
     @override
-    def singular_values(self) -> Tensor:
-        return self.values.flatten()
+    def coordinate_values(self) -> Tensor:
+        return self.values
 
 
 def _along(x: Tensor, dim: int, matrix: Tensor) -> Tensor:

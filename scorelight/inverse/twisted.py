@@ -13,7 +13,7 @@ from scorelight.errors import ConfigurationError
 from scorelight.inverse.base import PosteriorSampler
 from scorelight.inverse.measurement import Measurement
 from scorelight.processes.base import NoiseLevel
-from scorelight.samplers.ancestral import noise_lost
+from scorelight.samplers.ancestral import ancestral_step
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource
 from scorelight.times import LogSNRGrid, TimeGrid
 
@@ -79,29 +79,23 @@ class TDS(PosteriorSampler):
         log_weight = x.new_zeros(b, k, dtype=torch.float64)
         before = torch.zeros_like(log_weight)
         for t, s in pairwise(levels):
-            mean, push, value = self._twisted(particles, x, t, s)
-            log_weight = log_weight + value.view(b, k) - before
-            x, mean, push, before, log_weight = self._resampled(
-                log_weight, noise, x, mean, push, value.view(b, k)
-            )
-            deviation = s.sigma * noise_lost(t, s) ** 0.5
-            z = noise(x.view(b, k, *x.shape[1:])).flatten(0, 1)
+            mean, deviation, push, value = self._twisted(particles, x, t, s)
+            chosen, log_weight = _drawn_again(log_weight + value.view(b, k) - before, _uniform(noise, x, b))
+            mean, push, before = mean[chosen], push[chosen], value[chosen].view(b, k)
+            z = noise(mean.view(b, k, *mean.shape[1:])).flatten(0, 1)
             x = mean + deviation**2 * push + deviation * z
-            correction = (
-                deviation * (push * z).flatten(1).sum(1) + (deviation * push).flatten(1).square().sum(1) / 2
-            )
+            correction = (deviation * push * (z + deviation * push / 2)).flatten(1).sum(1)
             log_weight = log_weight - correction.double().view(b, k)
             yield x.view(b, k, *x.shape[1:])[:, 0]
         x0 = particles(x, levels[-1]).x0.detach() if self.denoise else x / levels[-1].alpha
         value = self.measurement.log_prob(x0, **particles.cond).double().view(b, k)
-        chosen = self._one_of(log_weight + value - before, noise, x0)
-        final = x0 if self.denoise else x
-        yield final.view(b, k, *x.shape[1:])[torch.arange(b, device=x.device), chosen]
+        chosen = _one_of(log_weight + value - before, _uniform(noise, x0, b))
+        yield (x0 if self.denoise else x)[chosen]
 
     def _twisted(
         self, predict: BoundDenoiser, x: Tensor, t: NoiseLevel[float], s: NoiseLevel[float]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean of the ancestral step, ∇log p̃(y | x_t), and log p̃(y | x_t) of shape (B K,)."""
+    ) -> tuple[Tensor, float, Tensor, Tensor]:
+        """Mean and deviation of the ancestral step, ∇log p̃(y | x_t), and log p̃(y | x_t), shape (B K,)."""
         r2 = t.sigma**2 * self.variance / (t.sigma**2 + t.alpha**2 * self.variance)
         y = predict.cond["measurement"].clone()
         with torch.inference_mode(False), torch.enable_grad():
@@ -111,32 +105,41 @@ class TDS(PosteriorSampler):
             error = (y - self.measurement.operator(pred.x0)).square() / total
             value = -0.5 * (error + total.log()).flatten(1).sum(1)
             (push,) = torch.autograd.grad(value.sum(), leaf)
-        mean = pred.combine(s.alpha, s.sigma * (1 - noise_lost(t, s)) ** 0.5).detach()
-        return mean, push, value.detach().double()
-
-    def _resampled(
-        self, log_weight: Tensor, noise: NoiseSource, x: Tensor, mean: Tensor, push: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The particles drawn again where few have most of the weight, which is then equal."""
-        b, k = log_weight.shape
-        weight = log_weight.softmax(1)
-        few = 1 / weight.square().sum(1) < k / 2
-        u = _uniform(noise, x.view(b, k, -1)[:, 0, 0])
-        at = (torch.arange(k, device=x.device) + u[:, None]) / k
-        drawn = torch.searchsorted(weight.cumsum(1), at).clamp(max=k - 1)
-        parent = torch.where(few[:, None], drawn, torch.arange(k, device=x.device))
-        index = (parent + k * torch.arange(b, device=x.device)[:, None]).flatten()
-        log_weight = torch.where(few[:, None], 0.0, log_weight - log_weight.logsumexp(1, keepdim=True))
-        return x[index], mean[index], push[index], value.gather(1, parent), log_weight
-
-    def _one_of(self, log_weight: Tensor, noise: NoiseSource, x: Tensor) -> Tensor:
-        """A particle of each example by its weight, shape (B,)."""
-        b, k = log_weight.shape
-        u = _uniform(noise, x.view(b, k, -1)[:, 0, 0])
-        return torch.searchsorted(log_weight.softmax(1).cumsum(1), u[:, None])[:, 0].clamp(max=k - 1)
+        mean, deviation = ancestral_step(pred, t, s)
+        return mean.detach(), deviation, push, value.detach().double()
 
 
-def _uniform(noise: NoiseSource, like: Tensor) -> Tensor:
-    """A number from 0 to 1 for each example, float64."""
-    u: Tensor = torch.special.ndtr(noise(like).double())
+def _drawn_again(log_weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Which particles go on, and their weights: equal ones where few had most of the weight.
+
+    Args:
+        log_weight: Shape (B, K).
+        u: Numbers from 0 to 1, shape (B,).
+
+    Returns:
+        Positions among the B K particles, shape (B K,), and log weights, shape (B, K).
+    """
+    k = log_weight.shape[1]
+    weight, own = log_weight.softmax(1), torch.arange(k, device=u.device)
+    few = (1 / weight.square().sum(1) < k / 2)[:, None]
+    drawn = torch.searchsorted(weight.cumsum(1), (own + u[:, None]) / k).clamp(max=k - 1)
+    kept = log_weight - log_weight.logsumexp(1, keepdim=True)
+    return _positions(torch.where(few, drawn, own), k), torch.where(few, 0.0, kept)
+
+
+def _one_of(log_weight: Tensor, u: Tensor) -> Tensor:
+    """A particle of each example by its weight: positions among all, shape (B,)."""
+    k = log_weight.shape[1]
+    return _positions(torch.searchsorted(log_weight.softmax(1).cumsum(1), u[:, None]).clamp(max=k - 1), k)
+
+
+def _positions(particle: Tensor, k: int) -> Tensor:
+    """Of particles of each example, shape (B, n), among the K of all examples, shape (B n,)."""
+    first = torch.arange(len(particle), device=particle.device) * k
+    return (particle + first[:, None]).flatten()
+
+
+def _uniform(noise: NoiseSource, x: Tensor, num: int) -> Tensor:
+    """A number from 0 to 1 for each of `num` examples, float64."""
+    u: Tensor = torch.special.ndtr(noise(x.flatten()[:num]).double())
     return u

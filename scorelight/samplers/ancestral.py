@@ -38,6 +38,12 @@ def diffuse(x: Tensor, s: NoiseLevel[float], t: NoiseLevel[float], noise: NoiseS
     return state
 
 
+def ancestral_step(pred: Prediction, t: NoiseLevel[float], s: NoiseLevel[float]) -> tuple[Tensor, float]:
+    """Mean and standard deviation c of q(x_s | x_t, x̂0) in (9)."""
+    lost = noise_lost(t, s)
+    return pred.combine(s.alpha, s.sigma * (1 - lost) ** 0.5), s.sigma * lost**0.5
+
+
 class AncestralSampler(Sampler):
     """x_s ~ N(mean of q(x_s | x_t, x̂0), variance): Ho et al. (2020), algorithm 2; SMLD's for VE.
 
@@ -69,10 +75,9 @@ class AncestralSampler(Sampler):
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         for t, s in pairwise(levels):
-            lost = noise_lost(t, s)
             pred = predict(x, t)
-            mean = pred.combine(s.alpha, s.sigma * (1 - lost) ** 0.5)
-            x = mean + s.sigma * lost**0.5 * (t.sigma / s.sigma) ** self._fraction(pred) * noise(x)
+            mean, deviation = ancestral_step(pred, t, s)
+            x = mean + deviation * (t.sigma / s.sigma) ** self._fraction(pred) * noise(x)
             yield x
 
     def _fraction(self, pred: Prediction) -> Tensor | float:

@@ -47,7 +47,11 @@ def test_it_writes_images_numbers_and_a_picture(capsys):
     assert all(0 <= v <= 1 for v in numbers["coverage"])
     with Image.open("first/restored.png") as picture:
         assert picture.width > picture.height  # seven columns of five images
-    assert "| coverage |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert Path("first/results.md").read_text() in printed
+    (row,) = [line.split() for line in printed.splitlines() if line.startswith("| coverage ")]
+    assert float(row[3]) == pytest.approx(np.mean(numbers["coverage"]), rel=1e-4)
+    assert row[-2] == "examples"
 
 
 def test_an_image_depends_on_its_number_alone():
