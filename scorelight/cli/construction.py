@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
@@ -24,8 +25,10 @@ def construct(component: type[_T], *args: Any, **options: Any) -> _T:
     user's mistake. Every other error, and every error in a component from elsewhere, keeps its traceback.
 
     Raises:
-        ConfigurationError: If the value of an option is refused.
+        ConfigurationError: If the value of an option is refused, or the class is a base of others.
     """
+    if inspect.isabstract(component):
+        raise ConfigurationError(f"{component.__name__}: is the base of several classes; name one of them")
     try:
         return component(*args, **options)
     except _REFUSALS as error:

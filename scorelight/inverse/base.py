@@ -149,6 +149,10 @@ class ThroughSampler(PosteriorSampler, ABC):
         super().__init__(measurement, self.sampler.num_steps, self.sampler.grid, self.sampler.denoise)
         self.remedy = self.sampler.remedy
 
+    @abstractmethod
+    def conditioned(self, denoiser: Denoiser) -> Denoiser:
+        """What the other sampler asks for predictions."""
+
     @override
     def levels(self, process: ForwardProcess) -> Levels:
         return self.sampler.levels(process)

@@ -66,5 +66,5 @@ class DPS(PosteriorSampler):
                 (gradient,) = torch.autograd.grad(distance.sum(), x)
                 mean, deviation = ancestral_step(pred, t, s)
             x = mean.detach() + deviation * noise(x.detach())
-            x = x - self.step * t.length * s.length * gradient.nan_to_num()  # a norm of 0 has no gradient
+            x = x - self.step * t.length * s.length * gradient
             yield x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scorelight.inverse.base import ThroughSampler
+from scorelight.inverse.base import PosteriorSampler, ThroughSampler
 from scorelight.inverse.measurement import Measurement
 from scorelight.posterior.exact import ExactGuidance
 from scorelight.samplers.base import Sampler
@@ -28,6 +28,7 @@ class ExactPosterior(ThroughSampler):
         use_gradient: Whether proposals with β < 1 follow the gradient of the likelihood, through the sampler.
     """
 
+    conditioned = PosteriorSampler.conditioned
     needs_linear = False
     needs_noise = True
 
@@ -43,4 +44,5 @@ class ExactPosterior(ThroughSampler):
         chains = ExactGuidance(
             measurement, 1.0, flow, num_iterations, betas, warmup, use_gradient, conditional=True
         )
+        chains.flag = "--method"
         super().__init__(measurement, chains)

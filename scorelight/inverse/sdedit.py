@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.inverse.base import ThroughSampler
+from scorelight.inverse.base import PosteriorSampler, ThroughSampler
 from scorelight.inverse.measurement import Measurement
 from scorelight.processes.base import ForwardProcess
 from scorelight.samplers.base import BoundDenoiser, Levels, NoiseSource, Sampler
@@ -28,6 +28,8 @@ class SDEdit(ThroughSampler):
         start: Time at which it starts, as a share of the process from 0, clean data, to 1, noise; t_0 of the
             paper, who recommend 0.3 to 0.6.
     """
+
+    conditioned = PosteriorSampler.conditioned
 
     def __init__(self, measurement: Measurement, sampler: Sampler | None = None, start: float = 0.5) -> None:
         super().__init__(measurement, sampler)

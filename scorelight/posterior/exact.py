@@ -68,6 +68,8 @@ class ExactGuidance(Sampler):
     """
 
     remedy = "more iterations, smaller betas"
+    flag = "--sampler"
+    """Where its options are on the command line."""
 
     def __init__(
         self,
@@ -158,8 +160,8 @@ class ExactGuidance(Sampler):
         ]
         if r_hat >= _MIXED:
             lines.append(
-                f"the chains have not mixed, R̂ should be below {_MIXED}: give --sampler.num_iterations "
-                f"{2 * self.num_steps} or more, smaller --sampler.betas, or --sampler.use_gradient true"
+                f"the chains have not mixed, R̂ should be below {_MIXED}: give {self.flag}.num_iterations "
+                f"{2 * self.num_steps} or more, smaller {self.flag}.betas, or {self.flag}.use_gradient true"
             )
         return lines
 

@@ -99,6 +99,7 @@ def test_other_measurements_and_the_default_method(operator):
         ([*BOX, "--noise", "-1"], "noise=-1.0: from 0 on"),
         ([*BOX, "--noise", "0", "--method", "TDS"], "TDS needs noise of the measurement"),
         ([*BOX, "--method", "DDIM"], "DDIM"),
+        ([*BOX, "--method", "ThroughSampler"], "ThroughSampler"),
         ([*BOX, "--num_images", "0"], "--num_images 0: must be at least 1"),
         ([*BOX, "--images", "nowhere"], "nowhere"),
     ],

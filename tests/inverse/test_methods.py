@@ -131,6 +131,7 @@ def test_chains_report_how_they_went(generator):
     y = measurement.observe(model.density.sample(2, generator))
     sampler(model, draws(4, *SHAPE, seed=6), generator=generator, measurement=y[[0, 0, 1, 1]])
     assert "accepted" in sampler.report()[0]
+    assert "--method.num_iterations 40 or more" in sampler.report()[1]
 
 
 SHAPE = (1, 4, 4)
