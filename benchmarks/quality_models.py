@@ -45,7 +45,7 @@ from scorelight.samplers import generate
 from scorelight.samplers.base import final_state
 from scorelight.training.ema import ExponentialMovingAverage
 
-ROOT = os.environ.get("DATA", "/work/shared/data")
+ROOT = os.environ.get("DATA", "data")
 DATA = {
     "digits": DigitsDataModule,
     "mnist": functools.partial(MNISTDataModule, ROOT),

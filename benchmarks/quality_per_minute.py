@@ -51,7 +51,6 @@ PACKAGES = ("torch", "lightning", "azula", "smalldiffusion", "diffusers", "denoi
 PIECES = Pieces(
     FILE,
     versions={name: importlib.metadata.version(name) for name in PACKAGES},
-    processor=torch.backends.cpu.get_cpu_capability(),
 )
 SEEDS, SHOWN = (0, 1), 40
 TITLES = {"mnist": "MNIST", "digits": "digits", "cifar10": "CIFAR-10"}
@@ -214,6 +213,7 @@ def do(job):
         cpu_seconds=round(time.process_time() - begin),
         commit=commit(),
         date=time.strftime("%Y-%m-%d"),
+        processor=torch.backends.cpu.get_cpu_capability(),
     )
     return row | notes, samples[:SHOWN].numpy()
 
@@ -283,7 +283,7 @@ def picture(pieces):
         for c in COMPARISONS
         for name in [*c.ours, *c.peers]
     }
-    keys = {key: title for key, title in keys.items() if key in shown}
+    keys = {key: title for key, title in keys.items() if key in shown and key in pieces}
     figure, axes = pyplot.subplots(
         max(len(keys), 1), 1, figsize=(10, 1.35 * max(len(keys), 1)), squeeze=False
     )

@@ -174,10 +174,35 @@ class ThroughSampler(PosteriorSampler, ABC):
         return self.sampler.report()
 
 
+def bounded_step(measurement: Measurement, x0: Tensor, level: AnyLevel, y: Tensor, score: Tensor) -> Tensor:
+    """The factor, at most 1, by which a likelihood score g must be multiplied not to overshoot y.
+
+    The score moves x̂0 by Δ = (σ²/α) g, and A(x̂0) towards y. If g is that of a Gaussian p(x0 | x_t) with any
+    covariance C, the step is at most as long as the residual, ‖A Δ‖ ≤ ‖y − A x̂0‖ in units of σ_y, since
+    A C Aᵀ (A C Aᵀ + σ_y² I)⁻¹ has no eigenvalue above 1. The derivative of a trained network breaks that at
+    high noise, where one step would take samples to values that the network has never seen.
+
+    Args:
+        measurement: A and σ_y.
+        x0: E[x0 | x_t].
+        level: The noise level of x_t.
+        y: The measurements.
+        score: G.
+
+    Returns:
+        Shape (B, 1, ...).
+    """
+    weight = measurement.relative_weight(y)
+    moved = measurement.operator(x0 + level.sigma**2 / level.alpha * score) - measurement.operator(x0)
+    lengths = [(v * weight).flatten(1).norm(dim=1) for v in (y - measurement.operator(x0), moved)]
+    factor = torch.where(lengths[1] > lengths[0], lengths[0] / lengths[1], 1.0)
+    return factor.reshape(-1, *(1,) * (x0.ndim - 1))
+
+
 class PosteriorScore(ThroughSampler, ABC):
     """∇log p_t(x_t | y) ≈ ∇log p_t(x_t) + g(x_t, y), for any sampler.
 
-    A subclass writes g, `likelihood_score`.
+    A subclass writes g, `likelihood_score`. It is multiplied with `bounded_step`.
     """
 
     @abstractmethod
@@ -209,6 +234,7 @@ class _Conditioned(DelegatingDenoiser):
 
             y = cond["measurement"].clone()
             score = self.method.likelihood_score(x0.detach(), level, y, jacobian)
+            score = score * bounded_step(self.method.measurement, x0.detach(), level, y, score)
         fraction = pred.variance_fraction
         fraction = None if fraction is None else fraction.detach()
         alone = replace(pred, x_t=x_t, output=pred.output.detach(), variance_fraction=fraction)

@@ -55,9 +55,8 @@ class DPS(PosteriorSampler):
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
-        sigma = self.measurement.noise.to(x)
-        weight = sigma.mean() / sigma if sigma.ndim and sigma.all() else 1.0
         y = predict.cond["measurement"].clone()
+        weight = self.measurement.relative_weight(y)
         for t, s in pairwise(levels):
             with torch.inference_mode(False), torch.enable_grad():
                 x = x.detach().clone().requires_grad_()

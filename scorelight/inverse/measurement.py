@@ -44,6 +44,11 @@ class Measurement(Likelihood):
             return clean
         return clean + self.noise.to(clean) * randn_like(clean, generator)
 
+    def relative_weight(self, y: Tensor) -> Tensor:
+        """1/σ_y of each component of y times the mean of σ_y, and 1 if the noise does not differ or is 0."""
+        sigma = self.noise.to(y)
+        return sigma.mean() / sigma if sigma.ndim and sigma.all() else torch.ones_like(sigma)
+
     @override
     def log_prob(self, x0: Tensor, **cond: Any) -> Tensor:
         """−‖(y − A(x0))/σ_y‖²/2, shape (B,), up to a constant.

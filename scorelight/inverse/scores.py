@@ -75,8 +75,8 @@ class TMPD(PosteriorScore):
 class MMPS(PosteriorScore):
     """The true C; (A C Aᵀ + σ_y² I)⁻¹ by conjugate gradients (Rozet et al., 2024, "moment matching").
 
-    It is exact for Gaussian data, if there are as many iterations as measurements. More than one needs a
-    network whose derivative J is accurate: on networks that were trained for minutes, samples diverge.
+    It is exact for Gaussian data, if there are as many iterations as measurements. More than one pays where
+    the derivative J of the network is accurate.
 
     Args:
         measurement: A and σ_y.

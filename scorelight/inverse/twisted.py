@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
-from scorelight.inverse.base import PosteriorSampler
+from scorelight.inverse.base import PosteriorSampler, bounded_step
 from scorelight.inverse.measurement import Measurement
 from scorelight.processes.base import NoiseLevel
 from scorelight.samplers.ancestral import ancestral_step
@@ -105,6 +105,7 @@ class TDS(PosteriorSampler):
             error = (y - self.measurement.operator(pred.x0)).square() / total
             value = -0.5 * (error + total.log()).flatten(1).sum(1)
             (push,) = torch.autograd.grad(value.sum(), leaf)
+            push = push * bounded_step(self.measurement, pred.x0.detach(), t, y, push)
         mean, deviation = ancestral_step(pred, t, s)
         return mean.detach(), deviation, push, value.detach().double()
 

@@ -1,5 +1,7 @@
 """Samplers of p(x0 | y): where each is exact, and what holds for all."""
 
+import dataclasses
+
 import pytest
 import torch
 from support.processes import every_kind_of_process
@@ -100,6 +102,35 @@ def test_the_true_covariance_draws_of_the_posterior_of_gaussian_data(generator):
     deviation = expected.diagonal().sqrt()
     assert ((x.mean(0) - exact.means[0]).abs() < 0.06 * deviation).all()
     assert ((x.T.cov() - expected).abs() < 0.08 * deviation[:, None] * deviation).all()
+
+
+class Erratic(AnalyticDenoiser):
+    """Its derivative is far from the truth, as that of a trained network is at high noise."""
+
+    def predict(self, x_t, level, **cond):
+        pred = super().predict(x_t, level, **cond)
+        wrong = level.sigma / level.alpha * (x_t.flip(1) - x_t.flip(1).detach())
+        return dataclasses.replace(pred, output=pred.output + wrong)
+
+
+@pytest.mark.parametrize(
+    "make", [MMPS, PiGDM, TMPD, lambda m: MMPS(m, num_iterations=5)], ids=["MMPS", "PiGDM", "TMPD", "MMPS, 5"]
+)
+@pytest.mark.parametrize("noise", [0.3, [0.3, 0.1, 0.6]])
+@every_process
+def test_no_step_goes_beyond_the_measurement(process, make, noise):
+    measurement = Measurement(MatrixOperator((4,), A), noise)
+    if make is PiGDM and isinstance(noise, list):
+        pytest.skip("PiGDM takes one noise")
+    guided = _Conditioned(Erratic(gaussian(correlated()), process), make(measurement))
+    y, weight = draws(5, 3, seed=4), 1 / measurement.noise
+    times = torch.linspace(process.t_min, process.t_max, 7, dtype=D)[1:-1]
+    for level in process.grid_levels(times):
+        x = level.length * draws(5, 4, seed=5)
+        before = guided.denoiser.predict(x, level).x0
+        after = guided.predict(x, level, measurement=y).x0
+        step = ((after - before) @ A.mT * weight).norm(dim=1)
+        assert (step <= (1 + 1e-9) * ((y - before @ A.mT) * weight).norm(dim=1)).all()
 
 
 @pytest.mark.parametrize(
