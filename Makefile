@@ -48,7 +48,7 @@ $(BENCH_VENV)/.installed: pyproject.toml benchmarks/constraints.txt
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint benchmarks/constraints.txt --editable . \
-		accelerate azula denoising-diffusion-pytorch diffusers matplotlib scipy smalldiffusion torchdiffeq torchsde
+		accelerate azula deepinv denoising-diffusion-pytorch diffusers matplotlib scipy smalldiffusion torchdiffeq torchsde
 	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint benchmarks/constraints.txt --no-deps k-diffusion
 	touch $@
 
