@@ -331,8 +331,8 @@ def report(pieces):
     lines = [
         "How far samples are from the posterior, by the exact denoiser; what is measured, see inverse.py. An",
         f"exact method has W₂ 0, the weight {weight:.3f} ± 0.004, distances of 1 ± 0.3 times the floor, p",
-        "uniform from 0 to 1, and 80 % covered ± 2. Evaluations of the network are those of one sample; those",
-        "of TDS are times its particles.",
+        "uniform from 0 to 1, and 80 % covered ± 2. Evaluations of the network are those of one sample; for",
+        "TDS they are those of a particle.",
         "",
         "| " + " | ".join(titles) + " |",
         "| --- |" + " --- |" * (len(titles) - 1),

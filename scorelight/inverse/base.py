@@ -81,7 +81,7 @@ class PosteriorSampler(Sampler, ABC):
             raise ConfigurationError(f"{name} needs noise of the measurement; give --noise 0.01 or so")
         if self.needs_one_noise and measurement.noise.ndim:
             raise ConfigurationError(
-                f"{name} needs the same noise for all components of a measurement; take MMPS or DPS"
+                f"{name} needs the same noise for all components of a measurement; take MMPS, PiGDM or DPS"
             )
         self.measurement = measurement
 

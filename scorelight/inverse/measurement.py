@@ -12,11 +12,16 @@ from typing_extensions import override
 
 from scorelight.denoisers.analytic import GaussianMixture
 from scorelight.errors import ConfigurationError
+from scorelight.inverse.conjugate_gradients import conjugate_gradients
 from scorelight.inverse.operators import LinearOperator, Operator
 from scorelight.posterior.likelihood import Likelihood
+from scorelight.processes.base import Scalar
 from scorelight.rng import Generators, randn_like
 
 __all__ = ["Measurement", "mixture_posterior"]
+
+
+_ITERATIONS = 100
 
 
 class Measurement(Likelihood):
@@ -48,6 +53,34 @@ class Measurement(Likelihood):
         """1/σ_y of each component of y times the mean of σ_y, and 1 if the noise does not differ or is 0."""
         sigma = self.noise.to(y)
         return sigma.mean() / sigma if sigma.ndim and sigma.all() else torch.ones_like(sigma)
+
+    def pull(self, residual: Tensor, a: Scalar, b: Scalar) -> Tensor:
+        """Aᵀ (a A Aᵀ + b Σ_y)⁻¹ r, shape (B, *shape), for a linear A.
+
+        By its singular values; if the noise differs between components, by 100 conjugate gradients of the
+        system that is divided by σ_y on both sides.
+
+        Args:
+            residual: R, shape (B, *measured).
+            a: A number ≥ 0, or one for each example, broadcastable to r.
+            b: Likewise.
+
+        Raises:
+            ConfigurationError: If some components have noise and others have not.
+        """
+        operator, sigma = self.operator, self.noise.to(residual)
+        assert isinstance(operator, LinearOperator)
+        if not sigma.ndim:
+            return operator.solve(operator.adjoint(residual), a, b * sigma**2)
+        if not sigma.all():
+            raise ConfigurationError("Measurement: noise is 0 for some components: all need some, 1e-3 or so")
+
+        def system(v: Tensor) -> Tensor:
+            spread: Tensor = operator(operator.adjoint(v / sigma))
+            return a * spread / sigma + b * v
+
+        solution = conjugate_gradients(system, residual / sigma, _ITERATIONS)
+        return operator.adjoint(solution / sigma)
 
     @override
     def log_prob(self, x0: Tensor, **cond: Any) -> Tensor:

@@ -35,7 +35,6 @@ class DiffPIR(PosteriorSampler):
         fresh: ζ, the share of new noise, 0 to 1.
     """
 
-    needs_one_noise = True
     default_grid = LogSNRGrid()
 
     def __init__(
@@ -62,8 +61,8 @@ class DiffPIR(PosteriorSampler):
         y = predict.cond["measurement"]
         for t, s in pairwise(levels):
             x0 = predict(x, t).x0
-            rho = self.strength * (self.noise_of_measurement * t.alpha / t.sigma) ** 2
-            x0 = x0 + self.operator.solve(self.operator.adjoint(y - self.operator(x0)), 1.0, rho)
+            rho = self.strength * (t.alpha / t.sigma) ** 2
+            x0 = x0 + self.measurement.pull(y - self.operator(x0), 1.0, rho)
             epsilon = (x - t.alpha * x0) / t.sigma
             x = s.alpha * x0 + s.sigma * ((1 - self.fresh) ** 0.5 * epsilon + self.fresh**0.5 * noise(x))
             yield x

@@ -9,14 +9,13 @@ The true covariance is C = (σ²/α) J (Efron, 2011, Tweedie's second formula): 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.inverse.base import PosteriorScore, VectorJacobian
+from scorelight.inverse.conjugate_gradients import conjugate_gradients
 from scorelight.inverse.measurement import Measurement
 from scorelight.processes.base import AnyLevel
 from scorelight.samplers.base import Sampler
@@ -35,8 +34,6 @@ class PiGDM(PosteriorScore):
         variance: v, of the data.
     """
 
-    needs_one_noise = True
-
     def __init__(
         self, measurement: Measurement, sampler: Sampler | None = None, variance: float = 1.0
     ) -> None:
@@ -48,8 +45,7 @@ class PiGDM(PosteriorScore):
     @override
     def likelihood_score(self, x0: Tensor, level: AnyLevel, y: Tensor, jacobian: VectorJacobian) -> Tensor:
         r2 = level.sigma**2 * self.variance / (level.sigma**2 + level.alpha**2 * self.variance)
-        pull = self.operator.adjoint(y - self.operator(x0))
-        return jacobian(self.operator.solve(pull, r2, self.noise_of_measurement**2))
+        return jacobian(self.measurement.pull(y - self.operator(x0), r2, 1.0))
 
 
 class TMPD(PosteriorScore):
@@ -102,30 +98,3 @@ class MMPS(PosteriorScore):
 
         residual = y - self.operator(x0)
         return jacobian(self.operator.adjoint(conjugate_gradients(covariance, residual, self.num_iterations)))
-
-
-def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, num_iterations: int) -> Tensor:
-    """An approximate M⁻¹ b of each example, M symmetric and positive (Hestenes & Stiefel, 1952).
-
-    An example whose residual has become 0 stays as it is.
-
-    Args:
-        matrix: Multiplies with M.
-        b: Shape (B, ...).
-        num_iterations: Iterations, one product each.
-    """
-    x, r = torch.zeros_like(b), b
-    p, rr = r, _dot(r, r)
-    for _ in range(num_iterations):
-        product = matrix(p)
-        curvature = _dot(p, product)
-        step = torch.where(curvature > 0, rr / curvature, 0)
-        x, r = x + step * p, r - step * product
-        after = _dot(r, r)
-        p, rr = r + torch.where(rr > 0, after / rr, 0) * p, after
-    return x
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Of each example, shape (B, 1, ...)."""
-    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)

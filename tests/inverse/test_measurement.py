@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scorelight import ConfigurationError, GaussianMixture
-from scorelight.inverse import MatrixOperator, Measurement, mixture_posterior
+from scorelight.inverse import GaussianBlur, Mask, MatrixOperator, Measurement, mixture_posterior
 
 D = torch.float64
 
@@ -90,3 +90,28 @@ def test_noise_out_of_range_is_refused(noise):
 def test_without_noise_there_is_no_likelihood():
     with pytest.raises(ConfigurationError, match="noise=0"):
         Measurement(MatrixOperator((4,), A)).log_prob(draws(1, 4, seed=1), measurement=draws(1, 2, seed=2))
+
+
+SYSTEMS = {
+    "matrix": (MatrixOperator((4,), A), [0.3, 0.05]),
+    "matrix, one noise": (MatrixOperator((4,), A), 0.3),
+    "mask": (Mask((1, 6, 6), half="top"), 0.1 + draws(18, seed=8).abs()),
+    "blur": (GaussianBlur((1, 6, 6), 0.6), 0.1 + draws(1, 6, 6, seed=8).abs()),
+}
+
+
+@pytest.mark.parametrize(("operator", "noise"), SYSTEMS.values(), ids=SYSTEMS)
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.01), (0.5, 1.0), (0.0, 2.0)])
+def test_residuals_are_pulled_back_by_the_inverse_of_their_covariance(operator, noise, a, b):
+    measurement, matrix = Measurement(operator, noise), operator.matrix()
+    residual = measurement.operator(draws(3, *operator.shape, seed=9))
+    variance = torch.as_tensor(noise, dtype=D).expand(residual.shape[1:]).flatten() ** 2
+    inverse = torch.linalg.inv(a * matrix @ matrix.mT + b * torch.diag(variance))
+    expected = (residual.flatten(1) @ inverse @ matrix).view(3, *operator.shape)
+    torch.testing.assert_close(measurement.pull(residual, a, b), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_noise_of_some_components_only_is_refused():
+    measurement = Measurement(MatrixOperator((4,), A), [0.3, 0.0])
+    with pytest.raises(ConfigurationError, match="noise is 0 for some components"):
+        measurement.pull(draws(1, 2, seed=1), 1.0, 1.0)

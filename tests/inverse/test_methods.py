@@ -64,6 +64,7 @@ EXACT = {
     "MMPS, a noise for each": (correlated(), A, [0.3, 0.1, 0.6], lambda m: MMPS(m, num_iterations=3)),
     "TMPD of one measurement": (correlated(), A[:1], 0.3, TMPD),
     "PiGDM of white data": (torch.eye(4, dtype=D), A, 0.3, PiGDM),
+    "PiGDM of white data, a noise for each": (torch.eye(4, dtype=D), A, [0.3, 0.1, 0.6], PiGDM),
     "PiGDM of white data of another variance": (
         0.2 * torch.eye(4, dtype=D),
         A,
@@ -120,8 +121,6 @@ class Erratic(AnalyticDenoiser):
 @every_process
 def test_no_step_goes_beyond_the_measurement(process, make, noise):
     measurement = Measurement(MatrixOperator((4,), A), noise)
-    if make is PiGDM and isinstance(noise, list):
-        pytest.skip("PiGDM takes one noise")
     guided = _Conditioned(Erratic(gaussian(correlated()), process), make(measurement))
     y, weight = draws(5, 3, seed=4), 1 / measurement.noise
     times = torch.linspace(process.t_min, process.t_max, 7, dtype=D)[1:-1]
