@@ -19,7 +19,7 @@ from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.reference import own_features
 from scorelight.evaluation.report import markdown_table
-from scorelight.evaluation.restoration import Restoration, restore_images
+from scorelight.evaluation.restoration import Restoration, observe, restore_images
 from scorelight.evaluation.stores import ResultStores
 from scorelight.images import save
 from scorelight.inverse import DPS, MMPS, LinearOperator, Measurement, Operator, PosteriorSampler
@@ -47,6 +47,7 @@ def restore(
     method: MakeMethod | None = None,
     noise: float = 0.05,
     images: str = "val",
+    measured: str | None = None,
     num_images: int = 8,
     num_samples: int = 4,
     seed: int = 0,
@@ -65,6 +66,9 @@ def restore(
     measurement, samples, their mean and standard deviation; results.json and .md; and restored.npz. Rerun the
     same command to resume.
 
+    With --measured, images that have been damaged already are restored: no noise is added, and there is no
+    truth to compare with.
+
     Args:
         checkpoint: Run folder, or a .ckpt file.
         operator: What is measured of an image: Mask, Downsample, GaussianBlur, MotionBlur, Grayscale, ...
@@ -72,6 +76,8 @@ def restore(
             own posterior as its law, the others approximate it.
         noise: Standard deviation σ_y of the noise of the measurement, for images of [−1, 1].
         images: A folder, a zip or an .npz of images; or val, the validation images of the model's data.
+        measured: A folder, a zip or an .npz of measurements, instead of --images: images of the size that the
+            operator makes, or of the model's, of which only what the operator sees counts.
         num_images: Images, from the first on.
         num_samples: Samples of each.
         seed: Seed of noise and samples; image i depends on (seed, i) alone.
@@ -91,17 +97,18 @@ def restore(
     measurement = Measurement(operator(source.shape), noise)
     chosen = _method(method, measurement)
     chosen.levels(source.denoiser.process)
-    batch = _images(images, data, path, source.shape, num_images)
+    x0, y, cond = _problem(measurement, images, measured, data, path, num_images, seed)
     context = launch(accelerator, 1)
     denoiser = source.denoiser.to(context.device)
     stores = ResultStores(Path(out), denoiser, context)
-    cond = {"label": batch.cond["label"]} if denoiser.num_classes and "label" in batch.cond else {}
+    cond = {"label": cond["label"]} if denoiser.num_classes and "label" in cond else {}
     try:
         with written(Path(out)):
-            found = restore_images(denoiser, chosen, batch.x0, cond, num_samples, seed, stores, batch_size)
+            samples = restore_images(denoiser, chosen, y, cond, num_samples, seed, stores, batch_size)
     except Stopped as stopped:
         stopped.add_note(f"Finished samples are stored in {out}; rerun the same command to resume")
         raise
+    found = Restoration(y, samples, measurement, x0)
     numbers = found.numbers(features or own_features(source.shape))
     protocol = {
         "checkpoint": str(path),
@@ -109,7 +116,7 @@ def restore(
         "operator": spec(measurement.operator),
         "noise": noise,
         "method": _described(chosen),
-        "images": f"{images}, the first {len(batch.x0)}",
+        "images" if measured is None else "measured": f"{measured or images}, the first {len(y)}",
         "samples of each": num_samples,
         "seed": seed,
     }
@@ -134,28 +141,53 @@ def _described(method: PosteriorSampler) -> dict[str, Any]:
     return found | {"init_args": options}
 
 
+def _problem(
+    measurement: Measurement,
+    images: str,
+    measured: str | None,
+    data: LightningDataModule | None,
+    path: Path,
+    num: int,
+    seed: int,
+) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+    """The truth if it is known, measurements, and the conditions of the images.
+
+    Raises:
+        ConfigurationError: If images have a shape that neither the model nor the operator has.
+    """
+    operator = measurement.operator
+    shape = operator.shape
+    if measured is None:
+        batch = _images(images, data, path, shape, num)
+        if tuple(batch.x0.shape[1:]) != shape:
+            raise ConfigurationError(
+                f"--images {images}: have shape {tuple(batch.x0.shape[1:])}, the model's {shape}"
+            )
+        return batch.x0, observe(measurement, batch.x0, seed, range(len(batch.x0))), batch.cond
+    batch = _images(measured, data, path, shape, num)
+    made = tuple(operator(torch.zeros(1, *shape)).shape[1:])
+    if tuple(batch.x0.shape[1:]) == made:
+        return None, batch.x0, batch.cond
+    if tuple(batch.x0.shape[1:]) == shape:
+        return None, operator(batch.x0), batch.cond
+    raise ConfigurationError(
+        f"--measured {measured}: have shape {tuple(batch.x0.shape[1:])}, what "
+        f"{type(operator).__name__} makes {made}, and the model's images {shape}"
+    )
+
+
 def _images(
     images: str, data: LightningDataModule | None, path: Path, shape: Sequence[int], num: int
 ) -> Batch:
-    """The first images of what --images names.
-
-    Raises:
-        ConfigurationError: If there are none of the model's shape.
-    """
+    """The first images of a folder, a zip or an .npz, or of the model's validation images."""
     if images == "val":
         data = stored_data(data, path)
         data.prepare_data()
-        batch = examples_of(data, "val").first(num)
-    else:
-        own = ImageDataModule(images, grayscale=shape[0] == 1)
-        stored = own.all_images()
-        x, cond, _ = stored.batch(torch.arange(min(num, len(stored))))
-        batch = Batch(own.scale(x), cond)
-    if tuple(batch.x0.shape[1:]) != tuple(shape):
-        raise ConfigurationError(
-            f"--images {images}: have shape {tuple(batch.x0.shape[1:])}, the model's {tuple(shape)}"
-        )
-    return batch
+        return examples_of(data, "val").first(num)
+    own = ImageDataModule(images, grayscale=shape[0] == 1)
+    stored = own.all_images()
+    x, cond, _ = stored.batch(torch.arange(min(num, len(stored))))
+    return Batch(own.scale(x), cond)
 
 
 def _write(
@@ -163,7 +195,9 @@ def _write(
 ) -> list[Path]:
     """The files, the numbers of each image among them."""
     save(found.picture(), folder / "restored.png")
-    arrays = {"truth": found.x0, "measurement": found.y, "samples": found.samples}
+    arrays = {"measurement": found.y, "samples": found.samples}
+    if found.x0 is not None:
+        arrays["truth"] = found.x0
     write_npz(folder / "restored.npz", {name: value.numpy() for name, value in arrays.items()})
     results = {"protocol": protocol, "images": {name: value.tolist() for name, value in numbers.items()}}
     for name, text in (("results.json", json.dumps(results, indent=1) + "\n"), ("results.md", table)):

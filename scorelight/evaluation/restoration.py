@@ -29,18 +29,18 @@ _MOST_IMAGES, _MOST_SAMPLES = 2**20, 2**12
 
 
 class Restoration(NamedTuple):
-    """N images, their measurements, and S draws of each; images of [−1, 1]."""
+    """N measurements of images, S draws of each, and the images if they are known; images of [−1, 1]."""
 
-    x0: Tensor
-    """The truth, shape (N, *shape)."""
     y: Tensor
     """Shape (N, *measured)."""
     samples: Tensor
     """Shape (N, S, *shape)."""
     measurement: Measurement
+    x0: Tensor | None = None
+    """The truth, shape (N, *shape)."""
 
     def numbers(self, features: FeatureExtractor | None = None) -> dict[str, Tensor]:
-        """What is measured of each image, by name, each of shape (N,).
+        """What is measured of each image, by name, each of shape (N,); without a truth, ``residual`` alone.
 
         * ``psnr of the mean``, ``psnr``: 10 log₁₀(4/mean squared error) in dB, of the mean of the samples,
           and of the samples, on average; ``ssim``: structural similarity, likewise (Wang et al., 2004).
@@ -51,33 +51,40 @@ class Restoration(NamedTuple):
           posterior it is (S − 1)/(S + 1) on average, and more where the samples are equal.
         """
         n, s = self.samples.shape[:2]
-        flat, truth = self.samples.flatten(0, 1), self.x0.repeat_interleave(s, 0)
+        flat = self.samples.flatten(0, 1)
+        sigma = self.measurement.noise.to(flat)
+        error = self.y.repeat_interleave(s, 0) - self.measurement.operator(flat)
+        residual = error / (sigma if sigma.all() else 1.0)
+        found = {} if self.x0 is None else self._compared(self.x0, features)
+        return found | {"residual": residual.flatten(1).square().mean(1).sqrt().view(n, s).mean(1)}
+
+    def _compared(self, x0: Tensor, features: FeatureExtractor | None) -> dict[str, Tensor]:
+        """The numbers that need the truth."""
+        n, s = self.samples.shape[:2]
+        flat, truth = self.samples.flatten(0, 1), x0.repeat_interleave(s, 0)
         mean = self.samples.mean(1)
         found = {
-            "psnr of the mean": _psnr(self.x0, mean),
+            "psnr of the mean": _psnr(x0, mean),
             "psnr": _psnr(truth, flat).view(n, s).mean(1),
-            "ssim of the mean": _ssim(self.x0, mean),
+            "ssim of the mean": _ssim(x0, mean),
             "ssim": _ssim(truth, flat).view(n, s).mean(1),
         }
         if features is not None:
             a, b = (_features(features, x) for x in (truth, flat))
             distance = (a - b).norm(dim=1) / (a.norm(dim=1) + b.norm(dim=1)).clamp(min=1e-12)
             found["feature distance"] = distance.view(n, s).mean(1)
-        sigma = self.measurement.noise.to(flat)
-        y = self.y.repeat_interleave(s, 0)
-        residual = (y - self.measurement.operator(flat)) / (sigma if sigma.all() else 1.0)
-        found["residual"] = residual.flatten(1).square().mean(1).sqrt().view(n, s).mean(1)
         if s > 1:
-            inside = (self.x0 >= self.samples.amin(1)) & (self.x0 <= self.samples.amax(1))
+            inside = (x0 >= self.samples.amin(1)) & (x0 <= self.samples.amax(1))
             found["coverage"] = inside.flatten(1).double().mean(1)
         return found
 
     def picture(self, num: int = 16) -> Tensor:
         """Rows of truth, measurement, some samples, their mean and their standard deviation, as uint8."""
-        shown = min(num, len(self.x0))
+        shown = min(num, len(self.y))
         samples = self.samples[:shown, :4]
         measured = self.measurement.operator.picture(self.y[:shown])
-        columns = {"truth": self.x0[:shown], "measured": _fitted(measured, self.x0)}
+        columns = {} if self.x0 is None else {"truth": self.x0[:shown]}
+        columns["measured"] = _fitted(measured, samples[:, 0])
         columns |= {f"sample {j + 1}": samples[:, j] for j in range(samples.shape[1])}
         if self.samples.shape[1] > 1:
             columns["mean"] = self.samples[:shown].mean(1)
@@ -95,34 +102,37 @@ def observe(measurement: Measurement, x0: Tensor, seed: int, indices: Sequence[i
 def restore_images(
     denoiser: Denoiser,
     method: PosteriorSampler,
-    x0: Tensor,
+    y: Tensor,
     cond: dict[str, Tensor],
     num_samples: int,
     seed: int,
     stores: ResultStores,
     batch_size: int,
-) -> Restoration:
-    """Draw samples of p(x0 | y) of each image, those that the store has not.
+) -> Tensor:
+    """Draw samples of p(x0 | y) for each measurement, those that the store has not.
 
-    Draw j of image i is a function of (seed, i, j), whatever else is drawn.
+    Draw j of measurement i is a function of (seed, i, j), whatever else is drawn.
 
     Args:
         denoiser: The model, with its guidance if it has one.
         method: How to draw; it knows the measurement.
-        x0: Images, shape (N, *shape).
-        cond: Their conditions for the network.
+        y: Measurements, shape (N, *measured).
+        cond: Conditions of the images for the network.
         num_samples: Draws of each image, S.
-        seed: Seed of the noise of the measurements and of the draws.
+        seed: Seed of the draws.
         stores: Where draws are kept.
         batch_size: Draws at once.
+
+    Returns:
+        Shape (N, S, *shape).
     """
-    if len(x0) > _MOST_IMAGES or num_samples > _MOST_SAMPLES:
+    if len(y) > _MOST_IMAGES or num_samples > _MOST_SAMPLES:
         raise ConfigurationError(
-            f"{len(x0)} images, {num_samples} samples of each: at most {_MOST_IMAGES:,} and {_MOST_SAMPLES:,}"
+            f"{len(y)} images, {num_samples} samples of each: at most {_MOST_IMAGES:,} and {_MOST_SAMPLES:,}"
         )
-    y = observe(method.measurement, x0, seed, range(len(x0)))
-    total, device = len(x0) * num_samples, device_of(denoiser)
-    store = stores.store("restored", method, x0, cond, seed, num_samples)
+    shape = method.measurement.operator.shape
+    total, device = len(y) * num_samples, device_of(denoiser)
+    store = stores.store("restored", method, y, cond, seed, num_samples)
     bar = samples_bar("restoring", total, hidden=False)
     method.measurement.to(device)
     with stores.missing(store, total) as (missing, _), torch.no_grad(), bar:
@@ -133,11 +143,11 @@ def restore_images(
             rows: dict[str, Any] = {
                 name: value[image].to(device) for name, value in (cond | {"measurement": y}).items()
             }
-            noise = randn_like(torch.empty(len(index), *x0.shape[1:], device=device), generator)
+            noise = randn_like(torch.empty(len(index), *shape, device=device), generator)
             states = method.sample_path(denoiser, noise, generator=generator, **rows)
             store.write(index, x=final_state(counted(states, bar, len(index) / method.num_steps)).float())
-    samples = store.merged(total, ["x"])["x"].reshape(len(x0), num_samples, *x0.shape[1:])
-    return Restoration(x0, y, samples, method.measurement.cpu())
+    method.measurement.cpu()
+    return store.merged(total, ["x"])["x"].reshape(len(y), num_samples, *shape)
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:

@@ -81,6 +81,42 @@ def test_images_of_ones_own_are_taken_from_a_folder(tmp_path):
     np.testing.assert_allclose(arrays["truth"][:, 0], values / 127.5 - 1, atol=1e-6)
 
 
+def pictures(folder, size, num=2):
+    values = np.random.default_rng(0).integers(0, 256, (num, size, size), dtype=np.uint8)
+    folder.mkdir()
+    for i, image in enumerate(values):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return values / 127.5 - 1
+
+
+@pytest.mark.parametrize(
+    ("operator", "size"), [("Downsample", 4), ("GaussianBlur", 8)], ids=["smaller", "as large as the model's"]
+)
+def test_measurements_of_ones_own_are_restored_as_they_are(operator, size, tmp_path):
+    y = pictures(tmp_path / "y", size)
+    arrays = restored("measured", "--operator", operator, "--measured", str(tmp_path / "y"))
+    np.testing.assert_allclose(arrays["measurement"][:, 0], y, atol=1e-6)
+    assert "truth" not in arrays
+    results = json.loads(Path("measured/results.json").read_text())
+    assert results["images"].keys() == {"residual"} and len(results["images"]["residual"]) == 2
+
+
+def test_of_damaged_images_only_what_is_measured_counts(tmp_path):
+    y = pictures(tmp_path / "y", 8)
+    arrays = restored("damaged", "--measured", str(tmp_path / "y"))
+    known = np.ones((8, 8), bool)
+    known[2:6, 2:6] = False
+    np.testing.assert_allclose(arrays["measurement"][:, 0], y[:, known], atol=1e-6)
+
+
+def test_measurements_of_another_size_are_refused(tmp_path, capsys):
+    pictures(tmp_path / "y", 5)
+    flags = ["--operator", "Downsample", "--measured", str(tmp_path / "y")]
+    assert main(["restore", RUN, *flags]) == 2
+    message = "have shape (1, 5, 5), what Downsample makes (1, 4, 4), and the model's images (1, 8, 8)"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("operator", ["Downsample", "GaussianBlur", "MotionBlur --operator.length 3"])
 def test_other_measurements_and_the_default_method(operator):
     flags = ["--operator", *operator.split(), "--num_images", "2", "--num_samples", "1", "--out", "other"]
