@@ -61,16 +61,20 @@ def commit():
     return subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip()
 
 
-def digits_denoiser():
-    """Averaged weights of the model in the folder or checkpoint of --run, or of one that is trained first."""
+def digits_denoiser(run=None):
+    """Averaged weights of the model in a folder or checkpoint, or of one that is trained first."""
     from scorelight.cli import main
     from scorelight.storage.runs import find_checkpoint
     from scorelight.training.loading import load_module
 
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run", help=f"run folder or checkpoint (default: train {CONFIG} first)")
-    run = parser.parse_args().run
     if run is None:
         run = f"runs/{CONFIG}"
         assert main(["fit", "--config", CONFIG]) == 0
     return load_module(find_checkpoint(run)).denoiser_for("ema")
+
+
+def run_flag():
+    """The argument of --run, which names a model of `digits_denoiser`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", help=f"run folder or checkpoint (default: train {CONFIG} first)")
+    return parser.parse_args().run

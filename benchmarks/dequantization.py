@@ -19,7 +19,7 @@ import tempfile
 import time
 
 import torch
-from common import CONFIG, RESULTS, commit, digits_denoiser
+from common import CONFIG, RESULTS, commit, digits_denoiser, run_flag
 from lightning.pytorch import Trainer, seed_everything
 from support.quantised import ONE, TWO, mean_gap, train_flow
 
@@ -55,7 +55,7 @@ def trainer(steps, **options):
 
 def digits():
     """Bits/dim by both kinds of noise, and their difference, with standard errors; the protocol."""
-    data, denoiser = DigitsDataModule(), digits_denoiser()
+    data, denoiser = DigitsDataModule(), digits_denoiser(run_flag())
     data.prepare_data()
     x = examples_of(data, "val").first(IMAGES).x0
     assert len(x) == IMAGES

@@ -24,7 +24,7 @@ import time
 
 import matplotlib
 import torch
-from common import CONFIG, RESULTS, commit, digits_denoiser
+from common import CONFIG, RESULTS, commit, digits_denoiser, run_flag
 from tqdm import tqdm
 
 from scorelight import (
@@ -195,7 +195,7 @@ def picture(rows, floor, path):
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     begin = time.perf_counter()
-    denoiser = digits_denoiser()
+    denoiser = digits_denoiser(run_flag())
     images, validation = (
         examples_of(DigitsDataModule(), split).all().x0.double().flatten(1) for split in ("train", "val")
     )

@@ -18,10 +18,17 @@ All draw of p(x0 | y), y = A x0 + σ_y n, by the exact denoiser of p(x0) and the
   projection) among 19 samples each is uniform for the posterior. χ² test of 20 cells, and the share of x*
   between the second and the second-largest sample, 0.8 for the posterior.
 
+* digits: the network of `digits/vp_epsilon`, of 64 of whose own samples the means of 4×4 pixels are measured,
+  σ_y = 0.1. The posterior is the model's own, by `ExactPosterior` with 1,000 iterations: two sets of 19
+  samples for each measurement. Of each method as many: their sliced Wasserstein distance to the first set
+  over that of the two sets, the distance of the means in units of the posterior's deviation, the ratio of
+  the deviations, and ranks of a random projection as above.
+
 The results are inverse.json with a row for each piece of work, and the .md and .png that are made of it.
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.metadata
 import itertools
@@ -31,7 +38,7 @@ import time
 from typing import NamedTuple
 
 import torch
-from common import RESULTS, Pieces, commit
+from common import RESULTS, Pieces, commit, digits_denoiser
 from inverse_peers import AZULA, DEEPINV
 from scipy import stats
 
@@ -40,9 +47,12 @@ from scorelight import (
     VPSDE,
     AnalyticDenoiser,
     CountingDenoiser,
+    ExponentialAdams,
     GaussianMixture,
 )
 from scorelight.cli.tuning import keep_freed_memory
+from scorelight.denoisers.base import DelegatingDenoiser
+from scorelight.errors import ConfigurationError, SamplingError
 from scorelight.inverse import (
     DDRM,
     DPS,
@@ -50,6 +60,7 @@ from scorelight.inverse import (
     TDS,
     TMPD,
     DiffPIR,
+    Downsample,
     ExactPosterior,
     MatrixOperator,
     Measurement,
@@ -241,17 +252,21 @@ def two(name, repeats=5):
     }
 
 
-def ranks(name, problem, direction, num=400, draws=19):
-    """p-value of the ranks and coverage."""
+def rank_test(x, truth, direction):
+    """Of samples of shape (N, S, d) and N truths: the p-value of the ranks, and coverage."""
+    num_draws = x.shape[1]
+    rank = (x @ direction < (truth @ direction)[:, None]).sum(1)
+    counts = torch.bincount(rank, minlength=num_draws + 1)
+    inside = ((rank > 1) & (rank < num_draws - 1)).double().mean().item()
+    return {"p": stats.chisquare(counts.numpy()).pvalue, "coverage": inside}
+
+
+def ranks(name, problem, direction, num=400):
     g = seeded(7)
     truth = problem.density.sample(num, g)
-    y = problem.measurement.observe(truth, g)
-    x = WAYS[name](problem.denoiser(), problem.measurement, y.repeat_interleave(draws, 0), 1)
-    projected = (x @ direction).view(num, draws)
-    rank = (projected < (truth @ direction)[:, None]).sum(1)
-    counts = torch.bincount(rank, minlength=draws + 1)
-    inside = ((rank > 1) & (rank < draws - 1)).double().mean().item()
-    return {"p": stats.chisquare(counts.numpy()).pvalue, "coverage": inside}
+    y = problem.measurement.observe(truth, g).repeat_interleave(DRAWS, 0)
+    x = WAYS[name](problem.denoiser(), problem.measurement, y, 1)
+    return rank_test(x.view(num, DRAWS, -1), truth, direction)
 
 
 def ranks_of_two(name):
@@ -270,9 +285,72 @@ def many(name, num_measured, instance):
     return {"over_floor": over_floor([x], problem.posterior()), "seconds": seconds}
 
 
-def work():
+class Flat(DelegatingDenoiser):
+    """A network of float32 images as a denoiser of float64 vectors."""
+
+    def predict(self, x_t, level, **cond):
+        images = x_t.float().unflatten(1, (1, 8, 8))
+        pred = self.denoiser.predict(images, level, **cond)
+        return dataclasses.replace(pred, x_t=x_t, output=pred.output.flatten(1).to(x_t.dtype))
+
+
+TRUTHS, DRAWS = 64, 19
+REFERENCES = {"first reference": 101, "second reference": 102}
+
+
+@functools.cache
+def digits_problem(run):
+    """The denoiser, its own samples, how they are measured, and measurements of them."""
+    denoiser = Flat(digits_denoiser(run))
+    measurement = Measurement(MatrixOperator((64,), Downsample((1, 8, 8), 4).matrix()), 0.1)
+    with torch.no_grad():
+        truth = ExponentialAdams()(denoiser, torch.randn(TRUTHS, 64, dtype=D, generator=seeded(9)))
+    return denoiser, truth, measurement, measurement.observe(truth, seeded(10))
+
+
+def digits_samples(way, run, seed):
+    denoiser, _, measurement, y = digits_problem(run)
+    with torch.no_grad():
+        x = way(denoiser, measurement, y.repeat_interleave(DRAWS, 0), seed)
+    return x.view(TRUTHS, DRAWS, 64)
+
+
+def digits_reference(name, run):
+    """Samples of the exact posterior, and how well the chains have mixed."""
+    made = []
+
+    def make(measurement):
+        made.append(ExactPosterior(measurement, num_iterations=1000, warmup=300))
+        return made[0]
+
+    x = digits_samples(ours(make), run, REFERENCES[name])
+    acceptance, r_hat, size = made[0].sampler.diagnose()
+    return {"acceptance": acceptance, "r_hat": r_hat, "effective_size": size}, x.half().numpy()
+
+
+def digits(name, run):
+    first, second = (torch.tensor(PIECES.arrays()[f"digits {key}"]).double() for key in REFERENCES)
+    begin = time.process_time()
+    x = digits_samples(WAYS[name], run, 1)
+    seconds = time.process_time() - begin
+
+    def distance(others):
+        return statistics.mean(sliced_wasserstein(a, b, 200) for a, b in zip(first, others, strict=True))
+
+    exact = torch.cat([first, second], 1)
+    spread = exact.std(1).square().sum(1).sqrt()
+    _, truth, _, _ = digits_problem(run)
+    return {
+        "over_floor": distance(x) / distance(second),
+        "mean": ((x.mean(1) - exact.mean(1)).norm(dim=1) / spread).mean().item(),
+        "deviation": (x.std(1).square().sum(1).sqrt() / spread).mean().item(),
+        "seconds": seconds,
+    } | rank_test(x, truth, torch.randn(64, dtype=D, generator=seeded(11)))
+
+
+def work(run):
     """What there is to do: a function and its arguments by name."""
-    jobs = {}
+    jobs = {f"digits {name}": (digits_reference, name, run) for name in REFERENCES}
     for name in WAYS:
         jobs[f"gaussian {name}"] = gaussian, name
         jobs[f"two {name}"] = two, name
@@ -280,17 +358,19 @@ def work():
         jobs[f"ranks many {name}"] = ranks_of_many, name
         for num_measured, instance in itertools.product(MEASURED, range(INSTANCES)):
             jobs[f"many {num_measured} {instance} {name}"] = many, name, num_measured, instance
+        jobs[f"digits {name}"] = digits, name, run
     return jobs
 
 
 def do(function, *arguments):
-    """A row; a method that fails, as one whose samples are not finite, has its message in it."""
+    """A row and perhaps an array; of a method that fails, by samples that are not finite, its message."""
     begin = time.process_time()
     try:
-        row = function(*arguments)
-    except (ValueError, RuntimeError) as error:
-        row = {"error": str(error).splitlines()[0]}
-    return row | {"cpu_seconds": round(time.process_time() - begin, 1), "commit": commit()}
+        found = function(*arguments)
+    except (SamplingError, ConfigurationError) as error:
+        found = {"error": str(error).splitlines()[0]}
+    row, array = found if isinstance(found, tuple) else (found, None)
+    return row | {"cpu_seconds": round(time.process_time() - begin, 1), "commit": commit()}, array
 
 
 # Report
@@ -327,6 +407,10 @@ def report(pieces):
         "CPU ms a sample",
         *(f"25 modes, {m} measured: SW/floor, median, worst" for m in MEASURED),
         "rank test p",
+        "digits: SW/floor",
+        "error of the mean/deviation",
+        "deviation/exact",
+        "rank test p",
     ]
     lines = [
         "How far samples are from the posterior, by the exact denoiser; what is measured, see inverse.py. An",
@@ -355,6 +439,10 @@ def report(pieces):
             number(per_sample, "ms", 2),
             *(many_cell(pieces, m, name) for m in MEASURED),
             number(pieces.get(f"ranks many {name}"), "p", 2),
+            *(
+                number(pieces.get(f"digits {name}"), key, 2)
+                for key in ("over_floor", "mean", "deviation", "p")
+            ),
         ]
         lines.append(f"| {name if ' ' in name.split(',')[0] else f'`{name}`'} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
@@ -363,13 +451,14 @@ def report(pieces):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="pieces whose name contains this")
+    parser.add_argument("--run", help="folder of a trained digits/vp_epsilon (default: train it)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    for key, job in work().items():
+    for key, job in work(arguments.run).items():
         if arguments.only in key and key not in PIECES.read():
-            row = do(*job)
-            PIECES.add(key, row)
+            row, array = do(*job)
+            PIECES.add(key, row, array)
             print(key, row, flush=True)
     text = report(PIECES.read())
     FILE.with_suffix(".md").write_text(text)

@@ -15,7 +15,7 @@ import os
 import time
 
 import torch
-from common import CONFIG, RESULTS, commit, digits_denoiser
+from common import CONFIG, RESULTS, commit, digits_denoiser, run_flag
 
 from scorelight import (
     DDIM,
@@ -43,7 +43,7 @@ SAMPLERS = {
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     begin = time.perf_counter()
-    denoiser = digits_denoiser()
+    denoiser = digits_denoiser(run_flag())
     x0 = examples_of(DigitsDataModule(), "val").first(IMAGES).x0
     errors, pictures = {}, [x0[:SHOWN]]
     for name, make in SAMPLERS.items():
