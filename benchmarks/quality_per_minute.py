@@ -25,7 +25,6 @@ model, and the .md and .png that are made of both. A piece that is in the .json 
 import argparse
 import importlib.metadata
 import itertools
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -222,18 +221,21 @@ def do(job):
 
 
 def cell(pieces, data, name, minutes):
-    """The mean over the seeds, with half their difference."""
+    """The distance of each seed."""
     keys = [f"{data} final {name} {minutes} {seed}" for seed in SEEDS]
-    found = [pieces[key]["distance"] for key in keys if key in pieces]
-    if len(found) < 2:
-        return f"{found[0]:.3g} (one seed)" if found else "—"
-    return f"{statistics.mean(found):.3g} ± {abs(found[0] - found[1]) / 2:.2g}"
+    return ", ".join(f"{pieces[key]['distance']:.3g}" if key in pieces else "—" for key in keys)
+
+
+def processors(pieces):
+    """Which processors the seeds had."""
+    found = {(key[-1], row["processor"]) for key, row in pieces.items() if " final " in key}
+    return ", ".join(f"seed {seed} on {processor}" for seed, processor in sorted(found))
 
 
 def report(pieces):
     lines = [
         f"Fréchet distance of {NUM_SAMPLES:,} samples to the training set, at most {EVALUATIONS} "
-        "evaluations, mean of two seeds ± half their difference.",
+        f"evaluations, one of each seed; {processors(pieces)}. Models are to be compared within a seed.",
     ]
     for c in COMPARISONS:
         titles = [f"{m} CPU minute{'s' * (m > 1)}" for m in c.minutes]
