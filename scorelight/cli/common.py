@@ -131,7 +131,8 @@ def load_source(
     denoiser = module.denoiser_for(weights)
     number = denoiser.num_classes or chosen.num_classes or 0
     chosen_labels = _numbers(labels or (), number, module.class_names or ())
-    return SampleSource(denoiser, chosen, module.shape, chosen_labels or denoiser.labels)
+    needs_labels = bool(denoiser.num_classes) and not module.condition_dropout
+    return SampleSource(denoiser, chosen, module.shape, chosen_labels or denoiser.labels, needs_labels)
 
 
 def _numbers(labels: Sequence[int | str], number: int, names: Sequence[str]) -> list[int]:

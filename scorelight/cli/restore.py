@@ -12,7 +12,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from scorelight.batch import Batch
-from scorelight.cli.common import check_positive, launch, load_source, run_on_checkpoint, stored_data, written
+from scorelight.cli.common import (
+    check_positive,
+    launch,
+    load_source,
+    run_on_checkpoint,
+    stored_data,
+    written,
+)
 from scorelight.data.access import examples_of
 from scorelight.data.image_folder import ImageDataModule
 from scorelight.denoisers.base import MakeWrapper
@@ -20,6 +27,7 @@ from scorelight.errors import ConfigurationError, Stopped
 from scorelight.evaluation.reference import own_features
 from scorelight.evaluation.report import markdown_table
 from scorelight.evaluation.restoration import Restoration, observe, restore_images
+from scorelight.evaluation.samples import SampleSource, cycle_labels
 from scorelight.evaluation.stores import ResultStores
 from scorelight.images import save
 from scorelight.inverse import DPS, MMPS, LinearOperator, Measurement, Operator, PosteriorSampler
@@ -54,6 +62,7 @@ def restore(
     out: str = "restored",
     data: LightningDataModule | None = None,
     guidance: MakeWrapper | None = None,
+    labels: list[int | str] | None = None,
     features: FeatureExtractor | None = None,
     weights: Weights = "ema",
     batch_size: int = 64,
@@ -84,6 +93,8 @@ def restore(
         out: Folder to write to.
         data: Data module whose validation images to take (default: as in the checkpoint).
         guidance: Wraps the denoiser (default: as in the checkpoint).
+        labels: Classes of the images in turn, by numbers or names (default: with --images val those of the
+            data, else none).
         features: Feature network of the feature distance (default: ours for digits and MNIST, else none).
         weights: Averaged or raw weights.
         batch_size: Samples drawn at once.
@@ -93,15 +104,15 @@ def restore(
     if operator is None:
         raise ConfigurationError("what is measured? --operator Mask --operator.box 8 8 20 20, for example")
     path = find_checkpoint(checkpoint)
-    source = load_source(path, weights, None, guidance)
+    source = load_source(path, weights, None, guidance, labels)
     measurement = Measurement(operator(source.shape), noise)
     chosen = _method(method, measurement)
     chosen.levels(source.denoiser.process)
-    x0, y, cond = _problem(measurement, images, measured, data, path, num_images, seed)
+    x0, y, known = _problem(measurement, images, measured, data, path, num_images, seed)
+    cond = _conditions(source, labels, known, len(y))
     context = launch(accelerator, 1)
     denoiser = source.denoiser.to(context.device)
     stores = ResultStores(Path(out), denoiser, context)
-    cond = {"label": cond["label"]} if denoiser.num_classes and "label" in cond else {}
     try:
         with written(Path(out)):
             samples = restore_images(denoiser, chosen, y, cond, num_samples, seed, stores, batch_size)
@@ -118,6 +129,7 @@ def restore(
         "method": _described(chosen),
         "images" if measured is None else "measured": f"{measured or images}, the first {len(y)}",
         "samples of each": num_samples,
+        **({"labels": list(labels)} if labels else {}),
         "seed": seed,
     }
     table = markdown_table({k: MetricResult.over_examples(v[None]) for k, v in numbers.items()}, protocol)
@@ -149,8 +161,8 @@ def _problem(
     path: Path,
     num: int,
     seed: int,
-) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
-    """The truth if it is known, measurements, and the conditions of the images.
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """The truth if it is known, measurements, and the classes of the images if they are the model's own data.
 
     Raises:
         ConfigurationError: If images have a shape that neither the model nor the operator has.
@@ -163,17 +175,40 @@ def _problem(
             raise ConfigurationError(
                 f"--images {images}: have shape {tuple(batch.x0.shape[1:])}, the model's {shape}"
             )
-        return batch.x0, observe(measurement, batch.x0, seed, range(len(batch.x0))), batch.cond
+        return batch.x0, observe(measurement, batch.x0, seed, range(len(batch.x0))), batch.cond.get("label")
     batch = _images(measured, data, path, shape, num)
     made = tuple(operator(torch.zeros(1, *shape)).shape[1:])
     if tuple(batch.x0.shape[1:]) == made:
-        return None, batch.x0, batch.cond
+        return None, batch.x0, batch.cond.get("label")
     if tuple(batch.x0.shape[1:]) == shape:
-        return None, operator(batch.x0), batch.cond
+        return None, operator(batch.x0), batch.cond.get("label")
     raise ConfigurationError(
         f"--measured {measured}: have shape {tuple(batch.x0.shape[1:])}, what "
         f"{type(operator).__name__} makes {made}, and the model's images {shape}"
     )
+
+
+def _conditions(
+    source: SampleSource, labels: Sequence[int | str] | None, known: Tensor | None, num: int
+) -> dict[str, Tensor]:
+    """The classes for the network: those of --labels in turn, else the known ones.
+
+    Raises:
+        ConfigurationError: If there are none, and the network was never trained without.
+    """
+    number = source.denoiser.num_classes
+    if labels:
+        return cycle_labels(torch.arange(num), source.labels)
+    if number and known is not None:
+        if known.max() >= number:
+            raise ConfigurationError(f"the data has a class {known.max()}, the model has 0 to {number - 1}")
+        return {"label": known}
+    if source.needs_labels:
+        raise ConfigurationError(
+            "the model is conditioned on classes, and those of the images are not known: give --labels, or "
+            "train with --model.condition_dropout 0.1 to do without"
+        )
+    return {}
 
 
 def _images(
@@ -186,8 +221,8 @@ def _images(
         return examples_of(data, "val").first(num)
     own = ImageDataModule(images, grayscale=shape[0] == 1)
     stored = own.all_images()
-    x, cond, _ = stored.batch(torch.arange(min(num, len(stored))))
-    return Batch(own.scale(x), cond)
+    x, _, _ = stored.batch(torch.arange(min(num, len(stored))))
+    return Batch(own.scale(x), {})  # classes of a folder are not those of the model
 
 
 def _write(

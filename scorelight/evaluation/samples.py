@@ -50,6 +50,8 @@ class SampleSource(NamedTuple):
     shape: Sequence[int]
     labels: Sequence[int] | None = None
     """Classes to draw, taken in turn."""
+    needs_labels: bool = False
+    """Whether the network was never trained without a class."""
 
     def draw(self, seed: int, index: Tensor, progress: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Samples at the given indices, shape (B, ...), and their conditions.

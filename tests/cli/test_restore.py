@@ -1,5 +1,6 @@
 """`scorelight restore`: images from measurements, resumable, each independent of the others."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scorelight import DigitsDataModule
 from scorelight.cli import main
+from scorelight.data.access import examples_of
 from scorelight.denoisers.network import NetworkDenoiser
 
 RUN = "runs/digits/quick/version_0"
@@ -109,6 +112,33 @@ def test_of_damaged_images_only_what_is_measured_counts(tmp_path):
     np.testing.assert_allclose(arrays["measurement"][:, 0], y[:, known], atol=1e-6)
 
 
+def test_classes_are_those_of_the_data_or_of_the_flag_in_turn():
+    data = DigitsDataModule()
+    data.setup("fit")
+    labels = [str(label) for label in examples_of(data, "val").first(3).cond["label"].tolist()]
+    of_data = restored("of_data", "--num_images", "3")["samples"]
+    same = restored("same", "--num_images", "3", "--labels", *labels)["samples"]
+    np.testing.assert_array_equal(of_data, same)
+    others = restored("others", "--num_images", "3", "--labels", labels[0], str((int(labels[1]) + 1) % 10))
+    np.testing.assert_array_equal(of_data[0], others["samples"][0])
+    assert not np.array_equal(of_data[1], others["samples"][1])
+    protocol = json.loads(Path("others/results.json").read_text())["protocol"]
+    assert protocol["labels"][0] == int(labels[0])
+
+
+def test_a_model_that_needs_classes_is_not_asked_without(tmp_path, monkeypatch, capsys):
+    restore = importlib.import_module("scorelight.cli.restore")
+    load = restore.load_source
+    monkeypatch.setattr(
+        restore, "load_source", lambda *arguments: load(*arguments)._replace(needs_labels=True)
+    )
+    pictures(tmp_path / "y", 8)
+    flags = ["restore", RUN, *BOX, *FAST, "--images", str(tmp_path / "y")]
+    assert main(flags) == 2
+    assert "give --labels, or train with --model.condition_dropout 0.1" in capsys.readouterr().err
+    assert main([*flags, "--labels", "3"]) == 0
+
+
 def test_measurements_of_another_size_are_refused(tmp_path, capsys):
     pictures(tmp_path / "y", 5)
     flags = ["--operator", "Downsample", "--measured", str(tmp_path / "y")]
@@ -136,6 +166,7 @@ def test_other_measurements_and_the_default_method(operator):
         ([*BOX, "--noise", "0", "--method", "TDS"], "TDS needs noise of the measurement"),
         ([*BOX, "--method", "DDIM"], "DDIM"),
         ([*BOX, "--method", "ThroughSampler"], "ThroughSampler"),
+        ([*BOX, "--labels", "10"], "--labels 10: classes are 0 to 9"),
         ([*BOX, "--num_images", "0"], "--num_images 0: must be at least 1"),
         ([*BOX, "--images", "nowhere"], "nowhere"),
     ],
