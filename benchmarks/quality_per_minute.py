@@ -248,9 +248,10 @@ def report(pieces):
         ]
         for name in [*c.ours, *c.peers]:
             label = f"`{name}`, {c.ours[name]}" if name in c.ours else name
-            last = pieces.get(f"{c.data} final {name} {c.minutes[-1]} 0", {})
+            longest = [pieces.get(f"{c.data} final {name} {c.minutes[-1]} {seed}", {}) for seed in SEEDS]
             cells = [cell(pieces, c.data, name, m) for m in c.minutes]
-            cells += [last.get("parameters", "—"), last.get("steps", "—")]
+            cells.append(next((row["parameters"] for row in longest if row), "—"))
+            cells.append(", ".join(str(row.get("steps", "—")) for row in longest))
             lines.append("| " + " | ".join(map(str, [label, *cells])) + " |")
         lines += searches(pieces, c) if c.peers else []
     return "\n".join([*lines, ""])
