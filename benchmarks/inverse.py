@@ -3,7 +3,8 @@
     python benchmarks/inverse.py                     # continues where it was interrupted
     python benchmarks/inverse.py --only "modes"      # some of it; one process a core may run side by side
 
-All draw of p(x0 | y), y = A x0 + σ_y n, by the exact denoiser of p(x0) and the same process, VPSDE.
+All draw of p(x0 | y), y = A x0 + σ_y n, by the exact denoiser of p(x0) and the same process, VPSDE; ours
+also under other processes, in a table of their own.
 
 * gaussian: 4 correlated dimensions, 2 measured. The Wasserstein distance W₂ of the method's law to the
   posterior, relative to the posterior's own standard deviation. A method that is affine in its noise has a
@@ -49,6 +50,9 @@ from scorelight import (
     CountingDenoiser,
     ExponentialAdams,
     GaussianMixture,
+    KarrasVESDE,
+    RectifiedFlow,
+    SubVPSDE,
 )
 from scorelight.cli.tuning import keep_freed_memory
 from scorelight.denoisers.base import DelegatingDenoiser
@@ -78,6 +82,7 @@ PIECES = Pieces(
 )
 D = torch.float64
 PROCESS = VPSDE()
+OTHERS = {"VE": KarrasVESDE(), "sub-VP": SubVPSDE(), "flow": RectifiedFlow()}
 STEPS = 200
 MEASURED, INSTANCES = (1, 2, 4), 10
 
@@ -132,8 +137,8 @@ class Problem(NamedTuple):
     y: torch.Tensor
     """One measurement, shape (d_y,)."""
 
-    def denoiser(self):
-        return AnalyticDenoiser(self.density, PROCESS)
+    def denoiser(self, process=PROCESS):
+        return AnalyticDenoiser(self.density, process)
 
     def posterior(self):
         return mixture_posterior(self.density, self.measurement, self.y)
@@ -187,7 +192,7 @@ def moments_distance(mean, covariance, posterior):
     return (square.clamp(min=0) / exact.trace()).sqrt().item()
 
 
-def law(make, problem):
+def law(make, problem, process):
     """Mean and covariance of a method that is affine in its noise, and the largest error of that assumption.
 
     Of the runs of a batch, one has no noise at all, one has noise in all places, and each of the others has a
@@ -200,7 +205,7 @@ def law(make, problem):
         counted[0] += 1
         return torch.zeros_like(like)
 
-    denoiser, method = problem.denoiser(), make(problem.measurement)
+    denoiser, method = problem.denoiser(process), make(problem.measurement)
     start = torch.zeros(1, dim, dtype=D)
     method(denoiser, start, noise_source=count, measurement=problem.y[None])
     total = counted[0] * dim
@@ -218,14 +223,14 @@ def law(make, problem):
     return mean, columns.mT @ columns, error
 
 
-def gaussian(name):
+def gaussian(name, process=PROCESS):
     problem = gaussian_problem()
     posterior = problem.posterior()
     if name in AFFINE:
-        mean, covariance, error = law(OURS[name], problem)
+        mean, covariance, error = law(OURS[name], problem, process)
         if error < 1e-6:
             return {"distance": moments_distance(mean, covariance, posterior), "affine": True}
-    x = WAYS[name](problem.denoiser(), problem.measurement, problem.y.expand(20_000, -1), 0)
+    x = WAYS[name](problem.denoiser(process), problem.measurement, problem.y.expand(20_000, -1), 0)
     return {"distance": moments_distance(x.mean(0), x.T.cov(), posterior), "affine": False}
 
 
@@ -237,9 +242,9 @@ def over_floor(sets, posterior, pairs=10):
     return statistics.mean(distance(x, e) for x in sets for e in exact[:5]) / floor
 
 
-def two(name, repeats=5):
+def two(name, process=PROCESS, repeats=5):
     problem = two_modes()
-    counting = CountingDenoiser(problem.denoiser())
+    counting = CountingDenoiser(problem.denoiser(process))
     begin = time.process_time()
     y = problem.y.expand(4000, -1)
     sets = [WAYS[name](counting, problem.measurement, y, seed) for seed in range(repeats)]
@@ -359,6 +364,9 @@ def work(run):
         for num_measured, instance in itertools.product(MEASURED, range(INSTANCES)):
             jobs[f"many {num_measured} {instance} {name}"] = many, name, num_measured, instance
         jobs[f"digits {name}"] = digits, name, run
+    for name, (title, process) in itertools.product(OURS, OTHERS.items()):
+        jobs[f"gaussian {title} {name}"] = gaussian, name, process
+        jobs[f"two {title} {name}"] = two, name, process
     return jobs
 
 
@@ -444,8 +452,32 @@ def report(pieces):
                 for key in ("over_floor", "mean", "deviation", "p")
             ),
         ]
-        lines.append(f"| {name if ' ' in name.split(',')[0] else f'`{name}`'} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+        lines.append(f"| {label(name)} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *of_processes(pieces), ""])
+
+
+def label(name):
+    return f"`{name}`" if name in OURS else name
+
+
+def of_processes(pieces):
+    """The first two problems under each process."""
+    titles = [f"{problem}, {process}" for problem in ("Gaussian", "two modes") for process in ("VP", *OTHERS)]
+    lines = [
+        "",
+        "W₂/deviation of the Gaussian problem and SW/floor of the two modes, by the process:",
+        "",
+        f"| method | {' | '.join(titles)} |",
+        "| --- |" + " --- |" * len(titles),
+    ]
+    for name in OURS:
+        cells = []
+        for problem, key in (("gaussian", "distance"), ("two", "over_floor")):
+            rows = [pieces.get(f"{problem} {name}")]
+            rows += [pieces.get(f"{problem} {process} {name}") for process in OTHERS]
+            cells += [number(row, key, 2) for row in rows]
+        lines.append(f"| {label(name)} | " + " | ".join(cells) + " |")
+    return lines
 
 
 if __name__ == "__main__":
