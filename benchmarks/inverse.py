@@ -1,7 +1,7 @@
 """How far methods for inverse problems are from the posterior, where the posterior is known.
 
     python benchmarks/inverse.py                     # continues where it was interrupted
-    python benchmarks/inverse.py --only "modes"      # some of it; one process a core may run side by side
+    python benchmarks/inverse.py --only "two"        # some of it; one process a core may run side by side
 
 All draw of p(x0 | y), y = A x0 + σ_y n, by the exact denoiser of p(x0) and the same process, VPSDE; ours
 also under other processes, in a table of their own.
@@ -18,14 +18,14 @@ also under other processes, in a table of their own.
 * ranks: 400 measurements of draws x* of p(x0); the rank of x*'s first coordinate (with 25 modes: of a random
   projection) among 19 samples each is uniform for the posterior. χ² test of 20 cells, and the share of x*
   between the second and the second-largest sample, 0.8 for the posterior.
-
 * digits: the network of `digits/vp_epsilon`, of 64 of whose own samples the means of 4×4 pixels are measured,
   σ_y = 0.1. The posterior is the model's own, by `ExactPosterior` with 1,000 iterations: two sets of 19
   samples for each measurement. Of each method as many: their sliced Wasserstein distance to the first set
   over that of the two sets, the distance of the means in units of the posterior's deviation, the ratio of
   the deviations, and ranks of a random projection as above.
 
-The results are inverse.json with a row for each piece of work, and the .md and .png that are made of it.
+The results are inverse.json with a row for each piece of work, .npz with the samples of the reference, and
+the .md that is made of them.
 """
 
 import argparse
@@ -40,12 +40,11 @@ from typing import NamedTuple
 
 import torch
 from common import RESULTS, Pieces, commit, digits_denoiser
-from inverse_peers import AZULA, DEEPINV
+from inverse_peers import AZULA, DEEPINV, PROCESS, STEPS, D
 from scipy import stats
 
 from scorelight import (
     DDIM,
-    VPSDE,
     AnalyticDenoiser,
     CountingDenoiser,
     ExponentialAdams,
@@ -80,10 +79,7 @@ FILE = RESULTS / "inverse.json"
 PIECES = Pieces(
     FILE, versions={name: importlib.metadata.version(name) for name in ("torch", "azula", "deepinv")}
 )
-D = torch.float64
-PROCESS = VPSDE()
 OTHERS = {"VE": KarrasVESDE(), "sub-VP": SubVPSDE(), "flow": RectifiedFlow()}
-STEPS = 200
 MEASURED, INSTANCES = (1, 2, 4), 10
 
 
@@ -253,7 +249,7 @@ def two(name, process=PROCESS, repeats=5):
         "weight": torch.cat(sets)[:, 0].gt(0).double().mean().item(),
         "over_floor": over_floor(sets, problem.posterior()),
         "evaluations": counting.num_evaluations // repeats,
-        "seconds": seconds / repeats,
+        "milliseconds": seconds / repeats / 4,
     }
 
 
@@ -263,7 +259,7 @@ def rank_test(x, truth, direction):
     rank = (x @ direction < (truth @ direction)[:, None]).sum(1)
     counts = torch.bincount(rank, minlength=num_draws + 1)
     inside = ((rank > 1) & (rank < num_draws - 1)).double().mean().item()
-    return {"p": stats.chisquare(counts.numpy()).pvalue, "coverage": inside}
+    return {"p": stats.chisquare(counts.numpy()).pvalue, "covered": 100 * inside}
 
 
 def ranks(name, problem, direction, num=400):
@@ -431,20 +427,14 @@ def report(pieces):
     ]
     for name in WAYS:
         two_row, rank_row = pieces.get(f"two {name}"), pieces.get(f"ranks two {name}")
-        per_sample = None
-        if two_row and "seconds" in two_row:
-            per_sample = {"ms": two_row["seconds"] / 4}
-        covered = None
-        if rank_row and "coverage" in rank_row:
-            covered = {"share": 100 * rank_row["coverage"]}
         cells = [
             number(pieces.get(f"gaussian {name}"), "distance", 2),
             number(two_row, "weight"),
             number(two_row, "over_floor", 2),
             number(rank_row, "p", 2),
-            number(covered, "share", 2),
+            number(rank_row, "covered", 2),
             number(two_row, "evaluations", 5),
-            number(per_sample, "ms", 2),
+            number(two_row, "milliseconds", 2),
             *(many_cell(pieces, m, name) for m in MEASURED),
             number(pieces.get(f"ranks many {name}"), "p", 2),
             *(

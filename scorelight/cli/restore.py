@@ -169,23 +169,19 @@ def _problem(
     """
     operator = measurement.operator
     shape = operator.shape
+    batch = _images(measured or images, data, path, shape, num)
+    found, label = tuple(batch.x0.shape[1:]), batch.cond.get("label")
     if measured is None:
-        batch = _images(images, data, path, shape, num)
-        if tuple(batch.x0.shape[1:]) != shape:
-            raise ConfigurationError(
-                f"--images {images}: have shape {tuple(batch.x0.shape[1:])}, the model's {shape}"
-            )
-        return batch.x0, observe(measurement, batch.x0, seed, range(len(batch.x0))), batch.cond.get("label")
-    batch = _images(measured, data, path, shape, num)
+        if found != shape:
+            raise ConfigurationError(f"--images {images}: have shape {found}, the model's {shape}")
+        return batch.x0, observe(measurement, batch.x0, seed, range(len(batch.x0))), label
     made = tuple(operator(torch.zeros(1, *shape)).shape[1:])
-    if tuple(batch.x0.shape[1:]) == made:
-        return None, batch.x0, batch.cond.get("label")
-    if tuple(batch.x0.shape[1:]) == shape:
-        return None, operator(batch.x0), batch.cond.get("label")
-    raise ConfigurationError(
-        f"--measured {measured}: have shape {tuple(batch.x0.shape[1:])}, what "
-        f"{type(operator).__name__} makes {made}, and the model's images {shape}"
-    )
+    if found not in (made, shape):
+        raise ConfigurationError(
+            f"--measured {measured}: have shape {found}, what {type(operator).__name__} makes {made}, and "
+            f"the model's images {shape}"
+        )
+    return None, batch.x0 if found == made else operator(batch.x0), label
 
 
 def _conditions(

@@ -187,15 +187,16 @@ def bounded_step(measurement: Measurement, x0: Tensor, level: AnyLevel, y: Tenso
         x0: E[x0 | x_t].
         level: The noise level of x_t.
         y: The measurements.
-        score: G.
+        score: The likelihood score g.
 
     Returns:
         Shape (B, 1, ...).
     """
     weight = measurement.relative_weight(y)
-    moved = measurement.operator(x0 + level.sigma**2 / level.alpha * score) - measurement.operator(x0)
-    lengths = [(v * weight).flatten(1).norm(dim=1) for v in (y - measurement.operator(x0), moved)]
-    factor = torch.where(lengths[1] > lengths[0], lengths[0] / lengths[1], 1.0)
+    before = measurement.operator(x0)
+    after = measurement.operator(x0 + level.sigma**2 / level.alpha * score)
+    residual, step = ((v * weight).flatten(1).norm(dim=1) for v in (y - before, after - before))
+    factor = torch.where(step > residual, residual / step, 1.0)
     return factor.reshape(-1, *(1,) * (x0.ndim - 1))
 
 

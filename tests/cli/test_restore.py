@@ -76,20 +76,18 @@ def test_what_is_done_is_not_done_again(monkeypatch):
     np.testing.assert_array_equal(restored("again", "--num_images", "3")["samples"], first["samples"])
 
 
-def test_images_of_ones_own_are_taken_from_a_folder(tmp_path):
-    values = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
-    for i, image in enumerate(values):
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-    arrays = restored("own", "--images", str(tmp_path))
-    np.testing.assert_allclose(arrays["truth"][:, 0], values / 127.5 - 1, atol=1e-6)
-
-
 def pictures(folder, size, num=2):
     values = np.random.default_rng(0).integers(0, 256, (num, size, size), dtype=np.uint8)
     folder.mkdir()
     for i, image in enumerate(values):
         Image.fromarray(image).save(folder / f"{i}.png")
     return values / 127.5 - 1
+
+
+def test_images_of_ones_own_are_taken_from_a_folder(tmp_path):
+    x0 = pictures(tmp_path / "x0", 8, 3)
+    arrays = restored("own", "--images", str(tmp_path / "x0"))
+    np.testing.assert_allclose(arrays["truth"][:, 0], x0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
