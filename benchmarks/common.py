@@ -61,15 +61,15 @@ def commit():
     return subprocess.run(command, capture_output=True, text=True, cwd=HERE).stdout.strip()
 
 
-def digits_denoiser(run=None):
+def digits_denoiser(run=None, config=CONFIG, flags=()):
     """Averaged weights of the model in a folder or checkpoint, or of one that is trained first."""
     from scorelight.cli import main
     from scorelight.storage.runs import find_checkpoint
     from scorelight.training.loading import load_module
 
     if run is None:
-        run = f"runs/{CONFIG}"
-        assert main(["fit", "--config", CONFIG]) == 0
+        run = f"runs/{config}"
+        assert main(["fit", "--config", config, *flags]) == 0
     return load_module(find_checkpoint(run)).denoiser_for("ema")
 
 

@@ -169,7 +169,14 @@ def _problem(
     """
     operator = measurement.operator
     shape = operator.shape
-    batch = _images(measured or images, data, path, shape, num)
+    if measured is None:
+        batch = _images("--images", images, data, path, shape, num)
+    elif images == "val":
+        batch = _images("--measured", measured, data, path, shape, num)
+    else:
+        raise ConfigurationError(
+            f"--images {images} and --measured {measured}: give the images, or what was measured of them"
+        )
     found, label = tuple(batch.x0.shape[1:]), batch.cond.get("label")
     if measured is None:
         if found != shape:
@@ -208,15 +215,22 @@ def _conditions(
 
 
 def _images(
-    images: str, data: LightningDataModule | None, path: Path, shape: Sequence[int], num: int
+    flag: str, images: str, data: LightningDataModule | None, path: Path, shape: Sequence[int], num: int
 ) -> Batch:
-    """The first images of a folder, a zip or an .npz, or of the model's validation images."""
+    """The first images of a folder, a zip or an .npz, or of the model's validation images.
+
+    Raises:
+        ConfigurationError: If there are none; the message names the flag.
+    """
     if images == "val":
         data = stored_data(data, path)
         data.prepare_data()
         return examples_of(data, "val").first(num)
-    own = ImageDataModule(images, grayscale=shape[0] == 1)
-    stored = own.all_images()
+    try:
+        own = ImageDataModule(images, grayscale=shape[0] == 1)
+        stored = own.all_images()
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("data.path=", f"{flag} ")) from error
     x, _, _ = stored.batch(torch.arange(min(num, len(stored))))
     return Batch(own.scale(x), {})  # classes of a folder are not those of the model
 

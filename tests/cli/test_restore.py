@@ -166,7 +166,9 @@ def test_other_measurements_and_the_default_method(operator):
         ([*BOX, "--method", "ThroughSampler"], "ThroughSampler"),
         ([*BOX, "--labels", "10"], "--labels 10: classes are 0 to 9"),
         ([*BOX, "--num_images", "0"], "--num_images 0: must be at least 1"),
-        ([*BOX, "--images", "nowhere"], "nowhere"),
+        ([*BOX, "--images", "nowhere"], "--images nowhere: "),
+        ([*BOX, "--measured", "nowhere"], "--measured nowhere: "),
+        ([*BOX, "--images", "a", "--measured", "b"], "--images a and --measured b: give the images, or"),
     ],
 )
 def test_mistakes_get_one_message(flags, message, capsys):
