@@ -20,9 +20,10 @@ also under other processes, in a table of their own.
   between the second and the second-largest sample, 0.8 for the posterior.
 * digits: `digits/quick` without classes, with patches of 2×2 pixels (a third of the time), three minutes of
   training. Of 64 of its own samples the means of 4×4 pixels are measured, σ_y = 0.1. The posterior is the
-  model's own, by `ExactPosterior` with 500 iterations: two sets of 19 samples for each measurement. Of each method as many: their sliced Wasserstein distance to the first set
-  over that of the two sets, the distance of the means in units of the posterior's deviation, the ratio of
-  the deviations, and ranks of a random projection as above.
+  model's own, by `ExactPosterior` with 500 iterations: two sets of 19 samples for each measurement. Of each
+  method as many: their sliced Wasserstein distance to the first set over that of the two sets, the distance
+  of the means in units of the posterior's deviation, the ratio of the deviations, and ranks of a random
+  projection as above.
 
 The results are inverse.json with a row for each piece of work, .npz with the samples of the reference, and
 the .md that is made of them.
