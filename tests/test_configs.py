@@ -4,13 +4,13 @@ import yaml
 
 import scorelight
 from scorelight.cli import main
-from scorelight.cli.configs import config_dir
+from scorelight.cli.configs import config_dir, shipped_configs
 from scorelight.evaluation import FIDCallback
 from scorelight.storage.specs import build
 from scorelight.training.configured import described_settings
 from scorelight.training.trained import TrainedModule
 
-CONFIGS = sorted(str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml"))
+CONFIGS = sorted(shipped_configs())
 
 
 THIN = ["--model.network.base_channels=8", "--model.network.num_blocks=1", "--data.batch_size=4"]

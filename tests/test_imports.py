@@ -47,7 +47,7 @@ ORDER = [
 ]
 """A file imports only modules of its own entry and of the entries before it."""
 
-TO_COME = {"interop", "tables"}
+TO_COME = {"interop"}
 
 CORE = ORDER[: ORDER.index("data")]
 LIGHTNING = {"lightning", "jsonargparse", "torchmetrics"}

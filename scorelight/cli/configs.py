@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from scorelight.errors import ConfigurationError, nearest
 
-__all__ = ["config_dir", "list_configs", "resolve_configs"]
+__all__ = ["config_dir", "find_table", "list_configs", "resolve_configs", "shipped_configs", "shipped_tables"]
+
+_TABLES = "tables/"
 
 
 def config_dir() -> Path:
@@ -21,13 +23,22 @@ def config_dir() -> Path:
 
 def shipped_configs() -> dict[str, Path]:
     """The file of every shipped configuration by its name, such as ``digits/vp_epsilon``."""
+    return {name: path for name, path in _files().items() if not name.startswith(_TABLES)}
+
+
+def shipped_tables() -> dict[str, Path]:
+    """The file of every shipped table by its name, such as ``ddim_1``."""
+    return {name.removeprefix(_TABLES): p for name, p in _files().items() if name.startswith(_TABLES)}
+
+
+def _files() -> dict[str, Path]:
     root = config_dir()
-    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.yaml"))}
+    return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.yaml"))}
 
 
 def list_configs() -> str:
     """A line for each configuration: its name and its first comment."""
-    shipped = shipped_configs()
+    shipped = _files()
     width = max(map(len, shipped), default=0)
     lines = [
         f"{name:<{width}}  {p.read_text().partition(chr(10))[0].lstrip('# ')}" for name, p in shipped.items()
@@ -44,13 +55,23 @@ def find_config(name: str) -> str:
     if Path(name).is_file():
         _check_mapping(name)
         return name
-    shipped = shipped_configs()
-    short = name.removesuffix(".yaml").removeprefix("configs/")
+    return _shipped(name, shipped_configs(), f"--config {name}", "configuration")
+
+
+def find_table(name: str) -> str:
+    """The path of a table: a file, or a shipped one by its name.
+
+    Raises:
+        ConfigurationError: If it is neither.
+    """
+    return name if Path(name).is_file() else _shipped(name, shipped_tables(), name, "table")
+
+
+def _shipped(name: str, shipped: Mapping[str, Path], what: str, kind: str) -> str:
+    short = name.removesuffix(".yaml").removeprefix("configs/").removeprefix(_TABLES)
     if short in shipped:
         return str(shipped[short])
-    raise ConfigurationError(
-        f"--config {name}: no such file, and no shipped configuration; {nearest(short, shipped)}"
-    )
+    raise ConfigurationError(f"{what}: no such file, and no shipped {kind}; {nearest(short, shipped)}")
 
 
 def _check_mapping(path: str) -> None:

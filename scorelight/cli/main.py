@@ -41,8 +41,10 @@ _FUNCTIONS = (
     "dequantize",
     "ema",
     "advise",
+    "table",
+    "piece",
 )
-_COMMANDS = ("fit", "validate", *_FUNCTIONS, "configs")
+_COMMANDS = ("fit", "validate", *(name for name in _FUNCTIONS if name != "piece"), "configs")
 
 _HELP = """\
 usage: scorelight COMMAND [--help | OPTIONS]
@@ -59,6 +61,7 @@ commands:
   dequantize   learned dequantization:   scorelight dequantize RUN_OR_CHECKPOINT --out dequantizer.ckpt
   ema          another average of weights: scorelight ema RUN --sigma_rel 0.1
   advise       noise levels for data:    scorelight advise --data DigitsDataModule
+  table        a published table:        scorelight table ddim_1
   configs      list the shipped configurations
 
 Every option can be set in the configuration or as a flag: --model.process VESDE --model.process.sigma_max 5.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
 import sysconfig
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import scorelight
 
-__all__ = ["is_known", "own_code", "source_digest"]
+__all__ = ["code_digest", "is_known", "own_code", "source_digest"]
 
 _KNOWN = {"scorelight", "torch", "lightning", "numpy", "builtins"}
+_FILES = ("scorelight.storage.", "scorelight.errors")
 _INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
 
 
@@ -47,6 +49,51 @@ def source_digest(modules: Iterable[str]) -> str:
     for name in sorted(_reachable(roots, {root.partition(".")[0] for root in roots})):
         digest.update(name.encode() + _content(sys.modules[name]))
     return digest.hexdigest()[:16]
+
+
+def code_digest(classes: Iterable[type]) -> str:
+    """A digest of the code that classes use: of their modules, those that these import, and so on.
+
+    Modules of scorelight are among them, unlike in `source_digest`, except those that only read and write
+    files; packages that are installed are not. Comments and docstrings do not count.
+    """
+    left = [base.__module__ for cls in classes for base in cls.__mro__]
+    found: set[str] = set()
+    while left:
+        name = left.pop()
+        module = sys.modules.get(name)
+        if name not in found and module and _counts(name, module):
+            found.add(name)
+            left += _imported(module)
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(f"{name}\n{_statements(_content(sys.modules[name]))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _counts(name: str, module: types.ModuleType) -> bool:
+    """Whether the code of a module can change a number."""
+    if name.startswith("scorelight."):
+        return not hasattr(module, "__path__") and not name.startswith(_FILES)
+    return not is_known(name) and not _is_installed(module)
+
+
+@cache
+def _statements(source: bytes) -> str:
+    """The code of a file without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [n for n in node.body if not _is_text(n)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _reachable(left: list[str], packages: set[str]) -> set[str]:

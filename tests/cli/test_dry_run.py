@@ -8,11 +8,11 @@ import yaml
 from support.commands import refusal
 
 from scorelight.cli import main
-from scorelight.cli.configs import config_dir
+from scorelight.cli.configs import config_dir, shipped_configs
 
 CONFIGS = sorted(
-    str(p.relative_to(config_dir()).with_suffix(""))
-    for p in config_dir().rglob("*.yaml")
+    name
+    for name, p in shipped_configs().items()
     if not p.read_text().partition("\n")[2].startswith("module: ")  # only generative models have a cost
 )
 PUBLISHED = {

@@ -1,0 +1,160 @@
+"""``scorelight table``: a published table, computed piece by piece."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from scorelight.cli.common import check_positive, run_command, written
+from scorelight.cli.configs import find_table
+from scorelight.cli.resolution import CommandInputs
+from scorelight.errors import ConfigurationError, Stopped
+from scorelight.storage.atomic import atomic_write
+from scorelight.tables.pieces import Plan, plan_pieces
+from scorelight.tables.report import as_json, as_latex, as_markdown
+from scorelight.tables.results import TableResult, collect
+from scorelight.tables.runner import Outcome, run_pieces
+from scorelight.tables.spec import Table, read_table
+from scorelight.tables.store import PieceFolder
+
+__all__ = ["run_table", "table"]
+
+
+def run_table(args: list[str]) -> None:
+    """Parse and run."""
+    run_command(table, args)
+
+
+def table(
+    file: str,
+    scale: str = "mini",
+    seeds: list[int] | None = None,
+    fit: list[str] | None = None,
+    evaluate: list[str] | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    store: str = "runs/tables",
+    out: str | None = None,
+    status: bool = False,
+) -> None:
+    """Compute a published table: train, evaluate, and set the numbers beside those of the paper.
+
+    What several cells need is computed once. What is done is not computed again, whatever else has changed in
+    the file: rerun the same command to resume, to add seeds or to try again what has failed. Writes the table
+    as Markdown, LaTeX and JSON.
+
+    Args:
+        file: A table of `scorelight configs`, such as ddim_1, or a YAML file.
+        scale: mini, for two CPU cores, or full, the setting of the paper.
+        seeds: Seeds of trainings and samples (default: those of the file).
+        fit: Further flags of every training, as NAME=VALUE: data.root=/data trainer.devices=8
+        evaluate: Further flags of every evaluation, as NAME=VALUE.
+        jobs: Trainings and evaluations that run side by side.
+        threads: CPU threads of each.
+        store: Folder of what is computed; tables may share it.
+        out: Folder to write the table to (default: the store and the table's name and scale).
+        status: Whether to print how far it is, and compute nothing.
+    """
+    check_positive(jobs=jobs, threads=threads)
+    path = Path(find_table(file))
+    extra = {"fit": _flags("fit", fit), "evaluate": _flags("evaluate", evaluate)}
+    described = read_table(path, scale, seeds, **extra)
+    plan = plan_pieces(described, CommandInputs())
+    if status:
+        _print_status(described, plan, Path(store))
+        return
+    folder = Path(out or Path(store) / f"{described.name}-{scale}")
+    failures = _run(plan, Path(store), jobs, threads, folder)
+    result = collect(described, plan, Path(store))
+    with written(folder):
+        files = _write(result, folder)
+    print(f"\n{as_markdown(result)}")
+    for name in files:
+        print(f"  {name}")
+    if failures:
+        number = f"{failures} of {len(plan.pieces)} trainings and evaluations"
+        raise ConfigurationError(f"{number} have failed, see above; rerun the same command to try them again")
+
+
+def _flags(name: str, given: list[str] | None) -> dict[str, Any]:
+    """Flags of the form NAME=VALUE."""
+    found = {}
+    for word in given or []:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"--{name} {word}: NAME=VALUE is expected, such as trainer.devices=8")
+        found[key.removeprefix("--")] = yaml.safe_load(value)
+    return found
+
+
+def _run(plan: Plan, store: Path, jobs: int, threads: int, folder: Path) -> int:
+    """Run what is missing; the number of failures."""
+    failed: list[Outcome] = []
+    names = _names(plan)
+    done = sum(PieceFolder.of(store, piece).result() is not None for piece in plan.pieces)
+    with tqdm(total=len(plan.pieces), initial=done, unit="piece", desc=folder.name) as bar:
+
+        def ended(outcome: Outcome) -> None:
+            bar.update()
+            what = f"{outcome.piece.kind} {names[outcome.piece.key]}"
+            if outcome.failure is None:
+                bar.write(f"{what}: {outcome.seconds:.0f} s")
+            else:
+                failed.append(outcome)
+                log = PieceFolder.of(store, outcome.piece).log
+                where = f"; see {log}" if log.exists() else ""
+                bar.write(f"{what}: failed: {outcome.failure}{where}")
+
+        devices = [str(i) for i in range(torch.cuda.device_count())]
+        try:
+            run_pieces(
+                plan.pieces, store, jobs, threads, devices, ended, lambda p: bar.set_postfix_str(names[p.key])
+            )
+        except Stopped as stopped:
+            stopped.add_note("What is finished is kept; rerun the same command to resume")
+            raise
+    return len(failed)
+
+
+def _names(plan: Plan) -> dict[str, str]:
+    """Of each piece, the first cell that it is for."""
+    found: dict[str, str] = {}
+    for (row, column, seed), piece in plan.of_cells.items():
+        name = f"{row}, {column}, seed {seed}"
+        found.setdefault(piece.key, name)
+        if piece.needs:
+            found.setdefault(piece.needs.key, name)
+    return found
+
+
+def _print_status(table: Table, plan: Plan, store: Path) -> None:
+    states = {piece.key: PieceFolder.of(store, piece).state() for piece in plan.pieces}
+    names = _names(plan)
+    for kind in ("fit", "evaluate"):
+        counts = Counter(states[piece.key] for piece in plan.pieces if piece.kind == kind)
+        line = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+        print(f"{kind:<10} {line}")
+    for piece in plan.pieces:
+        if states[piece.key] in ("running", "failed"):
+            folder = PieceFolder.of(store, piece)
+            reason = f": {folder.failure()}" if states[piece.key] == "failed" else ""
+            print(f"{states[piece.key]}: {piece.kind} {names[piece.key]}, {folder.log}{reason}")
+
+
+def _write(result: TableResult, folder: Path) -> list[Path]:
+    texts: Mapping[str, str] = {
+        "table.md": as_markdown(result),
+        "table.tex": as_latex(result),
+        "table.json": json.dumps(as_json(result), indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+    return [folder / name for name in texts]

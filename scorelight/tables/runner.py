@@ -1,0 +1,195 @@
+"""Runs the pieces that are missing, some of them side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scorelight.errors import ConfigurationError
+from scorelight.tables.pieces import Piece
+from scorelight.tables.store import PieceFolder
+
+__all__ = ["RUNNER", "Outcome", "PieceError", "run_pieces", "work_on"]
+
+RUNNER = "SCORELIGHT_RUNNER"
+"""Environment variable with the process that a piece ends with."""
+
+COMMAND = (sys.executable, "-m", "scorelight", "piece")
+
+_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A piece that has ended."""
+
+    piece: Piece
+    failure: str | None
+    """Why it has failed; None if it is done."""
+    seconds: float
+
+
+def run_pieces(
+    pieces: Sequence[Piece],
+    store: Path,
+    jobs: int,
+    threads: int,
+    devices: Sequence[str],
+    ended: Callable[[Outcome], None],
+    started: Callable[[Piece], None],
+    command: Sequence[str] = COMMAND,
+) -> None:
+    """Run what is not done yet. A piece that fails does not keep those from running that do not need it.
+
+    When this function ends, by a signal too, so do the processes, which keep what resumes their work.
+
+    Args:
+        pieces: All pieces, each after the one that it needs.
+        store: Folder of the folders of pieces.
+        jobs: How many run at the same time.
+        threads: Threads of each.
+        devices: Devices of CUDA to divide among them.
+        ended: Called for each piece that ends, and for those that need one that has failed.
+        started: Called for each piece that starts.
+        command: What works on the folder that follows it.
+    """
+    left = [piece for piece in pieces if PieceFolder.of(store, piece).result() is None]
+    missing = {piece.key for piece in left}
+    running: dict[int, tuple[Piece, subprocess.Popen[bytes], float]] = {}
+    try:
+        while left or running:
+            for slot, (piece, process, begin) in [*running.items()]:
+                if process.poll() is None:
+                    continue
+                del running[slot]
+                failure = _failure(PieceFolder.of(store, piece), process.returncode)
+                if failure is None:
+                    missing.discard(piece.key)
+                ended(Outcome(piece, failure, time.time() - begin))
+                if failure is not None:
+                    blocked = [p for p in left if p.needs and p.needs.key == piece.key]
+                    left = [p for p in left if p not in blocked]
+                    for other in blocked:
+                        ended(Outcome(other, f"its training {piece.name} has failed", 0.0))
+            for slot in range(jobs):
+                ready = next((p for p in left if not p.needs or p.needs.key not in missing), None)
+                if slot not in running and ready:
+                    left.remove(ready)
+                    folder = PieceFolder.of(store, ready)
+                    folder.prepare(ready)
+                    environment = _environment(threads, devices[slot % max(len(devices), 1) :: jobs])
+                    running[slot] = ready, _start([*command], folder, environment), time.time()
+                    started(ready)
+            time.sleep(_POLL)
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+
+
+def work_on(folder: PieceFolder, command: Callable[[Sequence[str]], int], is_main: bool) -> None:
+    """Do the work of one piece, in a process of `run_pieces` or in a job of a cluster.
+
+    Args:
+        folder: The folder of the piece.
+        command: Runs a command of scorelight; its exit code.
+        is_main: Whether this is the first of the processes that work on it together.
+
+    Raises:
+        ConfigurationError: If the training that is to be evaluated is not done.
+        PieceError: If the command fails.
+        SystemExit: If a signal has stopped it.
+    """
+    content = folder.content()
+    if content["kind"] == "fit":
+        args, result = _training(folder, content["args"]), _trained
+    else:
+        args, result = _evaluation(folder, content), _evaluated
+
+    def do() -> Mapping[str, Any]:
+        if args:
+            code = command(args)
+            if code >= 128:
+                raise SystemExit(code)
+            if code:
+                raise PieceError(_last_line(folder.log) or f"exit code {code}")
+        return result(folder) if is_main else {}
+
+    if is_main:
+        folder.work(do)
+    else:
+        do()
+
+
+class PieceError(RuntimeError):
+    """The command of a piece has failed; the message is its last line."""
+
+
+def _training(folder: PieceFolder, args: Sequence[str]) -> list[str]:
+    """The command, unless the training was finished by a process that was killed then."""
+    done = list(folder.run.glob("version_*/finished"))
+    return [] if done else ["fit", *args, f"--trainer.default_root_dir={folder.run}"]
+
+
+def _trained(folder: PieceFolder) -> dict[str, Any]:
+    finished = max(folder.run.glob("version_*/finished"), key=lambda path: path.stat().st_mtime)
+    return {"run": str(finished.parent.relative_to(folder.path))}
+
+
+def _evaluation(folder: PieceFolder, content: Mapping[str, Any]) -> list[str]:
+    training = PieceFolder(folder.path.parent / content["needs"])
+    result = training.result()
+    if result is None:
+        raise ConfigurationError(f"{training.path}: the training has no result; run the table first")
+    run = training.path / result["run"]
+    return ["evaluate", str(run), *content["args"], f"--out={folder.evaluation}"]
+
+
+def _evaluated(folder: PieceFolder) -> dict[str, Any]:
+    file = max(folder.evaluation.glob("results-*.json"), key=lambda path: path.stat().st_mtime)
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def _start(
+    command: list[str], folder: PieceFolder, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    with folder.log.open("ab") as log:
+        return subprocess.Popen(
+            [*command, str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the runner, which stops its pieces
+        )
+
+
+def _environment(threads: int, devices: Sequence[str]) -> dict[str, str]:
+    found = {**os.environ, "OMP_NUM_THREADS": str(threads), RUNNER: str(os.getpid())}
+    return found | ({"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {})
+
+
+def _failure(folder: PieceFolder, code: int) -> str | None:
+    """Why a piece has not ended with a result."""
+    if folder.result() is not None:
+        return None
+    if code >= 128 or code < 0:
+        return f"stopped by signal {code - 128 if code >= 128 else -code}"
+    return folder.failure() or _last_line(folder.log) or f"exit code {code}"
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").replace("\r", "\n").split("\n")
+    except FileNotFoundError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
