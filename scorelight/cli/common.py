@@ -17,7 +17,7 @@ from lightning.pytorch import LightningDataModule
 
 from scorelight.cli.construction import ComponentParser
 from scorelight.cli.launcher import check_number
-from scorelight.cli.lists import as_lists
+from scorelight.cli.lists import as_lists, as_switches
 from scorelight.cli.parser_errors import explain
 from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError, nearest
@@ -55,7 +55,7 @@ def run_command(function: Callable[..., Any], args: list[str], **options: Any) -
     try:
         return auto_cli(
             function,
-            args=as_lists(function, args),
+            args=as_lists(function, as_switches(function, args)),
             prog=f"scorelight {name}",
             exit_on_error=False,
             allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""Flags with several values: ``--labels 3 5`` for ``--labels [3,5]``."""
+"""Flags as people write them: ``--labels 3 5`` for ``[3,5]``, and ``--compile`` for ``--compile true``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_origin
 from scorelight.errors import ConfigurationError
 from scorelight.storage.hints import alternatives, type_hint
 
-__all__ = ["as_lists", "join_words"]
+__all__ = ["as_lists", "as_switches", "join_words"]
 
 _FLAG = re.compile(r"--?[A-Za-z]")  # not a negative number
 _SPECIAL = re.compile(r"[:#\[\]{}\"']")
@@ -36,6 +36,20 @@ def as_lists(function: Callable[..., Any], args: list[str]) -> list[str]:
         return flag in names and not words[0].startswith(("[", "{")) and words[0] != "null"
 
     return _with_lists(args, is_one)
+
+
+def as_switches(function: Callable[..., Any], args: list[str]) -> list[str]:
+    """The arguments with ``=true`` after a flag without a word, where the command's parameter is a bool."""
+    names = {f"--{name}" for name in inspect.signature(function).parameters if _is_bool(function, name)}
+    following = [*args[1:], "--"]
+    return [
+        f"{arg}=true" if arg in names and word.startswith("--") else arg
+        for arg, word in zip(args, following, strict=True)
+    ]
+
+
+def _is_bool(function: Callable[..., Any], name: str) -> bool:
+    return type_hint(function, name) is bool
 
 
 def _with_lists(args: list[str], is_one: Callable[[str, list[str]], bool]) -> list[str]:

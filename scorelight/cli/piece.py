@@ -1,11 +1,15 @@
-"""``scorelight piece FOLDER``: one piece of a table, in a process of its own; `table` starts it."""
+"""``scorelight piece FOLDER ...``: pieces of a table, in a process of their own; `table` starts it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,19 +20,49 @@ from scorelight.tables.store import PieceFolder
 
 __all__ = ["run_piece"]
 
+_OUTPUTS = (1, 2)
+
 
 def run_piece(args: list[str]) -> None:
-    """Do the work of the piece in the folder, unless it is done."""
+    """Do the work of the pieces in the folders, one after the other, unless it is done.
+
+    What they print is in their logs. One that fails does not keep the others from running.
+    """
     from scorelight.cli.main import main
 
-    if len(args) != 1 or args[0].startswith("-"):
-        raise ConfigurationError("scorelight piece FOLDER: give the folder of a piece of a table")
+    if not args or any(arg.startswith("-") for arg in args):
+        raise ConfigurationError("scorelight piece FOLDER ...: give folders of pieces of a table")
     _end_with_runner()
     is_main = getattr(rank_zero_only, "rank", 0) in (0, None)
+    failed = False
+    for folder in (PieceFolder(Path(arg)) for arg in args):
+        with _printed_to(folder.log):
+            try:
+                work_on(folder, main, is_main)
+            except PieceError:  # has been reported
+                failed = True
+            except Exception:
+                traceback.print_exc()
+                failed = True
+    if failed:
+        raise SystemExit(1)
+
+
+@contextmanager
+def _printed_to(log: Path) -> Iterator[None]:
+    """A block in which the output of this process, and of those that it starts, is added to a file."""
+    kept = [os.dup(number) for number in _OUTPUTS]
     try:
-        work_on(PieceFolder(Path(args[0])), main, is_main)
-    except PieceError as error:  # has been reported
-        raise SystemExit(1) from error
+        with log.open("ab") as file:
+            for number in _OUTPUTS:
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, before in zip(_OUTPUTS, kept, strict=True):
+            os.dup2(before, number)
+            os.close(before)
 
 
 def _end_with_runner() -> None:

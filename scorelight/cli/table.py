@@ -17,6 +17,8 @@ from scorelight.cli.configs import find_table
 from scorelight.cli.resolution import CommandInputs
 from scorelight.errors import ConfigurationError, Stopped
 from scorelight.storage.atomic import atomic_write
+from scorelight.tables.gather import circumstances, commands, curves, names_of_pieces, samples
+from scorelight.tables.page import as_page
 from scorelight.tables.pieces import Plan, plan_pieces
 from scorelight.tables.report import as_json, as_latex, as_markdown
 from scorelight.tables.results import TableResult, collect
@@ -48,7 +50,7 @@ def table(
 
     What several cells need is computed once. What is done is not computed again, whatever else has changed in
     the file: rerun the same command to resume, to add seeds or to try again what has failed. Writes the table
-    as Markdown, LaTeX and JSON.
+    as Markdown, LaTeX, JSON and one HTML page.
 
     Args:
         file: A table of `scorelight configs`, such as ddim_1, or a YAML file.
@@ -74,7 +76,7 @@ def table(
     failures = _run(plan, Path(store), jobs, threads, folder)
     result = collect(described, plan, Path(store))
     with written(folder):
-        files = _write(result, folder)
+        files = _write(result, plan, Path(store), folder)
     print(f"\n{as_markdown(result)}")
     for name in files:
         print(f"  {name}")
@@ -97,7 +99,7 @@ def _flags(name: str, given: list[str] | None) -> dict[str, Any]:
 def _run(plan: Plan, store: Path, jobs: int, threads: int, folder: Path) -> int:
     """Run what is missing; the number of failures."""
     failed: list[Outcome] = []
-    names = _names(plan)
+    names = names_of_pieces(plan)
     done = sum(PieceFolder.of(store, piece).result() is not None for piece in plan.pieces)
     with tqdm(total=len(plan.pieces), initial=done, unit="piece", desc=folder.name) as bar:
 
@@ -123,20 +125,9 @@ def _run(plan: Plan, store: Path, jobs: int, threads: int, folder: Path) -> int:
     return len(failed)
 
 
-def _names(plan: Plan) -> dict[str, str]:
-    """Of each piece, the first cell that it is for."""
-    found: dict[str, str] = {}
-    for (row, column, seed), piece in plan.of_cells.items():
-        name = f"{row}, {column}, seed {seed}"
-        found.setdefault(piece.key, name)
-        if piece.needs:
-            found.setdefault(piece.needs.key, name)
-    return found
-
-
 def _print_status(table: Table, plan: Plan, store: Path) -> None:
     states = {piece.key: PieceFolder.of(store, piece).state() for piece in plan.pieces}
-    names = _names(plan)
+    names = names_of_pieces(plan)
     for kind in ("fit", "evaluate"):
         counts = Counter(states[piece.key] for piece in plan.pieces if piece.kind == kind)
         line = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
@@ -148,11 +139,20 @@ def _print_status(table: Table, plan: Plan, store: Path) -> None:
             print(f"{states[piece.key]}: {piece.kind} {names[piece.key]}, {folder.log}{reason}")
 
 
-def _write(result: TableResult, folder: Path) -> list[Path]:
+def _write(result: TableResult, plan: Plan, store: Path, folder: Path) -> list[Path]:
+    table = result.table
+    page = as_page(
+        result,
+        curves(table, plan, store),
+        samples(table, plan, store),
+        commands(table, plan),
+        circumstances(plan, store),
+    )
     texts: Mapping[str, str] = {
         "table.md": as_markdown(result),
         "table.tex": as_latex(result),
-        "table.json": json.dumps(as_json(result), indent=1) + "\n",
+        "table.json": json.dumps(as_json(result) | {"computed": circumstances(plan, store)}, indent=1) + "\n",
+        "table.html": page,
     }
     for name, text in texts.items():
         with atomic_write(folder / name) as file:

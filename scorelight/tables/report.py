@@ -37,8 +37,8 @@ def is_level(cell: CellResult) -> bool:
     return cell.p_value is not None and cell.p_value >= SIGNIFICANT
 
 
-def legend(result: TableResult) -> str:
-    """What the signs in the table mean."""
+def legend(result: TableResult, where: str = "In brackets") -> str:
+    """What the signs in the table mean, and where the numbers of the paper are."""
     table, seeds = result.table, len(result.table.seeds)
     errors = f"Means over {seeds} seeds ± standard error" if seeds > 1 else "One seed, no standard errors"
     lines = [f"{errors}; scale: {table.scale}."]
@@ -48,7 +48,7 @@ def legend(result: TableResult) -> str:
         lines.append(f"†: not significantly different from it (paired t-test over seeds, p ≥ {SIGNIFICANT}).")
     if any(cell.cell.published for cell in result.cells.values()):
         source = f" ({table.source})" if table.source else ""
-        lines.append(f"In brackets: what the paper states{source}.")
+        lines.append(f"{where}: what the paper states{source}.")
     return " ".join(lines)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,51 +49,106 @@ def run_pieces(
 ) -> None:
     """Run what is not done yet. A piece that fails does not keep those from running that do not need it.
 
-    When this function ends, by a signal too, so do the processes, which keep what resumes their work.
+    Evaluations of one training run one after the other in one process, which imports everything once. When
+    this function ends, by a signal too, so do the processes, which keep what resumes their work.
 
     Args:
         pieces: All pieces, each after the one that it needs.
         store: Folder of the folders of pieces.
-        jobs: How many run at the same time.
+        jobs: How many processes run at the same time.
         threads: Threads of each.
         devices: Devices of CUDA to divide among them.
         ended: Called for each piece that ends, and for those that need one that has failed.
-        started: Called for each piece that starts.
-        command: What works on the folder that follows it.
+        started: Called for the first piece of each process that starts.
+        command: What works on the folders that follow it.
     """
     left = [piece for piece in pieces if PieceFolder.of(store, piece).result() is None]
     missing = {piece.key for piece in left}
-    running: dict[int, tuple[Piece, subprocess.Popen[bytes], float]] = {}
+    running: dict[int, _Process] = {}
     try:
         while left or running:
-            for slot, (piece, process, begin) in [*running.items()]:
-                if process.poll() is None:
-                    continue
-                del running[slot]
-                failure = _failure(PieceFolder.of(store, piece), process.returncode)
-                if failure is None:
-                    missing.discard(piece.key)
-                ended(Outcome(piece, failure, time.time() - begin))
-                if failure is not None:
-                    blocked = [p for p in left if p.needs and p.needs.key == piece.key]
+            for slot, process in [*running.items()]:
+                over = process.popen.poll() is not None  # before looking: what it has written is there
+                for outcome in process.ended(over):
+                    ended(outcome)
+                    if outcome.failure is None:
+                        missing.discard(outcome.piece.key)
+                        continue
+                    blocked = [p for p in left if p.needs and p.needs.key == outcome.piece.key]
                     left = [p for p in left if p not in blocked]
-                    for other in blocked:
-                        ended(Outcome(other, f"its training {piece.name} has failed", 0.0))
+                    for piece in blocked:
+                        ended(Outcome(piece, f"its training {outcome.piece.name} has failed", 0.0))
+                if over:
+                    left = [*process.pieces, *left]  # what it has not begun
+                    del running[slot]
             for slot in range(jobs):
-                ready = next((p for p in left if not p.needs or p.needs.key not in missing), None)
+                ready = [p for p in left if not p.needs or p.needs.key not in missing]
                 if slot not in running and ready:
-                    left.remove(ready)
-                    folder = PieceFolder.of(store, ready)
-                    folder.prepare(ready)
+                    group = _group(ready, jobs - len(running))
+                    left = [p for p in left if p not in group]
                     environment = _environment(threads, devices[slot % max(len(devices), 1) :: jobs])
-                    running[slot] = ready, _start([*command], folder, environment), time.time()
-                    started(ready)
+                    running[slot] = _Process(group, store, command, environment)
+                    started(group[0])
             time.sleep(_POLL)
     finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
+        for process in running.values():
+            process.popen.terminate()
+        for process in running.values():
+            process.popen.wait()
+
+
+def _group(ready: Sequence[Piece], idle: int) -> list[Piece]:
+    """What one process is to do, of so many that are idle: a training, or some evaluations of one."""
+    first = ready[0]
+    if not first.needs:
+        return [first]
+    same = [piece for piece in ready if piece.needs and piece.needs.key == first.needs.key]
+    return same[: math.ceil(len(ready) / idle)]
+
+
+class _Process:
+    """A process, and those of its pieces that have not ended."""
+
+    def __init__(
+        self, pieces: list[Piece], store: Path, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self.pieces, self.store, self.since = pieces, store, time.time()
+        folders = [PieceFolder.of(store, piece) for piece in pieces]
+        for folder, piece in zip(folders, pieces, strict=True):
+            folder.prepare(piece)
+        with folders[0].log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                [*command, *(str(folder.path) for folder in folders)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the runner, which stops its pieces
+            )
+
+    def ended(self, over: bool) -> Iterator[Outcome]:
+        """The pieces that have ended since the last call.
+
+        Args:
+            over: Whether the process has ended: the piece in work then, too.
+        """
+        while self.pieces:
+            folder = PieceFolder.of(self.store, self.pieces[0])
+            done, failure = folder.result() is not None, folder.failure()
+            if not done and failure is None and not over:
+                return
+            reason = None if done else failure or self._reason(folder)
+            yield Outcome(self.pieces.pop(0), reason, time.time() - self.since)
+            self.since = time.time()
+            if reason and not failure:
+                return
+
+    def _reason(self, folder: PieceFolder) -> str:
+        """Why a process has ended without a word about the piece in work."""
+        code = self.popen.returncode
+        if code >= 128 or code < 0:
+            return f"stopped by signal {code - 128 if code >= 128 else -code}"
+        return _last_line(folder.log) or f"exit code {code}"
 
 
 def work_on(folder: PieceFolder, command: Callable[[Sequence[str]], int], is_main: bool) -> None:
@@ -159,32 +215,9 @@ def _evaluated(folder: PieceFolder) -> dict[str, Any]:
     return found
 
 
-def _start(
-    command: list[str], folder: PieceFolder, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    with folder.log.open("ab") as log:
-        return subprocess.Popen(
-            [*command, str(folder.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the runner, which stops its pieces
-        )
-
-
 def _environment(threads: int, devices: Sequence[str]) -> dict[str, str]:
     found = {**os.environ, "OMP_NUM_THREADS": str(threads), RUNNER: str(os.getpid())}
     return found | ({"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {})
-
-
-def _failure(folder: PieceFolder, code: int) -> str | None:
-    """Why a piece has not ended with a result."""
-    if folder.result() is not None:
-        return None
-    if code >= 128 or code < 0:
-        return f"stopped by signal {code - 128 if code >= 128 else -code}"
-    return folder.failure() or _last_line(folder.log) or f"exit code {code}"
 
 
 def _last_line(log: Path) -> str:

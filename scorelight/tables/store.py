@@ -58,7 +58,7 @@ class PieceFolder:
         return self.path / "evaluation"
 
     def prepare(self, piece: Piece) -> None:
-        """Create the folder, and write what is to be done there."""
+        """Create the folder, and write what is to be done there; an earlier failure is forgotten."""
         content = {
             "kind": piece.kind,
             "args": list(piece.args),
@@ -66,6 +66,7 @@ class PieceFolder:
             "inputs": piece.inputs,
         }
         self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _FAILURE).unlink(missing_ok=True)
         if self._read(_INPUTS) is None:
             self._write(_INPUTS, json.loads(json.dumps(content, default=str)))
 

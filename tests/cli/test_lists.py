@@ -2,7 +2,8 @@
 
 import pytest
 
-from scorelight.cli.lists import as_lists, join_words
+from scorelight.cli.evaluate import evaluate
+from scorelight.cli.lists import as_lists, as_switches, join_words
 from scorelight.errors import ConfigurationError
 
 
@@ -44,6 +45,19 @@ def test_words_that_yaml_would_read_otherwise_are_quoted():
 )
 def test_one_word_is_a_list_where_the_parameter_is_one(given, expected):
     assert as_lists(command, given.split()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("RUN --compile", "RUN --compile=true"),
+        ("RUN --compile --precision 32-true", "RUN --compile=true --precision 32-true"),
+        ("RUN --compile false", "RUN --compile false"),
+        ("RUN --compile=false --precision", "RUN --compile=false --precision"),
+    ],
+)
+def test_a_switch_needs_no_word(given, expected):
+    assert as_switches(evaluate, given.split()) == expected.split()
 
 
 def test_a_list_without_a_word_is_refused():

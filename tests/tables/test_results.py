@@ -1,53 +1,32 @@
 """Means, standard errors, the best of a column, and the table in three formats."""
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
-from support.tables import Inputs
+from support.tables import Inputs, TableFolder, made_up
 
 from scorelight.errors import ConfigurationError
 from scorelight.tables.pieces import plan_pieces
 from scorelight.tables.report import as_json, as_latex, as_markdown
 from scorelight.tables.results import collect, first_number
-from scorelight.tables.spec import Cell, Table
-from scorelight.tables.store import PieceFolder
 
 VALUES = {"A": [3.0, 3.2, 3.1], "B": [3.05, 3.18, 3.2], "C": [7.0, 7.4, 7.3]}
 
 
-def described(best="lowest"):
-    cells = tuple(
-        Cell(
-            row, column, {"config": "c", "row": row}, {"n": column}, "fd", best, "3.17" if row == "B" else ""
-        )
-        for row in VALUES
-        for column in ("10", "20")
-    )
-    return Table("t", "A title", "A paper", "", "mini", (0, 1, 2), tuple(VALUES), ("10", "20"), cells)
-
-
 @pytest.fixture
 def collected(tmp_path):
-    def collected(table, done=3, fail=()):
-        plan = plan_pieces(table, Inputs())
-        for (row, column, seed), piece in plan.of_cells.items():
-            folder = PieceFolder.of(tmp_path, piece)
-            folder.prepare(piece)
-            if (row, column, seed) in fail:
-                folder.fail("reason")
-            elif seed < done and column == "10":
-                content = {"results": {"fd": {"value": VALUES[row][seed]}}}
-                (folder.path / "result.json").write_text(json.dumps(content))
-        return collect(table, plan, tmp_path)
+    def collected(**options):
+        return TableFolder(tmp_path).collect(VALUES, {"B": "3.17"}, **options)
 
     return collected
 
 
 def test_means_errors_and_paired_tests_are_scipys(collected):
-    result = collected(described())
+    result = collected()
     for row, values in VALUES.items():
         cell = result.cells[row, "10"]
         assert cell.mean == pytest.approx(np.mean(values))
@@ -59,12 +38,12 @@ def test_means_errors_and_paired_tests_are_scipys(collected):
 
 
 def test_the_highest_can_be_the_best_or_none(collected):
-    assert collected(described("highest")).cells["C", "10"].is_best
-    assert not any(cell.is_best for cell in collected(described("none")).cells.values())
+    assert collected(best="highest").cells["C", "10"].is_best
+    assert not any(cell.is_best for cell in collected(best="none").cells.values())
 
 
 def test_markdown_says_what_is_best_what_is_level_and_what_is_missing(collected):
-    text = as_markdown(collected(described(), fail=[("C", "20", 1)]))
+    text = as_markdown(collected(fail=[("C", "20", 1)]))
     lines = text.splitlines()
     assert lines[0] == "# A title"
     assert "| A | **3.100 ± 0.058** | — |" in lines
@@ -73,38 +52,36 @@ def test_markdown_says_what_is_best_what_is_level_and_what_is_missing(collected)
     assert "Failed: C, 20, seed 1: reason" in lines
     assert "Means over 3 seeds ± standard error; scale: mini." in text
     assert "what the paper states (A paper)" in text
-    partial = as_markdown(collected(described(), fail=[]))
+    partial = as_markdown(collected(fail=[]))
     assert "of 3 seeds" not in partial
 
 
 def test_a_cell_with_some_of_its_seeds_says_so_and_is_not_compared(tmp_path, collected):
-    result = collected(described(), done=2)
+    result = collected(done=2)
     assert not any(cell.is_best for cell in result.cells.values())
     assert "| A | 3.10 ± 0.10, 2 of 3 seeds | — |" in as_markdown(result)
 
 
 def test_latex_has_a_line_for_each_row_and_no_sign_that_is_not_ascii(collected):
-    text = as_latex(collected(described()))
+    text = as_latex(collected())
     assert text.isascii()
     assert "A & \\textbf{3.100 $\\pm$ 0.058} & --- \\\\" in text.splitlines()
     assert text.count("\\\\") == 4
 
 
 def test_json_has_the_values_of_each_seed(collected):
-    found = as_json(collected(described()))
+    found = as_json(collected())
     cell = next(c for c in found["cells"] if (c["row"], c["column"]) == ("A", "10"))
     assert cell["values"] == {"0": 3.0, "1": 3.2, "2": 3.1}
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_number_that_is_not_among_the_results_is_an_error(collected):
-    table = described()
-    collected(table)
-    wrong = Table(
-        **{**vars(table), "cells": tuple(Cell(**{**vars(c), "metric": "fid"}) for c in table.cells)}
-    )
+def test_a_number_that_is_not_among_the_results_is_an_error(tmp_path):
+    TableFolder(tmp_path).collect(VALUES)
+    table = made_up(tuple(VALUES), ("10",), 3, {})
+    wrong = dataclasses.replace(table, cells=tuple(dataclasses.replace(c, metric="fid") for c in table.cells))
     with pytest.raises(ConfigurationError, match="metric: 'fid' is not among the results"):
-        collected(wrong)
+        collect(wrong, plan_pieces(table, Inputs()), tmp_path)
 
 
 @pytest.mark.parametrize(

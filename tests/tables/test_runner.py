@@ -15,19 +15,24 @@ from scorelight.tables.store import PieceFolder
 
 WORK = """
 import json, os, pathlib, sys, time
-folder = pathlib.Path(sys.argv[1])
-args = json.loads((folder / "piece.json").read_text())["args"]
-with open(folder.parent / "order.txt", "a") as file:
-    file.write(folder.name + "\\n")
-print("log of", folder.name, flush=True)
-if "--wait" in args:
-    (folder / "waits").touch()
-    time.sleep(60)
-if "--fail" in args:
-    print("scorelight: error: as asked for")
-    sys.exit(2)
-keep = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-(folder / "result.json").write_text(json.dumps({k: os.environ.get(k) for k in keep}))
+for folder in map(pathlib.Path, sys.argv[1:]):
+    args = json.loads((folder / "piece.json").read_text())["args"]
+    with open(folder.parent / "order.txt", "a") as file:
+        file.write(f"{folder.name} {os.getpid()}\\n")
+    print("log of", folder.name, flush=True)
+    if "--wait" in args:
+        (folder / "waits").touch()
+        time.sleep(60)
+    if "--crash" in args:
+        os.kill(os.getpid(), 11)
+    if "--fail" in args:
+        (folder / "failure.txt").write_text("as asked for")
+        continue
+    if "--exit" in args:
+        print("scorelight: error: as asked for")
+        sys.exit(2)
+    keep = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    (folder / "result.json").write_text(json.dumps({k: os.environ.get(k) for k in keep}))
 """
 
 
@@ -55,7 +60,13 @@ def run(tmp_path):
 
 
 def order(folder):
-    return (folder / "order.txt").read_text().split()
+    return (folder / "order.txt").read_text().split()[::2]
+
+
+def processes(folder):
+    """The process that each piece was in last."""
+    words = (folder / "order.txt").read_text().split()
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def test_trainings_come_before_what_needs_them(run, tmp_path):
@@ -74,15 +85,44 @@ def test_what_is_done_is_not_done_again(run, tmp_path):
     assert order(tmp_path) == ["fit-a", "evaluate-b"]
 
 
-def test_a_failure_is_reported_and_tried_again_and_only_what_needs_it_is_left_out(run, tmp_path):
-    bad, good = fit("bad", "--fail"), fit("good")
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("--fail", "as asked for"),
+        ("--exit", "scorelight: error: as asked for"),
+        ("--crash", "stopped by signal 11"),
+    ],
+)
+def test_a_failure_is_reported_and_tried_again_and_only_what_needs_it_is_left_out(how, reason, run, tmp_path):
+    bad, good = fit("bad", how), fit("good")
     pieces = [bad, good, evaluate("x", bad), evaluate("y", good)]
     found = run(pieces)
-    assert found["fit-bad"] == "scorelight: error: as asked for"
+    assert found["fit-bad"] == reason
     assert found["evaluate-x"] == "its training fit-bad has failed"
     assert found["fit-good"] is None and found["evaluate-y"] is None
     assert run(pieces).keys() == {"fit-bad", "evaluate-x"}
     assert order(tmp_path).count("fit-bad") == 2
+
+
+@pytest.mark.parametrize("how", ["--fail", "--exit", "--crash"])
+def test_evaluations_of_a_training_share_a_process_and_survive_each_other(how, run, tmp_path):
+    training = fit("a")
+    names = "bcdef"
+    pieces = [training, *(evaluate(name, training, *[how] * (name == "c")) for name in names)]
+    found = run(pieces)
+    assert found.pop("evaluate-c") is not None
+    assert set(found.values()) == {None} and len(found) == 5
+    used = processes(tmp_path)
+    assert len(set(used.values())) == (2 if how == "--fail" else 3)  # the rest of a process that ended
+    assert used["evaluate-b"] != used["fit-a"]
+
+
+def test_evaluations_of_a_training_are_divided_among_the_jobs(run, tmp_path):
+    training = fit("a")
+    run([training, *(evaluate(name, training) for name in "bcdef")], jobs=2)
+    used = processes(tmp_path)
+    assert len(set(used.values())) == 3
+    assert used["evaluate-b"] == used["evaluate-d"] != used["evaluate-e"] == used["evaluate-f"]
 
 
 def test_pieces_get_threads_and_their_share_of_the_devices(run, tmp_path):
