@@ -15,7 +15,7 @@ from scorelight.evaluation.run_cost import Link, RunCost, plan_run
 from scorelight.training.module import ScoreModule
 from scorelight.training.step_cost import StepCost, count_step, measured_flops_per_second
 
-__all__ = ["cost_of_run", "report"]
+__all__ = ["cost_of_run", "duration", "report", "scaled"]
 
 _CHEAP = {"cpu": 1e11}
 """FLOP of a step that is measured; on other devices 1e13."""
@@ -115,11 +115,11 @@ def _time(c: RunCost, speed: float, where: str) -> Iterable[str]:
     step, run = c.step_flops / speed, sum(flop or 0 for flop in c.run_flops().values()) / speed
     yield f"Time at {speed / 1e9:,.0f} GFLOP/s, measured here ({where}), for each process"
     yield from _rows(
-        ("computing of a step", _seconds(step)),
-        ("computing of the run", _seconds(run)),
+        ("computing of a step", duration(step)),
+        ("computing of the run", duration(run)),
     )
     if c.plan.processes > 1:
-        seconds = _seconds(c.reduction_seconds(link))
+        seconds = duration(c.reduction_seconds(link))
         assumed = f"assumed: {link.bytes_per_second / 1e9:g} GB/s, {1e6 * link.latency:g} us a message"
         yield from _rows(("sending the gradient, while it computes", f"{seconds} ({assumed})"))
 
@@ -137,20 +137,21 @@ def _number(value: int | None) -> str:
 
 
 def _flop(value: float | None) -> str:
-    return "not known" if value is None else _scaled(value, "FLOP")
+    return "not known" if value is None else scaled(value, "FLOP")
 
 
 def _bytes(value: float) -> str:
-    return _scaled(value, "B")
+    return scaled(value, "B")
 
 
-def _scaled(value: float, unit: str) -> str:
+def scaled(value: float, unit: str) -> str:
     """Three digits and a decimal prefix: 65,072,005,120 as 65.1 GFLOP."""
     power = min(max(math.floor(math.log10(value) / 3), 0), 7) if value else 0
     return f"{value / 1000**power:.3g} {' kMGTPEZ'[power].strip()}{unit}"
 
 
-def _seconds(value: float) -> str:
+def duration(value: float) -> str:
+    """Three digits in the unit that fits: 90 as 1.5 minutes."""
     units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1))
     name, size = next((u for u in units if value >= u[1]), ("ms", 1e-3))
     return f"{value / size:.3g} {name}"

@@ -47,7 +47,7 @@ from scorelight.training.run_folder import RunConfigCallback, RunFolderCallback,
 from scorelight.training.shutdown import GracefulShutdown, ImmediateExit
 from scorelight.training.trained import TrainedModule
 
-__all__ = ["RunCLI", "run"]
+__all__ = ["RunCLI", "command_line", "run"]
 
 
 class RunCLI(PrivateCLI):
@@ -281,33 +281,45 @@ def _scripts_folder() -> str:
 
 def run(args: list[str]) -> None:
     """Parse and run."""
-    best = ModelCheckpoint(
-        monitor="val/loss", filename="best", enable_version_counter=False, save_on_train_epoch_end=False
-    )
     shutdown = GracefulShutdown()
-    kind = kind_of(args)
     try:
-        RunCLI(
-            kind.module,
-            LightningDataModule,
-            subclass_mode_data=True,
-            save_config_callback=RunConfigCallback,
-            trainer_defaults={
-                "default_root_dir": "runs",
-                "max_epochs": -1,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-                "log_every_n_steps": 10,
-                "callbacks": [best, shutdown, NumericsMonitor()],
-            },
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        command_line(args, shutdown)
     except Stopped as stopped:  # before the first step, or after the last
         stopped.add_note("Rerun the same command to start or resume the run")
         raise
     except (SIGTERMException, ImmediateExit):
         rank_zero_info("Stopped. Rerun the same command to resume; pass --resume false to start over.")
         raise SystemExit(shutdown.exit_code()) from None
+
+
+def command_line(
+    args: list[str], shutdown: GracefulShutdown | None = None, cls: type[RunCLI] = RunCLI
+) -> RunCLI:
+    """The command line of a run, which runs it, with the defaults of scorelight.
+
+    Args:
+        args: The subcommand and its arguments.
+        shutdown: What handles signals (default: a new one).
+        cls: RunCLI, or a class that does something else with what was built.
+    """
+    best = ModelCheckpoint(
+        monitor="val/loss", filename="best", enable_version_counter=False, save_on_train_epoch_end=False
+    )
+    return cls(
+        kind_of(args).module,
+        LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=RunConfigCallback,
+        trainer_defaults={
+            "default_root_dir": "runs",
+            "max_epochs": -1,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "log_every_n_steps": 10,
+            "callbacks": [best, shutdown or GracefulShutdown(), NumericsMonitor()],
+        },
+        seed_everything_default=0,
+        parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+        auto_configure_optimizers=False,
+        args=args,
+    )

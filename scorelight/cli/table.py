@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from scorelight.cli.common import check_positive, run_command, written
 from scorelight.cli.configs import find_table
+from scorelight.cli.dry_run import duration, scaled
 from scorelight.cli.resolution import CommandInputs
+from scorelight.cli.table_cost import PieceCost, estimate_costs, total_hours
 from scorelight.errors import ConfigurationError, Stopped
 from scorelight.storage.atomic import atomic_write
 from scorelight.tables.gather import circumstances, commands, curves, names_of_pieces, samples
@@ -44,6 +46,7 @@ def table(
     threads: int = 1,
     store: str = "runs/tables",
     out: str | None = None,
+    dry_run: bool = False,
     status: bool = False,
 ) -> None:
     """Compute a published table: train, evaluate, and set the numbers beside those of the paper.
@@ -62,6 +65,8 @@ def table(
         threads: CPU threads of each.
         store: Folder of what is computed; tables may share it.
         out: Folder to write the table to (default: the store and the table's name and scale).
+        dry_run: Whether to print what is left to do and how long it takes, as measured on some steps of each
+            training, and compute nothing.
         status: Whether to print how far it is, and compute nothing.
     """
     check_positive(jobs=jobs, threads=threads)
@@ -71,6 +76,9 @@ def table(
     plan = plan_pieces(described, CommandInputs())
     if status:
         _print_status(described, plan, Path(store))
+        return
+    if dry_run:
+        _print_costs(plan, estimate_costs(plan, Path(store), threads), jobs)
         return
     folder = Path(out or Path(store) / f"{described.name}-{scale}")
     failures = _run(plan, Path(store), jobs, threads, folder)
@@ -137,6 +145,20 @@ def _print_status(table: Table, plan: Plan, store: Path) -> None:
             folder = PieceFolder.of(store, piece)
             reason = f": {folder.failure()}" if states[piece.key] == "failed" else ""
             print(f"{states[piece.key]}: {piece.kind} {names[piece.key]}, {folder.log}{reason}")
+
+
+def _print_costs(plan: Plan, costs: Mapping[str, PieceCost], jobs: int) -> None:
+    names = names_of_pieces(plan)
+    width = max((len(names[key]) for key in costs), default=0)
+    for piece in plan.pieces:
+        if piece.key in costs:
+            flops, seconds = costs[piece.key]
+            cost = f"{scaled(flops, 'FLOP'):>11}  {duration(seconds)}"
+            print(f"{piece.kind:<9} {names[piece.key]:<{width}}  {cost}")
+    done = len(plan.pieces) - len(costs)
+    hours = total_hours(list(costs.values()), jobs)
+    computed = scaled(sum(cost.flops for cost in costs.values()), "FLOP")
+    print(f"{len(costs)} to do, {done} done; {computed}, {hours:.2g} hours with --jobs {jobs}")
 
 
 def _write(result: TableResult, plan: Plan, store: Path, folder: Path) -> list[Path]:

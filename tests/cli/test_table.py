@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,39 @@ def test_the_status_and_mistakes_of_a_table_need_no_work(capsys):
         assert message in error and "Traceback" not in error
     assert main(["table", "ddim1"]) == 2
     assert "did you mean 'ddim_1'" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+UNITS = {"FLOP": 1, "kFLOP": 1e3, "MFLOP": 1e6, "GFLOP": 1e9, "s": 1, "minutes": 60, "ms": 1e-3}
+
+
+def quantity(text):
+    number, unit = text.split()
+    return float(number) * UNITS[unit]
+
+
+def test_a_dry_run_lists_what_is_left_with_its_cost_and_writes_nothing(capsys, monkeypatch):
+    monkeypatch.setattr("scorelight.cli.table_cost._start_seconds", lambda: 100.0)
+    monkeypatch.setattr("scorelight.cli.table_cost._SECONDS", 0.1)
+    write()
+    narrow = "--config=toy/vp_epsilon --model.network.width=16 --trainer.max_steps=40"
+    assert main(["fit", *narrow.split(), "--trainer.val_check_interval=20", "--dry_run"]) == 0
+    one_run = dict(re.findall(r"^  (\S.*?)  +(\S.*)$", capsys.readouterr().out, flags=re.M))
+    assert table("--dry_run", "--jobs", "2") == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    pattern = r"(fit|evaluate) +(.*?)  +(\S+ \S+)  (\S+ \S+)"
+    found = [re.fullmatch(pattern, line).groups() for line in lines]
+    assert [kind for kind, *_ in found] == ["fit"] * 2 + ["evaluate"] * 4
+    costs = {name: (quantity(flops), quantity(time)) for _, name, flops, time in found[2:]}
+    network = quantity(one_run["network, one example"])
+    for name, steps in (("narrow, 3 steps, seed 0", 3), ("narrow, 5 steps, seed 0", 5)):
+        assert costs[name][0] == pytest.approx(100 * steps * network, rel=0.01)
+    training = sum(quantity(value) for name, value in one_run.items() if name.startswith("computed in"))
+    assert quantity(found[0][2]) == pytest.approx(training, rel=0.01)
+    seconds = [quantity(time) for *_, time in found]
+    assert sum(s >= 100 for s in seconds) == 4  # two trainings, and the first evaluation of each
+    total = re.fullmatch(r"6 to do, 0 done; .*FLOP, (\S+) hours with --jobs 2", last)
+    assert float(total[1]) == pytest.approx(sum(seconds) / 7200, rel=0.05)
     assert not Path("runs").exists()
 
 
