@@ -83,7 +83,8 @@ class PieceFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The result, if the piece is done."""
-        return self._read(_RESULT)
+        found = self._read(_RESULT)
+        return found if isinstance(found, dict) and "provenance" in found else None
 
     def failure(self) -> str | None:
         """Why the last attempt has failed; None if it has not, or there was none."""

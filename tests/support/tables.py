@@ -38,7 +38,7 @@ class TableFolder:
             if (row, column, seed) in fail:
                 folder.fail("reason")
             elif column == columns[0] and seed < (number if done is None else done):
-                content = {"results": {"fd": {"value": values[row][seed]}}}
+                content = {"results": {"fd": {"value": values[row][seed]}}, "provenance": {}}
                 (folder.path / "result.json").write_text(json.dumps(content))
         return collect(table, plan, self.path)
 

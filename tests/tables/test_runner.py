@@ -32,7 +32,8 @@ for folder in map(pathlib.Path, sys.argv[1:]):
         print("scorelight: error: as asked for")
         sys.exit(2)
     keep = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-    (folder / "result.json").write_text(json.dumps({k: os.environ.get(k) for k in keep}))
+    found = {k: os.environ.get(k) for k in keep} | {"provenance": {}}
+    (folder / "result.json").write_text(json.dumps(found))
 """
 
 
@@ -129,7 +130,7 @@ def test_pieces_get_threads_and_their_share_of_the_devices(run, tmp_path):
     pieces = [fit(name) for name in "ab"]
     run(pieces, jobs=1, devices=["0", "1", "2"])
     found = PieceFolder.of(tmp_path, pieces[0]).result()
-    assert found == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0,1,2"}
+    assert found == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0,1,2", "provenance": {}}
     others = [fit(name) for name in "cd"]
     run(others, jobs=2, devices=["0", "1", "2"])
     found = [PieceFolder.of(tmp_path, piece).result()["CUDA_VISIBLE_DEVICES"] for piece in others]
@@ -153,6 +154,15 @@ def test_a_signal_ends_the_pieces_in_work(run, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run([piece])
     assert PieceFolder.of(tmp_path, piece).result() is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"results": {}}'])
+def test_what_is_no_result_is_computed_again(content, run, tmp_path):
+    piece = fit("a")
+    folder = prepared(tmp_path, piece)
+    (folder.path / "result.json").write_text(content)
+    assert folder.state() == "waiting"
+    assert run([piece]) == {"fit-a": None} and folder.state() == "done"
 
 
 def prepared(tmp_path, piece):
