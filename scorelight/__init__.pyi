@@ -397,6 +397,9 @@ from .parameterizations import (
     Parameterization as Parameterization,
 )
 from .parameterizations import (
+    PosteriorMean as PosteriorMean,
+)
+from .parameterizations import (
     Score as Score,
 )
 from .parameterizations import (

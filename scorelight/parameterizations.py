@@ -17,19 +17,32 @@ by known weights only.
 | `VPrediction`  | −σ        | α          | Salimans & Ho (2022), sec. 4               |
 | `Velocity`     | α'        | σ'         | Lipman et al. (2023), eq. 14               |
 | `EDM`          | σ/(s n)   | −αs/n      | Karras et al. (2022), eq. 7, table 1       |
+| `PosteriorMean`| α_s       | ασ_s²/α_sσ | Ho et al. (2020), eq. 7, s = t − 1/N       |
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
+import torch
+from torch import Tensor
 from typing_extensions import override
 
 from scorelight.errors import ConfigurationError
 from scorelight.processes.base import AnyLevel, Scalar
 from scorelight.storage.component import Component
 
-__all__ = ["EDM", "X0", "Epsilon", "Parameterization", "Score", "VPrediction", "Velocity"]
+__all__ = [
+    "EDM",
+    "X0",
+    "Epsilon",
+    "Parameterization",
+    "PosteriorMean",
+    "Score",
+    "VPrediction",
+    "Velocity",
+]
 
 
 class Parameterization(Component, ABC):
@@ -127,3 +140,43 @@ class EDM(Parameterization):
         s = self.sigma_data
         n = (level.sigma**2 + (level.alpha * s) ** 2) ** 0.5
         return level.sigma / (s * n), -level.alpha * s / n
+
+
+class PosteriorMean(Parameterization):
+    """The mean of a step back, of q(x_s | x_t, x0) with s = t − 1/N: μ̃ of Ho et al. (2020), eq. 7.
+
+        μ̃ = α_s x0 + (α/α_s)(σ_s²/σ) ε,   α_s = α exp(−f/N),   σ_s² = 1 − α_s²
+
+    For variance-preserving processes; exact for the levels of a `DDPMProcess` with N timesteps. Its first
+    step ends in the data: there μ̃ is x0. An error δ of μ̃ is one of δ σ²/(α_s σ²_{t|s}) in x0: large where a
+    step changes little.
+
+    Args:
+        num_timesteps: Number N of steps, that of the process's table.
+    """
+
+    def __init__(self, num_timesteps: int = 1000) -> None:
+        if num_timesteps < 1:
+            raise ConfigurationError(f"num_timesteps={num_timesteps}: must be at least 1")
+        self.num_timesteps = num_timesteps
+
+    def _step(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
+        """α_s, and the variance that the step adds, σ²_{t|s} = 1 − (α/α_s)²."""
+        if isinstance(level.alpha, float) and abs(level.alpha**2 + level.sigma**2 - 1) > 1e-6:
+            raise ConfigurationError(
+                "PosteriorMean: is for variance-preserving processes, such as DDPMProcess; use X0 or Epsilon"
+            )
+        exponent = level.f / self.num_timesteps
+        if isinstance(exponent, Tensor):
+            return level.alpha * torch.exp(-exponent), -torch.expm1(2 * exponent)
+        return level.alpha * math.exp(-exponent), -math.expm1(2 * exponent)
+
+    @override
+    def coefficients(self, level: AnyLevel) -> tuple[Scalar, Scalar]:
+        before, added = self._step(level)
+        return before, before / level.alpha * (level.sigma**2 - added) / level.sigma
+
+    @override
+    def determinant(self, level: AnyLevel) -> Scalar:
+        before, added = self._step(level)
+        return -before * added / level.sigma

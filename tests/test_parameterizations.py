@@ -5,6 +5,7 @@ import torch
 
 from scorelight import (
     EDM,
+    MLP,
     VESDE,
     VPSDE,
     X0,
@@ -14,7 +15,9 @@ from scorelight import (
     Epsilon,
     KarrasVESDE,
     LearnedVPSDE,
+    NetworkDenoiser,
     NoiseLevel,
+    PosteriorMean,
     Prediction,
     RectifiedFlow,
     Score,
@@ -218,3 +221,54 @@ def test_predictions_keep_the_type_of_the_data(space, generator):
 def test_data_without_spread_raises(sigma_data):
     with pytest.raises(ConfigurationError, match="sigma_data"):
         EDM(sigma_data)
+
+
+TABLES = {
+    "linear": DDPMProcess(),
+    "cosine": DDPMProcess(schedule="cosine"),
+    "few": DDPMProcess(10, "cosine"),
+    "respaced": DDPMProcess(keep=[1, 4, 9, 400, 1000]),
+}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_the_posterior_mean_is_equation_7_of_ddpm(table, generator):
+    n = table.num_timesteps
+    level = table.at(torch.arange(1, n + 1, dtype=D) / n, like=torch.empty(n, 2, dtype=D))
+    x0, epsilon = torch.randn(2, n, 2, dtype=D, generator=generator)
+    beta = table.betas[:, None]
+    total = (1 - beta).cumprod(0)
+    before = torch.cat([torch.ones(1, 1, dtype=D), total[:-1]])
+    x_t = total.sqrt() * x0 + (1 - total).sqrt() * epsilon
+    mean = (before.sqrt() * beta * x0 + (1 - beta).sqrt() * (1 - before) * x_t) / (1 - total)
+    space = PosteriorMean(n)
+    a, b = space.coefficients(level)
+    torch.testing.assert_close(a * x0 + b * epsilon, mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(space.determinant(level), level.alpha * b - level.sigma * a, rtol=1e-6, atol=0)
+    pred = Prediction(x_t, level, mean, space)
+    torch.testing.assert_close(pred.x0, x0, rtol=1e-6, atol=1e-6)
+    singles = table.grid_levels(level.time[:, 0])
+    each = torch.tensor([space.coefficients(single) for single in singles], dtype=D)
+    torch.testing.assert_close(each, torch.cat([a, b], dim=1), rtol=1e-12, atol=1e-14)
+
+
+def test_the_posterior_mean_is_exact_enough_in_single_precision(generator):
+    table = TABLES["linear"]
+    x0, epsilon = torch.randn(2, 1000, 4, generator=generator)
+    level = table.at(torch.arange(1, 1001, dtype=D) / 1000, like=x0)
+    a, b = PosteriorMean().coefficients(level)
+    x_t = level.alpha * x0 + level.sigma * epsilon
+    error = Prediction(x_t, level, a * x0 + b * epsilon, PosteriorMean()).epsilon - epsilon
+    assert error.abs().max() < 0.01  # of the rounding of x_t, times σ/σ²_{t|s}
+
+
+@pytest.mark.parametrize("process", [VESDE(), SubVPSDE(), RectifiedFlow(), SMLDProcess()], ids=name)
+def test_the_posterior_mean_is_refused_for_other_processes(process):
+    network = MLP((2,), width=4, depth=1)
+    with pytest.raises(ConfigurationError, match="PosteriorMean: is for variance-preserving"):
+        NetworkDenoiser(network, process, PosteriorMean())
+
+
+def test_the_posterior_mean_needs_a_step():
+    with pytest.raises(ConfigurationError, match="num_timesteps=0"):
+        PosteriorMean(0)

@@ -29,6 +29,9 @@ class NetworkDenoiser(Denoiser):
             `Prediction.variance_fraction`.
         process: The forward process.
         parameterization: What the network outputs.
+
+    Raises:
+        ConfigurationError: If the parameterization is not defined for the process.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class NetworkDenoiser(Denoiser):
         self.process = process
         self.num_classes = getattr(network, "num_classes", None)
         self.parameterization = parameterization
+        for level in process.end_levels():
+            parameterization.coefficients(level)
 
     def predict(self, x_t: Tensor, level: AnyLevel, **cond: Any) -> Prediction:
         """One evaluation of the network, in the network's type; the result has x_t's type.
