@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from scorelight.denoisers.base import Denoiser
 from scorelight.likelihood.bits_per_dim import LikelihoodProtocol, bits_per_dim
-from scorelight.likelihood.bounds import variational_bound
+from scorelight.likelihood.bounds import check_bound, variational_bound
 from scorelight.likelihood.dequantization import Dequantizer
 from scorelight.metrics.base import LikelihoodMetric
 from scorelight.rng import Generators
@@ -62,10 +62,13 @@ class VariationalBoundMetric(LikelihoodMetric):
 
     Args:
         num_slices: Slices of continuous time, one evaluation each; a table has its own levels.
+        variance: Variance of a step on a table unless the network learns it, see `VariationalBound`.
     """
 
-    def __init__(self, num_slices: int = 100) -> None:
+    def __init__(self, num_slices: int = 100, variance: Literal["small", "large"] = "small") -> None:
+        check_bound(variance, None)
         self.num_slices = num_slices
+        self.variance = variance
 
     def __call__(
         self,
@@ -79,7 +82,13 @@ class VariationalBoundMetric(LikelihoodMetric):
     ) -> dict[str, Tensor]:
         """The bound and its three terms."""
         result = variational_bound(
-            denoiser, x0, num_bins=num_bins, num_slices=self.num_slices, generator=generator, **cond
+            denoiser,
+            x0,
+            variance=self.variance,
+            num_bins=num_bins,
+            num_slices=self.num_slices,
+            generator=generator,
+            **cond,
         )
         bits = result.bits_per_dim / result.nats
         terms = {"prior": result.prior, "steps": result.steps.sum(1), "decoder": result.decoder}

@@ -1,8 +1,9 @@
 """A published table as a YAML file: rows and columns are settings of one experiment.
 
-A cell has the settings of the table, of its column and of its row, and of each of these what its scale adds,
-in this order: a later setting replaces an earlier one, and another class comes without the options of the
-earlier one. Settings are flags of ``scorelight fit`` and ``scorelight evaluate``, by their names.
+A cell has the settings of the table, of its column, of its row, and its own, and of each of these what its
+scale adds, in this order: a later setting replaces an earlier one, and another class comes without the
+options of the earlier one. Settings are flags of ``scorelight fit`` and ``scorelight evaluate``, by their
+names.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ __all__ = ["Cell", "Table", "merged", "read_table"]
 
 _BEST = ("lowest", "highest", "none")
 _SETTINGS = ("fit", "evaluate", "metric", "best")
-_TABLE = ("title", "source", "note", "seeds", "scales", "rows", "columns", "published", *_SETTINGS)
+_OWN = ("scales", *_SETTINGS)
+_TABLE = ("title", "source", "note", "seeds", "scales", "rows", "columns", "cells", "published", *_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,23 @@ def read_table(
     if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(set(numbers)) < len(numbers):
         raise ConfigurationError(f"{where}: seeds: {numbers}: different numbers from 0 on are expected")
     rows, columns = (_axis(top.get(key), f"{where}: {key}", scales) for key in ("rows", "columns"))
-    published = _published(top.get("published") or {}, rows, columns, where)
+    published = _by_cell(top, "published", rows, columns, where)
+    own = _by_cell(top, "cells", rows, columns, where)
+    for place, settings in own.items():
+        own[place] = _entry({"name": ", ".join(place), **_checked(settings, _OWN, where)}, where, scales)
     extra = {"fit": dict(fit or {}), "evaluate": dict(evaluate or {})}
     cells = [
         _cell(
             row,
             column,
-            [top, chosen, *_layers(columns[column], scale), *_layers(rows[row], scale), extra],
-            published.get((row, column), ""),
+            [
+                *(top, chosen),
+                *_layers(columns[column], scale),
+                *_layers(rows[row], scale),
+                *_layers([own.get((row, column), {})], scale),
+                extra,
+            ],
+            str(published.get((row, column), "")),
             where,
         )
         for row, column in itertools.product(rows, columns)
@@ -186,15 +197,15 @@ def _entry(content: Any, where: str, scales: Mapping[str, Any]) -> Mapping[str, 
     return entry
 
 
-def _published(
-    content: Any, rows: Mapping[str, Any], columns: Mapping[str, Any], where: str
-) -> dict[tuple[str, str], str]:
-    """The numbers of the paper by row and column."""
-    found = {}
-    for row, numbers in _checked(content, rows, f"{where}: published").items():
-        for column, number in _checked(numbers, columns, f"{where}: published: {row}").items():
-            found[row, column] = str(number)
-    return found
+def _by_cell(
+    top: Mapping[str, Any], key: str, rows: Mapping[str, Any], columns: Mapping[str, Any], where: str
+) -> dict[tuple[str, str], Any]:
+    """What a key of the table has for some cells, by row and column."""
+    return {
+        (row, column): value
+        for row, values in _checked(top.get(key) or {}, rows, f"{where}: {key}").items()
+        for column, value in _checked(values, columns, f"{where}: {key}: {row}").items()
+    }
 
 
 def _checked(content: Any, known: Sequence[str] | Mapping[str, Any], where: str) -> Mapping[str, Any]:

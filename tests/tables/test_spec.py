@@ -3,7 +3,6 @@
 import pytest
 import yaml
 
-from scorelight.cli.configs import shipped_tables
 from scorelight.errors import ConfigurationError
 from scorelight.tables.spec import merged, read_table
 
@@ -71,6 +70,16 @@ def test_flags_of_the_command_line_come_last(read):
     assert {cell.evaluate["sampler.num_steps"] for cell in table.cells} == {1}
 
 
+def test_a_cell_can_have_settings_of_its_own(read):
+    own = {"evaluate": {"sampler.eta": 0.5}, "metric": "precision", "scales": {"full": {"best": "highest"}}}
+    content = TABLE | {"cells": {"few": {"DDIM": own}}}
+    table, full = read(content), read(content, "full")
+    assert table.cell("few", "DDIM").evaluate["sampler.eta"] == 0.5
+    assert (table.cell("few", "DDIM").metric, table.cell("few", "DDIM").best) == ("precision", "lowest")
+    assert table.cell("many", "DDIM").evaluate["sampler.eta"] == 1.0
+    assert full.cell("few", "DDIM").best == "highest"
+
+
 def test_lists_of_lists_are_products(read):
     lists = [
         [{"name": "a", "fit": {"x": 1, "y": 1}}, {"name": "b", "fit": {"x": 2}}],
@@ -111,6 +120,8 @@ def changed(**changes):
         (changed(rows=[{"name": "few", "scales": {"midi": {}}}]), "no such scale; did you mean 'mini'"),
         (changed(published={"fewer": {}}), "published: fewer: is not a key there; did you mean 'few'"),
         (changed(published={"few": {"DDPM": 1}}), "published: few: DDPM: is not a key there"),
+        (changed(cells={"few": {"DDPM": {}}}), "cells: few: DDPM: is not a key there"),
+        (changed(cells={"few": {"DDIM": {"fits": {}}}}), "fits: is not a key there; did you mean 'fit'"),
         (changed(metric=None), "few, DDIM: metric: is missing"),
         (changed(best="smallest"), "best: 'smallest'"),
         (changed(scales={"mini": {}, "full": {}}), "fit.config: is missing"),
@@ -122,11 +133,3 @@ def test_mistakes_are_named(content, message, read):
     with pytest.raises(ConfigurationError) as error:
         read(content)
     assert message in str(error.value)
-
-
-@pytest.mark.parametrize("name", sorted(shipped_tables()))
-def test_shipped_tables_have_a_source_and_both_scales(name):
-    for scale in ("mini", "full"):
-        table = read_table(shipped_tables()[name], scale)
-        assert table.title != table.name
-        assert table.source or not any(cell.published for cell in table.cells)
