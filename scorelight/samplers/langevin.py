@@ -106,6 +106,8 @@ class AnnealedLangevin(Sampler):
         denoise: Whether the last step is the posterior mean at t_min.
         steps_per_level: Their T, network evaluations per level.
         step: Their ε.
+        corrector: Takes the steps instead, T times at each level, with a rule of its own for their size, such
+            as `LangevinCorrector` (the "corrector only" of Song et al., 2021, table 1).
     """
 
     default_grid = LogSNRGrid()
@@ -118,32 +120,39 @@ class AnnealedLangevin(Sampler):
         denoise: bool = True,
         steps_per_level: int = 5,
         step: float = 6.2e-6,
+        corrector: Corrector | None = None,
     ) -> None:
         super().__init__(num_steps, grid, denoise)
         _positive(steps_per_level=steps_per_level, step=step)
         self.steps_per_level = steps_per_level
         self.step = step
+        self.corrector = corrector
 
     def trajectory(
         self, predict: BoundDenoiser, x: Tensor, levels: Levels, noise: NoiseSource
     ) -> Iterator[Tensor]:
         """`steps_per_level` evaluations at every level, the first included."""
-        unit = self.step * levels[-1].snr
-        if not unit < 2:
-            raise ConfigurationError(
-                f"AnnealedLangevin: step={self.step}: diverges from {2 / levels[-1].snr:.3g} on, twice the "
-                "(σ/α)² of the last level; take a smaller step"
-            )
+        correct = self.corrector or self._song_and_ermon(levels[-1])
 
         def anneal(x: Tensor, level: NoiseLevel[float]) -> Tensor:
             for _ in range(self.steps_per_level):
-                x = _step(predict(x, level).score, x, unit * level.sigma**2, noise(x))
+                x = correct(predict, x, level, noise)
             return x
 
         x = anneal(x, levels[0])
         for t, s in pairwise(levels):
             x = anneal(x * (s.alpha / t.alpha), s)
             yield x
+
+    def _song_and_ermon(self, last: NoiseLevel[float]) -> Corrector:
+        """Steps of h = ε σ_t² α_L²/σ_L²."""
+        unit = self.step * last.snr
+        if not unit < 2:
+            raise ConfigurationError(
+                f"AnnealedLangevin: step={self.step}: diverges from {2 / last.snr:.3g} on, twice the "
+                "(σ/α)² of the last level; take a smaller step"
+            )
+        return AnnealedCorrector((unit / 2) ** 0.5)
 
 
 class Corrector(Component, ABC):
@@ -168,13 +177,15 @@ class LangevinCorrector(Corrector):
 
     Args:
         snr: Their r, "signal-to-noise ratio"; useful from 0.05 to 0.2.
-        num_steps: Steps at a level, one network evaluation each.
+        num_steps: Steps at a level, one network evaluation each; 0 for no correction.
     """
 
     remedy = "AnnealedCorrector (the step of LangevinCorrector is infinite where the score is 0)"
 
     def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
-        _positive(snr=snr, num_steps=num_steps)
+        _positive(snr=snr)
+        if num_steps < 0:
+            raise ConfigurationError(f"num_steps={num_steps}: must be at least 0")
         self.snr = snr
         self.num_steps = num_steps
 
@@ -195,11 +206,13 @@ class AnnealedCorrector(Corrector):
 
     Args:
         snr: r.
-        num_steps: Steps at a level, one network evaluation each.
+        num_steps: Steps at a level, one network evaluation each; 0 for no correction.
     """
 
     def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
-        _positive(snr=snr, num_steps=num_steps)
+        _positive(snr=snr)
+        if num_steps < 0:
+            raise ConfigurationError(f"num_steps={num_steps}: must be at least 0")
         self.snr = snr
         self.num_steps = num_steps
 

@@ -13,7 +13,6 @@ from scorelight import (
     AnnealedCorrector,
     AnnealedLangevin,
     ConfigurationError,
-    Corrector,
     CosineVPSDE,
     CountingDenoiser,
     DDPMProcess,
@@ -36,11 +35,6 @@ every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type
 MIXTURE = GaussianMixture(
     torch.tensor([0.3, 0.7]), torch.tensor([[1.0, -0.5], [-1.0, 0.5]]), torch.tensor([0.1, 0.2])
 )
-
-
-class Nothing(Corrector):
-    def __call__(self, predict, x, level, noise):
-        return x
 
 
 def langevin(x, level, h, z):
@@ -122,12 +116,13 @@ def test_the_step_of_the_advisor_leaves_the_variance_that_it_promises(generator)
 
 
 @every_process
-def test_without_a_correction_it_is_the_predictor(process, generator):
+@pytest.mark.parametrize("corrector", [LangevinCorrector(num_steps=0), AnnealedCorrector(num_steps=0)])
+def test_without_a_correction_it_is_the_predictor(corrector, process, generator):
     noise, same = torch.randn(6, 2, dtype=D, generator=generator), generator.clone_state()
     denoiser = AnalyticDenoiser(MIXTURE, process)
     for predictor in (AncestralSampler(), Euler()):
         alone = type(predictor)(9, UniformGrid())(denoiser, noise, generator=same.clone_state())
-        sampler = PredictorCorrector(9, UniformGrid(), predictor=predictor, corrector=Nothing())
+        sampler = PredictorCorrector(9, UniformGrid(), predictor=predictor, corrector=corrector)
         together = sampler(denoiser, noise, generator=same.clone_state())
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
@@ -144,6 +139,24 @@ def test_the_corrector_takes_the_steps_of_the_paper(generator):
         h = 2 * (0.3 * z.norm(dim=1, keepdim=True) / score.norm(dim=1, keepdim=True)) ** 2
         x = x + h * score + (2 * h).sqrt() * z
     torch.testing.assert_close(found, x, rtol=1e-12, atol=1e-12)
+
+
+@every_process
+def test_annealing_can_take_the_steps_of_a_corrector(process, generator):
+    noise, same = torch.randn(5, 2, dtype=D, generator=generator), generator.clone_state()
+    denoiser, corrector = AnalyticDenoiser(MIXTURE, process), LangevinCorrector(0.1)
+    sampler = AnnealedLangevin(4, denoise=False, steps_per_level=2, corrector=corrector)
+    levels = sampler.levels(process)
+    found = list(sampler.sample_path(denoiser, noise, generator=generator))
+    x, before = levels[0].sigma * noise, levels[0]
+    states = []
+    for level in levels:
+        x, before = x * (level.alpha / before.alpha), level
+        for _ in range(2):
+            x = corrector(denoiser.predict, x, level, lambda like: torch.randn(5, 2, dtype=D, generator=same))
+        states.append(x)
+    for state, expected in zip(found, states[1:], strict=True):
+        torch.testing.assert_close(state, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +181,8 @@ def test_a_sample_does_not_depend_on_those_that_it_is_drawn_with(sampler):
         (LangevinDynamics(7, denoise=False), 7),
         (AnnealedLangevin(5, steps_per_level=3), 5 * 3 + 1),
         (PredictorCorrector(6), 2 * 5 + 1),
-        (PredictorCorrector(6, corrector=Nothing()), 6),
+        (PredictorCorrector(6, corrector=LangevinCorrector(num_steps=0)), 6),
+        (AnnealedLangevin(6, steps_per_level=2, corrector=LangevinCorrector(num_steps=3)), 6 * 6 + 1),
         (PredictorCorrector(6, corrector=LangevinCorrector(num_steps=3)), 4 * 5 + 1),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
@@ -236,7 +250,8 @@ WRONG = [
     (AnnealedLangevin, dict(steps_per_level=0)),
     (AnnealedLangevin, dict(step=-1.0)),
     (LangevinCorrector, dict(snr=0.0)),
-    (LangevinCorrector, dict(num_steps=0)),
+    (LangevinCorrector, dict(num_steps=-1)),
+    (AnnealedCorrector, dict(num_steps=-1)),
 ]
 
 
