@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule
 
+import scorelight.cli.plugins  # noqa: F401  so that classes are found by their short names
 from scorelight.cli.common import run_command
 from scorelight.cli.configs import resolve_configs
 from scorelight.cli.construction import ComponentParser

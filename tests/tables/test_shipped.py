@@ -13,6 +13,14 @@ TRAININGS = {
     "ddpm_2": 6,
     "ddim_1": 1,
     "improved_ddpm_2": 6,
+    "score_sde_1": 2,
+    "score_sde_2": 6,
+    "score_sde_3": 6,
+    "likelihood_weighting": 6,
+    "ncsnv2_1": 2,
+    "fast_solvers": 1,
+    "classifier_free_guidance_1": 3,
+    "sliced_score_matching": 3,
 }
 """Of one seed."""
 
