@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, get_origin
 
 from scorelight.errors import ConfigurationError
@@ -41,10 +42,9 @@ def as_lists(function: Callable[..., Any], args: list[str]) -> list[str]:
 def as_switches(function: Callable[..., Any], args: list[str]) -> list[str]:
     """The arguments with ``=true`` after a flag without a word, where the command's parameter is a bool."""
     names = {f"--{name}" for name in inspect.signature(function).parameters if _is_bool(function, name)}
-    following = [*args[1:], "--"]
     return [
         f"{arg}=true" if arg in names and word.startswith("--") else arg
-        for arg, word in zip(args, following, strict=True)
+        for arg, word in zip_longest(args, args[1:], fillvalue="--")
     ]
 
 

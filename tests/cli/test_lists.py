@@ -50,6 +50,7 @@ def test_one_word_is_a_list_where_the_parameter_is_one(given, expected):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
+        ("", ""),
         ("RUN --compile", "RUN --compile=true"),
         ("RUN --compile --precision 32-true", "RUN --compile=true --precision 32-true"),
         ("RUN --compile false", "RUN --compile false"),
