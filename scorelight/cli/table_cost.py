@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import math
@@ -23,6 +24,7 @@ from scorelight.cli.configs import resolve_configs
 from scorelight.cli.dry_run import cost_of_run
 from scorelight.cli.fit import RunCLI, command_line
 from scorelight.cli.lists import join_words
+from scorelight.denoisers.base import MakeWrapper
 from scorelight.errors import ConfigurationError
 from scorelight.evaluation.run_cost import Draws, RunCost, evaluations_per_sample
 from scorelight.metrics.base import LikelihoodMetric, Metric
@@ -33,7 +35,7 @@ from scorelight.tables.store import PieceFolder
 from scorelight.training.module import ScoreModule
 from scorelight.training.step_cost import measured_flops_per_second
 
-__all__ = ["PieceCost", "estimate_costs"]
+__all__ = ["PieceCost", "estimate_costs", "total_hours"]
 
 _CHEAP = 2e11
 """FLOP of a step that is done to measure its time; of others a part of the batch is measured."""
@@ -59,13 +61,14 @@ class _Measured(NamedTuple):
     cost: RunCost
     flops_per_second: float
     """Of training steps as they are."""
+    device: torch.device
 
 
 def estimate_costs(plan: Plan, store: Path, threads: int) -> dict[str, PieceCost]:
     """The cost of each piece that is not done, by its key.
 
-    Pieces that differ in their seed only are measured once, or not at all if one of them is done. The time
-    that a process needs to start is that of a training, and of the first of its evaluations.
+    Pieces that differ in their seed only are measured once; if one of them is done, its time is that of the
+    others. A process needs some seconds to start, for a training and for the evaluations that follow it.
 
     Args:
         plan: The pieces.
@@ -78,12 +81,12 @@ def estimate_costs(plan: Plan, store: Path, threads: int) -> dict[str, PieceCost
     torch.set_num_threads(threads)
     start, known, measured = _start_seconds(), dict[str, PieceCost](), dict[str, _Measured]()
     found: dict[str, PieceCost] = {}
-    taken, started = {}, set()
+    taken, started, left = {}, set(), []
     for piece in plan.pieces:
-        result = PieceFolder.of(store, piece).result()
-        if result:
+        if result := PieceFolder.of(store, piece).result():
             taken[_without_seed(piece)] = float(result["provenance"]["seconds"])
-    left = [piece for piece in plan.pieces if PieceFolder.of(store, piece).result() is None]
+        else:
+            left.append(piece)
     for piece in tqdm(left, desc="measuring", unit="piece", leave=False, disable=None):
         kind = _without_seed(piece)
         if kind not in known:
@@ -126,6 +129,7 @@ def _evaluation(piece: Piece, measured: _Measured) -> PieceCost:
     module, config = measured.module, piece.inputs["configuration"]
     number = config["num_samples"] * len(config["seeds"] or [0])
     sampler = _built(config["sampler"], Sampler) or module.sampler
+    module.guidance = _built(config["guidance"], MakeWrapper)
     metrics = _built(config["metrics"], list[Metric]) or []
     likelihoods = [metric for metric in metrics if isinstance(metric, LikelihoodMetric)]
     draws = len(likelihoods) < len(metrics) or not metrics
@@ -133,7 +137,7 @@ def _evaluation(piece: Piece, measured: _Measured) -> PieceCost:
     examples = config["num_images"] or measured.cost.plan.val_examples or 0
     gradients = len(likelihoods) * examples * _LIKELIHOOD
     network = measured.cost.model.network_flops
-    seconds = _network_seconds(module) * (evaluations + _BACKWARD * gradients)
+    seconds = _network_seconds(module, measured.device) * (evaluations + _BACKWARD * gradients)
     return PieceCost(network * (evaluations + _BACKWARD * gradients), seconds)
 
 
@@ -141,17 +145,17 @@ def _built(value: Any, hint: Any) -> Any:
     return build(described(value, hint | None, "evaluate", "the table"))
 
 
-def _network_seconds(module: ScoreModule, size: int = 100) -> float:
+def _network_seconds(module: ScoreModule, device: torch.device, size: int = 100) -> float:
     """Time of one evaluation of the network for one example, among a batch as evaluations have."""
-    denoiser = module.denoiser_for("ema")
-    level = denoiser.process.at(torch.full((size,), 0.5), torch.empty(size, *module.shape))
-    x = torch.randn(size, *module.shape)
-    cond = {"label": torch.zeros(size, dtype=torch.long)} if module.num_classes else {}
+    denoiser = copy.deepcopy(module.denoiser).to(device).eval()
+    x = torch.randn(size, *module.shape, device=device)
+    level = denoiser.process.at(torch.full((size,), 0.5), like=x)
+    cond = {"label": torch.zeros(size, dtype=torch.long, device=device)} if module.num_classes else {}
     seconds = []
     with torch.no_grad():
         for _ in range(4):
             begin = time.perf_counter()
-            denoiser.predict(x, level, **cond)
+            denoiser.predict(x, level, **cond).output.sum().item()  # waits for the device
             seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[1:]) / size
 
@@ -186,10 +190,13 @@ class _MeasuringCLI(RunCLI):
             raise ConfigurationError("--dry_run: is for tables of generative models")
         self.before_fit()
         cost = cost_of_run(module, trainer, self.datamodule)
-        self.measured = _Measured(module, cost, self._flops_per_second(module, trainer, cost))
-
-    def _flops_per_second(self, module: ScoreModule, trainer: Any, cost: RunCost) -> float:
         device = trainer.strategy.root_device
+        speed = self._flops_per_second(module, trainer, cost, device)
+        self.measured = _Measured(module, cost, speed, device)
+
+    def _flops_per_second(
+        self, module: ScoreModule, trainer: Any, cost: RunCost, device: torch.device
+    ) -> float:
         if device.type == "cpu" and cost.step_flops > _CHEAP:
             size = max(int(_CHEAP / cost.model.step_flops), 1)
             return measured_flops_per_second(module, cost.model, size, device, repeats=1)
