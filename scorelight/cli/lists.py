@@ -29,7 +29,7 @@ def as_lists(function: Callable[..., Any], args: list[str]) -> list[str]:
     Raises:
         ConfigurationError: If there is no word at all.
     """
-    names = {f"--{name}" for name in inspect.signature(function).parameters if _is_list(function, name)}
+    names = _flags(function, lambda hint: any(get_origin(h) is list for h in alternatives(hint)))
 
     def is_one(flag: str, words: list[str]) -> bool:
         if flag in names and not words:
@@ -41,15 +41,17 @@ def as_lists(function: Callable[..., Any], args: list[str]) -> list[str]:
 
 def as_switches(function: Callable[..., Any], args: list[str]) -> list[str]:
     """The arguments with ``=true`` after a flag without a word, where the command's parameter is a bool."""
-    names = {f"--{name}" for name in inspect.signature(function).parameters if _is_bool(function, name)}
+    names = _flags(function, lambda hint: hint is bool)
     return [
         f"{arg}=true" if arg in names and word.startswith("--") else arg
         for arg, word in zip_longest(args, args[1:], fillvalue="--")
     ]
 
 
-def _is_bool(function: Callable[..., Any], name: str) -> bool:
-    return type_hint(function, name) is bool
+def _flags(function: Callable[..., Any], wanted: Callable[[Any], bool]) -> set[str]:
+    """The flags of a command whose annotations are wanted."""
+    names = inspect.signature(function).parameters
+    return {f"--{name}" for name in names if wanted(type_hint(function, name))}
 
 
 def _with_lists(args: list[str], is_one: Callable[[str, list[str]], bool]) -> list[str]:
@@ -75,7 +77,3 @@ def _list_of(words: list[str]) -> str:
 def _quoted(word: str) -> str:
     """The word, or what YAML reads as this word; one with commas is several."""
     return json.dumps(word) if _SPECIAL.search(word) and not word.startswith(("[", "{")) else word
-
-
-def _is_list(function: Callable[..., Any], name: str) -> bool:
-    return any(get_origin(hint) is list for hint in alternatives(type_hint(function, name)))

@@ -33,7 +33,7 @@ def run_piece(args: list[str]) -> None:
     if not args or any(arg.startswith("-") for arg in args):
         raise ConfigurationError("scorelight piece FOLDER ...: give folders of pieces of a table")
     _end_with_runner()
-    is_main = getattr(rank_zero_only, "rank", 0) in (0, None)
+    is_main = not getattr(rank_zero_only, "rank", 0)
     failed = False
     for folder in (PieceFolder(Path(arg)) for arg in args):
         with _printed_to(folder.log):

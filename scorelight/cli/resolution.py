@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,10 @@ class CommandInputs:
             for key in _WHERE:
                 section.pop(key, None)
         return {
-            "configuration": {**_with_content(config), "data": _without_paths(config["data"])},
+            "configuration": {
+                **_strings_mapped(config, _with_content),
+                "data": _strings_mapped(config["data"], _without_path),
+            },
             "code": code_digest([KINDS[config["module"]].module, *_classes_in(config)]),
             "data": self._data_of(config["data"]),
         }
@@ -85,7 +88,7 @@ class CommandInputs:
         data = {"data": self._data_of(config["data"])} if config["data"] else {}
         code = code_digest([Evaluator, *_classes_in(config)])
         kept = {key: value for key, value in config.items() if key not in (*_HOW, "data")}
-        return {"configuration": _with_content(kept), "code": code, **data}
+        return {"configuration": _strings_mapped(kept, _with_content), "code": code, **data}
 
     def _data_of(self, config: Mapping[str, Any]) -> Any:
         """What the examples are, from their content."""
@@ -126,24 +129,24 @@ def _class(path: str) -> type:
     return found
 
 
-def _with_content(config: Any) -> Any:
-    """The configuration with a digest of their content for files, and of their weights for run folders."""
+def _strings_mapped(config: Any, change: Callable[[str], str]) -> Any:
+    """The configuration with each string in it changed."""
     if isinstance(config, Mapping):
-        return {key: _with_content(value) for key, value in config.items()}
+        return {key: _strings_mapped(value, change) for key, value in config.items()}
     if isinstance(config, list):
-        return [_with_content(value) for value in config]
-    path = Path(config) if isinstance(config, str) and os.sep in config else None
-    if path is None or not path.exists():
-        return config
-    with contextlib.suppress(ConfigurationError):
-        return hashlib.sha256(find_checkpoint(path).read_bytes()).hexdigest()[:16]
-    return config
+        return [_strings_mapped(value, change) for value in config]
+    return change(config) if isinstance(config, str) else config
 
 
-def _without_paths(config: Any) -> Any:
-    """The configuration of a data module without names of files and folders, whose content is described."""
-    if isinstance(config, Mapping):
-        return {key: _without_paths(value) for key, value in config.items()}
-    if isinstance(config, list):
-        return [_without_paths(value) for value in config]
-    return "a path" if isinstance(config, str) and Path(config).exists() else config
+def _with_content(text: str) -> str:
+    """A digest of the weights in a run folder or of the content of a file, if the text is its path."""
+    path = Path(text)
+    if os.sep in text and path.exists():
+        with contextlib.suppress(ConfigurationError):
+            return hashlib.sha256(find_checkpoint(path).read_bytes()).hexdigest()[:16]
+    return text
+
+
+def _without_path(text: str) -> str:
+    """Nothing of the path of data, whose content is described."""
+    return "a path" if Path(text).exists() else text

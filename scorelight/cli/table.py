@@ -25,7 +25,7 @@ from scorelight.tables.pieces import Plan, plan_pieces
 from scorelight.tables.report import as_json, as_latex, as_markdown
 from scorelight.tables.results import TableResult, collect
 from scorelight.tables.runner import Outcome, run_pieces
-from scorelight.tables.spec import Table, read_table
+from scorelight.tables.spec import read_table
 from scorelight.tables.store import PieceFolder
 
 __all__ = ["run_table", "table"]
@@ -75,7 +75,7 @@ def table(
     described = read_table(path, scale, seeds, **extra)
     plan = plan_pieces(described, CommandInputs())
     if status:
-        _print_status(described, plan, Path(store))
+        _print_status(plan, Path(store))
         return
     if dry_run:
         _print_costs(plan, estimate_costs(plan, Path(store), threads), jobs)
@@ -133,7 +133,7 @@ def _run(plan: Plan, store: Path, jobs: int, threads: int, folder: Path) -> int:
     return len(failed)
 
 
-def _print_status(table: Table, plan: Plan, store: Path) -> None:
+def _print_status(plan: Plan, store: Path) -> None:
     states = {piece.key: PieceFolder.of(store, piece).state() for piece in plan.pieces}
     names = names_of_pieces(plan)
     for kind in ("fit", "evaluate"):
@@ -162,19 +162,13 @@ def _print_costs(plan: Plan, costs: Mapping[str, PieceCost], jobs: int) -> None:
 
 
 def _write(result: TableResult, plan: Plan, store: Path, folder: Path) -> list[Path]:
-    table = result.table
-    page = as_page(
-        result,
-        curves(table, plan, store),
-        samples(table, plan, store),
-        commands(table, plan),
-        circumstances(plan, store),
-    )
-    texts: Mapping[str, str] = {
+    table, computed = result.table, circumstances(plan, store)
+    shown = curves(table, plan, store), samples(table, plan, store), commands(table, plan)
+    texts = {
         "table.md": as_markdown(result),
         "table.tex": as_latex(result),
-        "table.json": json.dumps(as_json(result) | {"computed": circumstances(plan, store)}, indent=1) + "\n",
-        "table.html": page,
+        "table.json": json.dumps(as_json(result) | {"computed": computed}, indent=1) + "\n",
+        "table.html": as_page(result, *shown, computed),
     }
     for name, text in texts.items():
         with atomic_write(folder / name) as file:

@@ -43,6 +43,12 @@ def _positive(**values: float) -> None:
             raise ConfigurationError(f"{name}={value}: must be positive")
 
 
+def _check_corrector(snr: float, num_steps: int) -> None:
+    _positive(snr=snr)
+    if num_steps < 0:
+        raise ConfigurationError(f"num_steps={num_steps}: must be at least 0")
+
+
 class LangevinDynamics(Sampler):
     """Steps (19) at one noise level, for a model of one level, such as one trained with `FixedTime`.
 
@@ -183,9 +189,7 @@ class LangevinCorrector(Corrector):
     remedy = "AnnealedCorrector (the step of LangevinCorrector is infinite where the score is 0)"
 
     def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
-        _positive(snr=snr)
-        if num_steps < 0:
-            raise ConfigurationError(f"num_steps={num_steps}: must be at least 0")
+        _check_corrector(snr, num_steps)
         self.snr = snr
         self.num_steps = num_steps
 
@@ -210,9 +214,7 @@ class AnnealedCorrector(Corrector):
     """
 
     def __init__(self, snr: float = 0.16, num_steps: int = 1) -> None:
-        _positive(snr=snr)
-        if num_steps < 0:
-            raise ConfigurationError(f"num_steps={num_steps}: must be at least 0")
+        _check_corrector(snr, num_steps)
         self.snr = snr
         self.num_steps = num_steps
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from scorelight.errors import ConfigurationError
 
-__all__ = ["exclusive", "try_lock"]
+__all__ = ["exclusive", "is_busy", "try_lock"]
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -51,7 +51,7 @@ def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
         ConfigurationError: If another process is in such a block, unless `wait` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(f".{path.name}.lock")
+    file = _lock_file(path)
     lock = try_lock(file)
     if lock is None:
         if not wait:
@@ -65,3 +65,15 @@ def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_busy(path: Path) -> bool:
+    """Whether a process is in a block of `exclusive` for the file or folder, whose parent exists."""
+    lock = try_lock(_lock_file(path))
+    if lock:
+        lock.release()
+    return lock is None
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")

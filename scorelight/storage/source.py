@@ -7,7 +7,7 @@ import hashlib
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -45,8 +45,13 @@ def source_digest(modules: Iterable[str]) -> str:
         modules: Names of modules that are imported.
     """
     roots = list(modules)
+    packages = {root.partition(".")[0] for root in roots}
+
+    def counts(name: str, module: types.ModuleType) -> bool:
+        return not is_known(name) and (name.partition(".")[0] in packages or not _is_installed(module))
+
     digest = hashlib.sha256()
-    for name in sorted(_reachable(roots, {root.partition(".")[0] for root in roots})):
+    for name in _reachable(roots, counts):
         digest.update(name.encode() + _content(sys.modules[name]))
     return digest.hexdigest()[:16]
 
@@ -57,16 +62,8 @@ def code_digest(classes: Iterable[type]) -> str:
     Modules of scorelight are among them, unlike in `source_digest`, except those that only read and write
     files; packages that are installed are not. Comments and docstrings do not count.
     """
-    left = [base.__module__ for cls in classes for base in cls.__mro__]
-    found: set[str] = set()
-    while left:
-        name = left.pop()
-        module = sys.modules.get(name)
-        if name not in found and module and _counts(name, module):
-            found.add(name)
-            left += _imported(module)
     digest = hashlib.sha256()
-    for name in sorted(found):
+    for name in _reachable([base.__module__ for cls in classes for base in cls.__mro__], _counts):
         digest.update(f"{name}\n{_statements(_content(sys.modules[name]))}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -96,17 +93,16 @@ def _is_text(node: ast.stmt) -> bool:
     )
 
 
-def _reachable(left: list[str], packages: set[str]) -> set[str]:
-    """The modules, and those that they import and that belong to the packages or are not installed."""
+def _reachable(left: list[str], counts: Callable[[str, types.ModuleType], bool]) -> list[str]:
+    """The modules that count, and those of the modules that they import, and so on, by name."""
     found: set[str] = set()
     while left:
-        name = left.pop()
-        if name in found or name not in sys.modules or is_known(name):
-            continue
-        if name.partition(".")[0] in packages or not _is_installed(sys.modules[name]):
+        name, *left = left
+        module = sys.modules.get(name)
+        if name not in found and module and counts(name, module):
             found.add(name)
-            left = [*left, *_imported(sys.modules[name])]
-    return found
+            left += _imported(module)
+    return sorted(found)
 
 
 def _imported(module: types.ModuleType) -> Iterator[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
-from scorelight.tables.pieces import Piece, Plan
+from scorelight.tables.pieces import Plan
 from scorelight.tables.spec import Table
 from scorelight.tables.store import PieceFolder
 
@@ -64,18 +62,17 @@ def commands(table: Table, plan: Plan) -> dict[tuple[str, str], list[str]]:
 def circumstances(plan: Plan, store: Path) -> dict[str, str]:
     """Versions, machines and the time that the results have taken."""
     seconds, cpu_seconds = 0.0, 0.0
-    seen: dict[str, Counter[str]] = {}
+    seen: dict[str, set[str]] = {}
     for piece in plan.pieces:
         result = PieceFolder.of(store, piece).result()
         if result is None:
             continue
-        found: Mapping[str, object] = result["provenance"]
-        seconds += float(str(found["seconds"]))
-        cpu_seconds += float(str(found["cpu_seconds"]))
+        found = dict(result["provenance"])
+        seconds += found.pop("seconds")
+        cpu_seconds += found.pop("cpu_seconds")
+        found["began"] = found["began"].partition("T")[0]
         for name, value in found.items():
-            if name not in ("seconds", "cpu_seconds"):
-                text = str(value).partition("T")[0] if name == "began" else str(value)
-                seen.setdefault(name, Counter())[text] += 1
+            seen.setdefault(name, set()).add(str(value))
     used = {"hours": f"{seconds / 3600:.2f}", "CPU hours": f"{cpu_seconds / 3600:.2f}"}
     return used | {name: ", ".join(sorted(values)) for name, values in seen.items()}
 
@@ -84,7 +81,7 @@ def _trainings(table: Table, plan: Plan) -> dict[str, list[tuple[str, str]]]:
     """Cells of the trainings of the first seed, by key."""
     found: dict[str, list[tuple[str, str]]] = {}
     for (row, column, seed), piece in plan.of_cells.items():
-        if seed == table.seeds[0] and isinstance(piece.needs, Piece):
+        if seed == table.seeds[0] and piece.needs:
             found.setdefault(piece.needs.key, []).append((row, column))
     return found
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from scorelight.tables.pieces import Piece, Plan
 from scorelight.tables.spec import Cell, Table
 from scorelight.tables.store import PieceFolder, State
 
-__all__ = ["CellResult", "TableResult", "collect", "first_number"]
+__all__ = ["CellResult", "TableResult", "collect"]
 
 
 @dataclass(frozen=True)
@@ -106,19 +105,17 @@ def _number(results: Mapping[str, Any], cell: Cell) -> float:
 
 def _compared(cells: Mapping[str, CellResult]) -> dict[str, CellResult]:
     """The cells of a column, each with its difference to the best of those that are complete."""
-    complete = [cell for cell in cells.values() if cell.is_complete and math.isfinite(cell.mean)]
     sign = {"lowest": 1, "highest": -1}
-    ranked = [cell for cell in complete if cell.cell.best in sign]
+    ranked = {
+        row: sign[cell.cell.best] * cell.mean
+        for row, cell in cells.items()
+        if cell.cell.best in sign and cell.is_complete and math.isfinite(cell.mean)
+    }
     if len(ranked) < 2:
         return dict(cells)
-    best = min(ranked, key=lambda cell: sign[cell.cell.best] * cell.mean)
-    found = {}
-    for row, cell in cells.items():
-        p_value = _p_value(cell, best) if cell in ranked and cell is not best else None
-        found[row] = CellResult(
-            cell.cell, cell.pieces, cell.states, cell.values, cell.failures, cell is best, p_value
-        )
-    return found
+    best = min(ranked, key=ranked.__getitem__)
+    others = {row: replace(cells[row], p_value=_p_value(cells[row], cells[best])) for row in ranked}
+    return {**cells, **others, best: replace(cells[best], is_best=True)}
 
 
 def _p_value(cell: CellResult, best: CellResult) -> float | None:
@@ -127,9 +124,3 @@ def _p_value(cell: CellResult, best: CellResult) -> float | None:
     if len(differences) < 2 or not any(differences):
         return None
     return float(stats.ttest_1samp(differences, 0.0).pvalue) if len(set(differences)) > 1 else 0.0
-
-
-def first_number(text: str) -> float | None:
-    """The first number in what a paper states, such as 3.75 of "≤ 3.75"; None if there is none."""
-    found = re.search(r"-?\d+(\.\d+)?", text)
-    return float(found[0]) if found else None

@@ -62,8 +62,7 @@ def run_pieces(
         started: Called for the first piece of each process that starts.
         command: What works on the folders that follow it.
     """
-    left = [piece for piece in pieces if PieceFolder.of(store, piece).result() is None]
-    missing = {piece.key for piece in left}
+    left = [piece for piece in pieces if not _is_done(store, piece)]
     running: dict[int, _Process] = {}
     try:
         while left or running:
@@ -71,21 +70,15 @@ def run_pieces(
                 over = process.popen.poll() is not None  # before looking: what it has written is there
                 for outcome in process.ended(over):
                     ended(outcome)
-                    if outcome.failure is None:
-                        missing.discard(outcome.piece.key)
-                        continue
-                    blocked = [p for p in left if p.needs and p.needs.key == outcome.piece.key]
-                    left = [p for p in left if p not in blocked]
-                    for piece in blocked:
+                    for piece in _blocked(left, outcome):
+                        left.remove(piece)
                         ended(Outcome(piece, f"its training {outcome.piece.name} has failed", 0.0))
                 if over:
                     left = [*process.pieces, *left]  # what it has not begun
                     del running[slot]
-            for slot in range(jobs):
-                ready = [p for p in left if not p.needs or p.needs.key not in missing]
-                if slot not in running and ready:
-                    group = _group(ready, jobs - len(running))
-                    left = [p for p in left if p not in group]
+            for slot in {*range(jobs)} - {*running}:
+                if group := _group(left, store, jobs - len(running)):
+                    left = [piece for piece in left if piece not in group]
                     environment = _environment(threads, devices[slot % max(len(devices), 1) :: jobs])
                     running[slot] = _Process(group, store, command, environment)
                     started(group[0])
@@ -97,12 +90,21 @@ def run_pieces(
             process.popen.wait()
 
 
-def _group(ready: Sequence[Piece], idle: int) -> list[Piece]:
+def _is_done(store: Path, piece: Piece) -> bool:
+    return PieceFolder.of(store, piece).result() is not None
+
+
+def _blocked(left: Sequence[Piece], outcome: Outcome) -> list[Piece]:
+    """The pieces that need one that has failed."""
+    return [p for p in left if outcome.failure and p.needs and p.needs.key == outcome.piece.key]
+
+
+def _group(left: Sequence[Piece], store: Path, idle: int) -> list[Piece]:
     """What one process is to do, of so many that are idle: a training, or some evaluations of one."""
-    first = ready[0]
-    if not first.needs:
-        return [first]
-    same = [piece for piece in ready if piece.needs and piece.needs.key == first.needs.key]
+    ready = [piece for piece in left if not piece.needs or _is_done(store, piece.needs)]
+    if not ready or not ready[0].needs:
+        return ready[:1]
+    same = [piece for piece in ready if piece.needs and piece.needs.key == ready[0].needs.key]
     return same[: math.ceil(len(ready) / idle)]
 
 
@@ -222,7 +224,7 @@ def _environment(threads: int, devices: Sequence[str]) -> dict[str, str]:
 
 def _last_line(log: Path) -> str:
     try:
-        lines = log.read_text(errors="replace").replace("\r", "\n").split("\n")
+        lines = log.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

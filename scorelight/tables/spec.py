@@ -84,40 +84,23 @@ def read_table(
         ConfigurationError: If the file is not such a table, or has no such scale.
     """
     where = str(file)
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{where}: not valid YAML: {error}") from error
-    top = _checked(content, _TABLE, where)
+    top = _checked(_yaml(file), _TABLE, where)
     scales = top.get("scales") or {}
     if scale not in scales:
         raise ConfigurationError(f"{where}: has no scale {scale!r}; {nearest(scale, scales)}")
     chosen = _checked(scales[scale], ("seeds", "note", *_SETTINGS), f"{where}: scales.{scale}")
-    numbers = seeds or chosen.get("seeds") or top.get("seeds") or [0]
-    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(set(numbers)) < len(numbers):
-        raise ConfigurationError(f"{where}: seeds: {numbers}: different numbers from 0 on are expected")
+    numbers = _checked_seeds(seeds or chosen.get("seeds") or top.get("seeds") or [0], where)
     rows, columns = (_axis(top.get(key), f"{where}: {key}", scales) for key in ("rows", "columns"))
     published = _by_cell(top, "published", rows, columns, where)
-    own = _by_cell(top, "cells", rows, columns, where)
-    for place, settings in own.items():
-        own[place] = _entry({"name": ", ".join(place), **_checked(settings, _OWN, where)}, where, scales)
-    extra = {"fit": dict(fit or {}), "evaluate": dict(evaluate or {})}
-    cells = [
-        _cell(
-            row,
-            column,
-            [
-                *(top, chosen),
-                *_layers(columns[column], scale),
-                *_layers(rows[row], scale),
-                *_layers([own.get((row, column), {})], scale),
-                extra,
-            ],
-            str(published.get((row, column), "")),
-            where,
-        )
-        for row, column in itertools.product(rows, columns)
-    ]
+    own = {
+        place: _entry({"name": ", ".join(place), **_checked(settings, _OWN, where)}, where, scales)
+        for place, settings in _by_cell(top, "cells", rows, columns, where).items()
+    }
+    cells = []
+    for row, column in itertools.product(rows, columns):
+        entries = [*columns[column], *rows[row], own.get((row, column), {})]
+        layers = [top, chosen, *_layers(entries, scale), {"fit": fit, "evaluate": evaluate}]
+        cells.append(_cell(row, column, layers, str(published.get((row, column), "")), where))
     notes = [text for text in (top.get("note"), chosen.get("note")) if text]
     return Table(
         file.stem,
@@ -125,11 +108,24 @@ def read_table(
         str(top.get("source") or ""),
         " ".join(str(note).strip() for note in notes),
         scale,
-        tuple(numbers),
+        numbers,
         tuple(rows),
         tuple(columns),
         tuple(cells),
     )
+
+
+def _yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
+
+
+def _checked_seeds(seeds: Sequence[Any], where: str) -> tuple[int, ...]:
+    if not all(isinstance(n, int) and n >= 0 for n in seeds) or len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"{where}: seeds: {seeds}: different numbers from 0 on are expected")
+    return tuple(seeds)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +159,7 @@ def _cell(row: str, column: str, layers: Sequence[Mapping[str, Any]], published:
 
 
 def _layers(entry: Sequence[Mapping[str, Any]], scale: str) -> list[Mapping[str, Any]]:
-    """The settings of a row or column, and what the scale adds; several of each in a product."""
+    """The settings of entries, each followed by what the scale adds."""
     return [layer for part in entry for layer in (part, (part.get("scales") or {}).get(scale) or {})]
 
 
@@ -171,12 +167,11 @@ def _axis(content: Any, where: str, scales: Mapping[str, Any]) -> dict[str, list
     """The rows or columns by name. A list of lists is the product of these lists."""
     if not isinstance(content, list) or not content:
         raise ConfigurationError(f"{where}: a list of entries with names is expected, got {content!r:.60}")
-    product = [part if isinstance(part, list) else None for part in content]
-    lists = [part for part in product if part is not None]
-    if lists and len(lists) < len(content):
+    nested = [isinstance(part, list) for part in content]
+    if any(nested) and not all(nested):
         raise ConfigurationError(f"{where}: either entries or lists of entries are expected, got both")
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for combination in itertools.product(*(lists or [content])):
+    for combination in itertools.product(*(content if any(nested) else [content])):
         entries = [_entry(entry, where, scales) for entry in combination]
         name = ", ".join(str(entry["name"]) for entry in entries)
         if name in found:
@@ -190,10 +185,10 @@ def _entry(content: Any, where: str, scales: Mapping[str, Any]) -> Mapping[str, 
     if entry.get("name") in (None, ""):
         raise ConfigurationError(f"{where}: {content!r:.60}: a name is missing")
     for scale, settings in (entry.get("scales") or {}).items():
+        place = f"{where}: {entry['name']}: scales.{scale}"
         if scale not in scales:
-            place = f"{where}: {entry['name']}: scales.{scale}"
             raise ConfigurationError(f"{place}: the table has no such scale; {nearest(scale, scales)}")
-        _checked(settings, _SETTINGS, f"{where}: {entry['name']}: scales.{scale}")
+        _checked(settings, _SETTINGS, place)
     return entry
 
 

@@ -18,7 +18,7 @@ import torch
 from scorelight import __version__
 from scorelight.errors import ConfigurationError
 from scorelight.storage.atomic import atomic_write
-from scorelight.storage.lock import exclusive, try_lock
+from scorelight.storage.lock import exclusive, is_busy
 from scorelight.tables.pieces import Piece
 
 __all__ = ["PieceFolder", "State"]
@@ -68,7 +68,7 @@ class PieceFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / _FAILURE).unlink(missing_ok=True)
         if self._read(_INPUTS) is None:
-            self._write(_INPUTS, json.loads(json.dumps(content, default=str)))
+            self._write(_INPUTS, content)
 
     def content(self) -> dict[str, Any]:
         """What `prepare` has written.
@@ -99,10 +99,8 @@ class PieceFolder:
             return "done"
         if not self.path.is_dir():
             return "waiting"
-        lock = try_lock(self._lock)
-        if lock is None:
+        if is_busy(self._work):
             return "running"
-        lock.release()
         return "waiting" if self.failure() is None else "failed"
 
     def work(self, do: Callable[[], Mapping[str, Any]]) -> None:
@@ -111,7 +109,7 @@ class PieceFolder:
         Args:
             do: Returns the result. What it raises is the failure, and is raised again; a signal is none.
         """
-        with exclusive(self.path / "work", wait=True):
+        with exclusive(self._work, wait=True):
             if self.result() is not None:
                 return
             (self.path / _FAILURE).unlink(missing_ok=True)
@@ -119,7 +117,7 @@ class PieceFolder:
             try:
                 found = do()
             except Exception as error:
-                self._fail(f"{type(error).__name__}: {error}")
+                self.fail(f"{type(error).__name__}: {error}")
                 raise
             used = {
                 "seconds": round(time.time() - begin, 2),
@@ -129,15 +127,13 @@ class PieceFolder:
 
     def fail(self, message: str) -> None:
         """Note that the work has failed."""
-        self._fail(message)
-
-    @property
-    def _lock(self) -> Path:
-        return self.path / ".work.lock"
-
-    def _fail(self, message: str) -> None:
         with atomic_write(self.path / _FAILURE) as file:
             file.write(message.encode())
+
+    @property
+    def _work(self) -> Path:
+        """What one process at a time does."""
+        return self.path / "work"
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -148,7 +144,7 @@ class PieceFolder:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.path / name) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+            file.write((json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
 def _circumstances(begin: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Tables without configurations, code and data."""
 
 import json
+import re
 
 from scorelight.tables.pieces import plan_pieces
 from scorelight.tables.results import collect
@@ -51,3 +52,9 @@ def made_up(rows, columns, seeds, published, best="lowest"):
         for column in columns
     )
     return Table("t", "A title", "A paper", "", "mini", tuple(range(seeds)), rows, columns, cells)
+
+
+def first_number(text: str) -> float | None:
+    """The first number in what a paper states, such as 3.75 of "≤ 3.75"; None if there is none."""
+    found = re.search(r"-?\d+(\.\d+)?", text)
+    return float(found[0]) if found else None

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from support.tables import Inputs, TableFolder, made_up
+from support.tables import Inputs, TableFolder, first_number, made_up
 
 from scorelight.errors import ConfigurationError
 from scorelight.tables.pieces import plan_pieces
 from scorelight.tables.report import as_json, as_latex, as_markdown
-from scorelight.tables.results import collect, first_number
+from scorelight.tables.results import collect
 
 VALUES = {"A": [3.0, 3.2, 3.1], "B": [3.05, 3.18, 3.2], "C": [7.0, 7.4, 7.3]}
 

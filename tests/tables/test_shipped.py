@@ -1,11 +1,11 @@
 """Every shipped table: its flags exist, at both scales, and what its cells share is shared."""
 
 import pytest
+from support.tables import first_number
 
 from scorelight.cli.configs import shipped_tables
 from scorelight.cli.resolution import CommandInputs
 from scorelight.tables.pieces import plan_pieces
-from scorelight.tables.results import first_number
 from scorelight.tables.spec import read_table
 
 TRAININGS = {
